@@ -1,0 +1,5 @@
+"""Errors that a person can mend: the program prints them as one line and leaves with exit code 2."""
+
+
+class UserError(ValueError):
+    """A wrong setting, file or value; its text names the value got, the values allowed and the fix."""
