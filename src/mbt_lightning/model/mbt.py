@@ -1,0 +1,199 @@
+"""The heart: one encoder a modality, fused from `fusion_layer` on, and the head that reads them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mbt_lightning.errors import UserError
+from mbt_lightning.model.blocks import Block
+from mbt_lightning.model.fusion import Bottleneck, Fusion, Geometry
+from mbt_lightning.model.tokens import PatchTokens
+
+
+@dataclass(frozen=True)
+class EncoderSize:
+    """Width and depth of each modality's encoder.
+
+    Args:
+        dim: width D of the tokens.
+        depth: number of layers.
+        num_heads: attention heads, a divisor of D.
+        mlp_ratio: width of the MLP over D.
+    """
+
+    dim: int
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+
+
+SIZES = {
+    "ti": EncoderSize(192, 12, 3),
+    "s": EncoderSize(384, 12, 6),
+    "b": EncoderSize(768, 12, 12),
+    "l": EncoderSize(1024, 24, 16),
+}
+"""The ViT family by its usual names; the paper uses `b`."""
+
+
+class ClsHead(nn.Module):
+    """Logits a modality: one linear layer, shared by the modalities, on each one's CLS token (paper 3.2.3)."""
+
+    num_cls = 1
+    keep = slice(0, 1)
+
+    def __init__(self, dim: int, num_classes: int):
+        super().__init__()
+        self.linear = zero_linear(dim, num_classes)
+
+    def forward(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Read {modality: (B, 1, D)} out as {modality: (B, num_classes)}."""
+        return {m: self.linear(x[:, 0]) for m, x in tokens.items()}
+
+
+class MeanPoolHead(nn.Module):
+    """One entry of logits, `fused`: a linear layer on the mean of all tokens of all modalities (the authors' `gap`)."""
+
+    num_cls = 0
+    keep = slice(None)
+
+    def __init__(self, dim: int, num_classes: int):
+        super().__init__()
+        self.linear = zero_linear(dim, num_classes)
+
+    def forward(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Read {modality: (B, N_m, D)} out as {"fused": (B, num_classes)}."""
+        return {"fused": self.linear(torch.cat(list(tokens.values()), dim=1).mean(1))}
+
+
+HEADS = {"cls": ClsHead, "mean": MeanPoolHead}
+
+
+class MBT(nn.Module):
+    """A transformer for several modalities that exchange information from `fusion_layer` on.
+
+    Layers below `fusion_layer` read their own modality only; the layers from there on are run by the fusion strategy;
+    `fusion_layer` = depth is late fusion (only logits are averaged), 0 is early fusion. With a single modality there
+    is nothing to fuse, and no parameter for it.
+
+    Args:
+        inputs: shape of one example of each modality, (C, *grid), e.g. {"rgb": (3, 8, 224, 224),
+            "spectrogram": (1, 800, 128)}. The order of the modalities is the order of the bottleneck's update.
+        num_classes: how many logits the head gives.
+        fusion: the strategy, a class of `mbt_lightning.model.fusion` or your own, by class path.
+        fusion_layer: L_f, the first fused layer, 0 to depth.
+        size: ti, s, b, l, or an `EncoderSize` of your own.
+        patches: size of a patch along each axis of a modality's grid: (1, 16, 16) is a patch of one frame,
+            (2, 16, 16) a tubelet.
+        share_encoder: whether all modalities use the same blocks in every layer (the authors' `share_encoder`).
+        head: `cls` (logits a modality; the mean of them at test) or `mean` (one pool over all tokens).
+        drop_path: stochastic depth: probability at the last layer, growing linearly from 0 at the first.
+
+    Raises:
+        UserError: for a value outside these ranges, an unknown name or a modality without patch size.
+    """
+
+    def __init__(
+        self,
+        inputs: Mapping[str, Sequence[int]],
+        num_classes: int,
+        *,
+        fusion: Callable[[Geometry], Fusion] = Bottleneck,
+        fusion_layer: int = 8,
+        size: str | EncoderSize = "b",
+        patches: dict[str, list[int]] = {"rgb": [1, 16, 16], "spectrogram": [16, 16]},  # noqa: B006
+        share_encoder: bool = False,
+        head: str = "cls",
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        size = named_size(size)
+        check(inputs, fusion_layer, size, patches, head, drop_path)
+        dim, depth = size.dim, size.depth
+        self.modalities = tuple(inputs)
+        self.fusion_layer = fusion_layer if len(inputs) > 1 else depth
+
+        self.head = HEADS[head](dim, num_classes)
+        self.tokens = nn.ModuleDict(
+            {m: PatchTokens(shape, patches[m], dim, self.head.num_cls) for m, shape in inputs.items()}
+        )
+        geometry = Geometry(self.modalities, dim, depth - self.fusion_layer)
+        self.unimodal = Fusion(geometry)
+        self.fusion = fusion(geometry) if geometry.num_fused_layers else self.unimodal
+        drops = torch.linspace(0, drop_path, depth).tolist()
+        self.layers = nn.ModuleList()
+        for layer, drop in enumerate(drops):
+            one_for_all = share_encoder or (layer >= self.fusion_layer and self.fusion.one_block_for_all)
+            names = [SHARED] if one_for_all else self.modalities
+            blocks = {name: Block(dim, size.num_heads, size.mlp_ratio, drop) for name in names}
+            self.layers.append(nn.ModuleDict(blocks))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)  # one for all modalities, as the authors have it
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Turn {modality: (B, C, *grid)} into logits {modality: (B, num_classes)}; `fuse` them for the test."""
+        return self.head(self.encode(inputs, keep=self.head.keep))
+
+    def encode(self, inputs: Mapping[str, Tensor], keep: slice = slice(None)) -> dict[str, Tensor]:
+        """Return the final tokens {modality: (B, N_m, D)}, normalised; of each modality only those of `keep`."""
+        tokens = {m: self.tokens[m](inputs[m]) for m in self.modalities}
+        shared = None
+        for layer, modules in enumerate(self.layers):
+            blocks = {m: modules[m if m in modules else SHARED] for m in self.modalities}
+            strategy = self.fusion if layer >= self.fusion_layer else self.unimodal
+            if layer == self.fusion_layer:
+                tokens, shared = strategy.start(tokens)
+            is_last = layer == len(self.layers) - 1
+            tokens, shared = strategy(tokens, shared, blocks, keep=keep if is_last else None)
+        return {m: self.norm(x) for m, x in tokens.items()}
+
+
+SHARED = "shared"
+"""Name of a layer's only block when all modalities use the same one."""
+
+
+def fuse(logits: Mapping[str, Tensor]) -> Tensor:
+    """The fused logits (B, num_classes): the mean over the modalities' logits (paper 3.2.3)."""
+    return torch.stack(list(logits.values())).mean(0)
+
+
+def named_size(size: str | EncoderSize) -> EncoderSize:
+    """The size by one of its usual names, or as it is given."""
+    if isinstance(size, EncoderSize):
+        return size
+    if size not in SIZES:
+        raise UserError(f"size is {size!r}: choose one of {', '.join(SIZES)}, or give dim, depth and num_heads")
+    return SIZES[size]
+
+
+def zero_linear(dim: int, num_classes: int) -> nn.Linear:
+    """A linear layer that starts at zero, so that the first loss is that of a constant guess (as the authors do)."""
+    linear = nn.Linear(dim, num_classes)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def check(inputs, fusion_layer, size, patches, head, drop_path) -> None:
+    """Refuse, by name, what no model can be built from."""
+    if not inputs:
+        raise UserError("no modality is given: name at least one of " + ", ".join(patches))
+    for m in inputs:
+        if m not in patches:
+            raise UserError(f"modality {m!r} has no patch size: add it to patches, which has {', '.join(patches)}")
+    if SHARED in inputs:
+        raise UserError(f"a modality cannot be called {SHARED!r}: that is the name of shared blocks")
+    if size.dim % size.num_heads:
+        raise UserError(f"dim {size.dim} is not a multiple of num_heads {size.num_heads}")
+    if not 0 <= fusion_layer <= size.depth:
+        raise UserError(
+            f"fusion_layer is {fusion_layer}, but the encoder has {size.depth} layers: "
+            f"give 0 (early fusion) to {size.depth} (late fusion)"
+        )
+    if head not in HEADS:
+        raise UserError(f"head is {head!r}: choose one of {', '.join(HEADS)}")
+    if not 0 <= drop_path < 1:
+        raise UserError(f"drop_path is {drop_path}: give a probability from 0 to below 1")
