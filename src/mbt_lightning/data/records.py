@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 
 from torch import Tensor
 
@@ -51,3 +52,75 @@ class Clip:
     waveform: Tensor | None
     real_samples: tuple[int, int]
     sample_rate: int
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a model must know of the data that it is built for.
+
+    Args:
+        inputs: shape of one example of each modality, (C, *grid), in the run's order of modalities.
+        classes: class names in index order.
+        groups: one group name a class (scores are also given for each group), or empty.
+    """
+
+    inputs: dict[str, tuple[int, ...]]
+    classes: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BadClip:
+    """A clip that could not be read.
+
+    Args:
+        clip_id: its name in the manifest.
+        path: the file that failed.
+        reason: why, in a line.
+    """
+
+    clip_id: str
+    path: str
+    reason: str
+
+
+@dataclass
+class Batch:
+    """Clips on their way to the model: what the workers send, and `inputs`, what is made of it on the device.
+
+    Args:
+        frames: uint8 (B, T, H, W, 3), padded at the bottom and right to the largest picture; or None.
+        sizes: int64 (B, 2), height and width of each clip's pictures before that padding; or None.
+        waveform: float32 (B, N) mono; or None.
+        targets: float32 (B, num_classes), 1 for the classes of a clip.
+        index: int64 (B,), each clip's place in its split.
+        view: int64 (B,), which window of the clip this is.
+        bad: the clips that could not be read: in training others stand in for them, in evaluation they are absent.
+        inputs: {modality: (B, C, *grid)} float; empty until the transforms have run.
+    """
+
+    frames: Tensor | None
+    sizes: Tensor | None
+    waveform: Tensor | None
+    targets: Tensor
+    index: Tensor
+    view: Tensor
+    bad: tuple[BadClip, ...] = ()
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """A copy with `function` applied to every tensor."""
+        changed = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed = {name: function(x) if isinstance(x, Tensor) else x for name, x in changed.items()}
+        return Batch(**{**changed, "inputs": {m: function(x) for m, x in self.inputs.items()}})
+
+    def to(self, device, non_blocking: bool = False) -> Batch:
+        """The batch on another device."""
+        return self.map(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory (called by the DataLoader)."""
+        return self.map(lambda x: x.pin_memory())

@@ -26,10 +26,17 @@ class PatchTokens(nn.Module):
         num_cls: how many CLS tokens stand in front (0 or 1).
         filter_channels: channels of the filter. Three for every modality, so that filters trained on pictures fit;
             an input of one channel is treated as if it were repeated.
+        position_std: standard deviation of the positions at the start.
     """
 
     def __init__(
-        self, input_shape: Sequence[int], patch: Sequence[int], dim: int, num_cls: int = 1, filter_channels: int = 3
+        self,
+        input_shape: Sequence[int],
+        patch: Sequence[int],
+        dim: int,
+        num_cls: int = 1,
+        filter_channels: int = 3,
+        position_std: float = 0.02,
     ):
         super().__init__()
         channels, *size = input_shape
@@ -47,7 +54,7 @@ class PatchTokens(nn.Module):
         self.positions = nn.Parameter(torch.empty(1, num_cls + prod(self.grid), dim))
         fan_in = filter_channels * prod(patch)
         nn.init.trunc_normal_(self.weight, std=fan_in**-0.5)
-        nn.init.normal_(self.positions, std=0.02)
+        nn.init.normal_(self.positions, std=position_std)
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn `x` (B, C, *grid) into tokens (B, num_cls + N, D)."""
