@@ -21,8 +21,8 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -36,6 +36,9 @@ from mbt_lightning.data.records import Clip
 from mbt_lightning.errors import UserError
 
 STREAMS = ("video", "audio")
+MEDIA_SUFFIXES = frozenset(
+    ".3gp .aac .avi .flac .flv .m4a .m4v .mka .mkv .mov .mp3 .mp4 .mpeg .mpg .oga .ogg .ogv .opus .ts .wav .webm .wmv".split()
+)
 MAX_PIXELS = 4096 * 2304
 MAX_JUMP_SECONDS = 600.0  # neighbouring timestamps further apart than this are damage, not a long still picture
 MAX_PICTURE_SHIFT_SECONDS = 0.5
@@ -65,53 +68,68 @@ class ClipError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
+class Track:
+    """One stream, as its packets tell it. Times are seconds on the clip's time line.
+
+    Args:
+        codec: libav's name.
+        width: pixels of a stored picture, before any rotation; 0 for sound.
+        height: likewise.
+        seconds: float64 (F,) when each shown picture (each packet of sound) is presented, rising.
+        key_seconds: float64 (K,) those at which decoding can start.
+        end_seconds: end of the last one.
+        problem: why it cannot be read, or "".
+    """
+
+    codec: str
+    width: int
+    height: int
+    seconds: NDArray[np.float64]
+    key_seconds: NDArray[np.float64]
+    end_seconds: float
+    problem: str
+
+    def moved(self, origin: float) -> Track:
+        """The same track with 0 at `origin`."""
+        seconds, keys, end = self.seconds - origin, self.key_seconds - origin, self.end_seconds - origin
+        return replace(self, seconds=seconds, key_seconds=keys, end_seconds=float(end))
+
+
+@dataclass(frozen=True, eq=False)
 class MediaInfo:
     """What `probe` finds in a file. It can be kept and handed to `read_clip`, which then need not probe again.
-
-    All times are seconds on the clip's time line, except `origin`: where that line's 0 lies in the container's time.
 
     Args:
         path: the file.
         container: libav's name of its format.
-        has_video: it has a stream of pictures (cover art is none).
-        has_audio: it has a stream of sound.
-        video_codec: libav's name, or "".
-        audio_codec: libav's name, or "".
-        width: pixels of a stored picture, before any rotation.
-        height: likewise.
-        origin: container time of the first picture; of the first sound sample where there are no pictures.
-        frame_seconds: float64 (F,) presentation time of every shown picture, rising; the first is 0.
-        key_seconds: float64 (K,) presentation time of every picture at which decoding can start, rising.
-        video_seconds: end of the last picture.
-        audio_start: first sound sample; below 0 where it comes before the first picture.
-        audio_seconds: end of the sound.
-        video_problem: why the pictures cannot be read, or "".
-        audio_problem: why the sound cannot be read, or "".
-        decord_problem: why decord must not read the pictures, or "".
+        origin: where the clip's time line has its 0, in the container's seconds: the first picture that is shown; in a
+            file without pictures the first sound sample.
+        video: its best stream of pictures (cover art is none), or None.
+        audio: its best stream of sound, or None.
+        decord_problem: why decord would number the pictures wrongly, or "".
     """
 
     path: str
     container: str
-    has_video: bool
-    has_audio: bool
-    video_codec: str
-    audio_codec: str
-    width: int
-    height: int
     origin: float
-    frame_seconds: NDArray[np.float64]
-    key_seconds: NDArray[np.float64]
-    video_seconds: float
-    audio_start: float
-    audio_seconds: float
-    video_problem: str
-    audio_problem: str
+    video: Track | None
+    audio: Track | None
     decord_problem: str
+
+    @property
+    def has_video(self) -> bool:
+        """There is a stream of pictures, readable or not."""
+        return self.video is not None
+
+    @property
+    def has_audio(self) -> bool:
+        """There is a stream of sound, readable or not."""
+        return self.audio is not None
 
     @property
     def duration_seconds(self) -> float:
         """Length of the clip: where the longer of its streams ends."""
-        return max(self.video_seconds, self.audio_seconds)
+        return max(track.end_seconds for track in (self.video, self.audio) if track is not None)
 
     @property
     def state(self) -> str:
@@ -138,101 +156,44 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
     path = os.fspath(path)
     _check_file(path)
     with _open(path) as container:
-        if container.format.name == "tty" or container.format.name.endswith("_pipe"):
-            raise ClipError(path, f"not a clip (libav takes it for {container.format.name})")
-        video, audio = _best_stream(container, "video"), _best_stream(container, "audio")
-        if video is None and audio is None:
+        name = container.format.name
+        if name == "tty" or name.endswith("_pipe"):
+            raise ClipError(path, f"not a clip (its format is {name.removesuffix('_pipe')})")
+        video_stream, audio_stream = _best_stream(container, "video"), _best_stream(container, "audio")
+        packets = _list_packets(container, [stream for stream in (video_stream, audio_stream) if stream is not None])
+        video = _track(video_stream, packets, name) if video_stream is not None else None
+        audio = _track(audio_stream, packets, name) if audio_stream is not None else None
+        tracks = [track for track in (video, audio) if track is not None]
+        if not tracks:
             raise ClipError(path, "no audio and no video stream")
-        packets = _list_packets(container, [stream for stream in (video, audio) if stream is not None])
-        pictures, sound = _Track.of(video, packets), _Track.of(audio, packets)
-        video_problem, audio_problem = pictures.problem, sound.problem
-        if truncated := _truncation(container, pictures, sound):
-            video_problem, audio_problem = video_problem or truncated, audio_problem or truncated
-        size = (video.codec_context.width, video.codec_context.height) if video and video.codec_context else (0, 0)
-        if not video_problem and not 0 < size[0] * size[1] <= MAX_PIXELS:
-            video_problem = f"pictures of {size[0]}x{size[1]} pixels; at most {MAX_PIXELS} pixels are read"
-        decord_problem = _decord_problem(container.format.name, pictures)
-        container_name = container.format.name
+        end = max(track.end_seconds for track in tracks)
+        # Matroska counts no packets, but tells its duration. (Elsewhere it may be libav's guess from the bit rate.)
+        declared = container.duration / 1e6 if name == "matroska,webm" and container.duration else end
+        if end < (1 - MAX_SOUND_MISSING) * declared and declared - end > MAX_PICTURE_SHIFT_SECONDS:
+            raise ClipError(path, f"truncated: {end:.2f} s of {declared:.2f} s are there")
+        decord_problem = _decord_problem(name, video, packets[video_stream.index]) if video else "no pictures"
 
-    if len(pictures.starts):
-        origin = pictures.starts[0]
-    elif len(sound.starts):
-        sound.starts[0] = origin = _first_sample_time(path, sound.starts[0]) if not audio_problem else sound.starts[0]
+    if video is not None and len(video.seconds):
+        origin = float(video.seconds[0])
+    elif audio is not None and not audio.problem:
+        origin = _first_sample_seconds(path, default=float(audio.seconds[0]))
     else:
         origin = 0.0
-    audio_start = float(sound.starts[0] - origin) if len(sound.starts) else 0.0
-    if abs(audio_start) > MAX_JUMP_SECONDS:
-        audio_problem = audio_problem or f"the sound starts {audio_start:.0f} s after the pictures"
-    return MediaInfo(
-        path=path,
-        container=container_name,
-        has_video=video is not None,
-        has_audio=audio is not None,
-        video_codec=pictures.codec,
-        audio_codec=sound.codec,
-        width=size[0],
-        height=size[1],
-        origin=float(origin),
-        frame_seconds=pictures.starts - origin,
-        key_seconds=pictures.keys - origin,
-        video_seconds=pictures.end - origin if len(pictures.starts) else 0.0,
-        audio_start=audio_start,
-        audio_seconds=sound.end - origin if len(sound.starts) and not audio_problem else 0.0,
-        video_problem=video_problem,
-        audio_problem=audio_problem,
-        decord_problem=decord_problem,
-    )
+    video, audio = (track and track.moved(origin) for track in (video, audio))
+    if video and audio and not audio.problem and not video.problem and abs(audio.seconds[0]) > MAX_JUMP_SECONDS:
+        audio = replace(audio, problem=f"the sound starts {audio.seconds[0]:.0f} s away from the first picture")
+    return MediaInfo(path, name, origin, video, audio, decord_problem)
 
 
-@dataclass
-class _Packet:
-    """What the demuxer says of one packet; times in the container's seconds."""
+class _Packet(NamedTuple):
+    """What the demuxer says of one packet, in the container's seconds."""
 
     start: float | None
     duration: float
-    key: bool
-    discard: bool  # outside the edit list: decoded, not shown
-    corrupt: bool
-    hidden: bool  # a VP8 reference picture that is never shown (alt-ref)
-
-
-@dataclass
-class _Track:
-    """One stream as its packets tell it; times in the container's seconds, all empty for a stream that is absent."""
-
-    codec: str
-    packets: list[_Packet]
-    starts: NDArray[np.float64]
-    keys: NDArray[np.float64]
-    end: float
-    problem: str
-
-    @classmethod
-    def of(cls, stream: Any, packets: dict[int, list[_Packet]]) -> _Track:
-        """The table of a stream (or of None)."""
-        none = np.empty(0)
-        if stream is None:
-            return cls("", [], none, none, 0.0, "")
-        kind = "picture" if stream.type == "video" else "sound"
-        if stream.codec_context is None:
-            return cls("", [], none, none, 0.0, f"nothing here can decode its {kind} stream")
-        codec, rows = stream.codec_context.name, packets[stream.index]
-        shown = [(p.start, p.duration) for p in rows if p.start is not None and not p.discard and not p.hidden]
-        if not shown:
-            return cls(codec, rows, none, none, 0.0, f"the {kind} stream holds no data")
-        # np.unique also sorts: packets come in decoding order.
-        starts = np.unique([start for start, _ in shown])
-        keys = np.unique([p.start for p in rows if p.key and p.start is not None])
-        last, duration = max(shown)
-        if duration <= 0:
-            duration = float(np.median(np.diff(starts))) if len(starts) > 1 else 0.0
-        steps = np.diff(starts)
-        problem = ""
-        if len(steps) and steps.max() > MAX_JUMP_SECONDS:
-            problem = f"the times of the {kind} stream jump by {steps.max():.0f} s"
-        elif not np.isfinite(starts).all():
-            problem = f"the times of the {kind} stream are no numbers"
-        return cls(codec, rows, starts, keys, last + duration, problem)
+    is_key: bool
+    is_discard: bool  # outside the edit list: decoded, not shown
+    is_corrupt: bool
+    is_hidden: bool  # a VP8 reference picture that is never shown (alt-ref)
 
 
 def _list_packets(container: Any, streams: Sequence[Any]) -> dict[int, list[_Packet]]:
@@ -240,73 +201,71 @@ def _list_packets(container: Any, streams: Sequence[Any]) -> dict[int, list[_Pac
     packets: dict[int, list[_Packet]] = {stream.index: [] for stream in streams}
     scale = {stream.index: float(stream.time_base) for stream in streams}
     is_vp8 = {stream.index: bool(stream.codec_context) and stream.codec_context.name == "vp8" for stream in streams}
-    for packet in container.demux(*streams):
+    for packet in container.demux(*streams) if streams else ():
         # AVI has packets without pts, and there dts is the time; what has neither only ends the stream.
         ticks = packet.pts if packet.pts is not None else packet.dts
         if ticks is None and not packet.size:
             continue
         index = packet.stream.index
-        packets[index].append(
-            _Packet(
-                start=None if ticks is None else ticks * scale[index],
-                duration=(packet.duration or 0) * scale[index],
-                key=packet.is_keyframe,
-                discard=packet.is_discard,
-                corrupt=packet.is_corrupt,
-                # Bit 4 of a VP8 picture is show_frame (RFC 6386, 9.1); such a packet may share its time with a shown one.
-                hidden=is_vp8[index] and packet.size > 0 and not memoryview(packet)[0] & 0x10,
-            )
-        )
+        # Bit 4 of a VP8 picture is show_frame (RFC 6386, 9.1). A hidden one may share its time with a shown one.
+        is_hidden = is_vp8[index] and packet.size > 0 and not memoryview(packet)[0] & 0x10
+        start, duration = None if ticks is None else ticks * scale[index], (packet.duration or 0) * scale[index]
+        flags = packet.is_keyframe, packet.is_discard, packet.is_corrupt, is_hidden
+        packets[index].append(_Packet(start, duration, *flags))
     return packets
 
 
-def _truncation(container: Any, pictures: _Track, sound: _Track) -> str:
-    """Why the file must have lost its end, by what its header promises; "" where nothing is missing."""
-    name = container.format.name
-    for stream, track in ((_best_stream(container, "video"), pictures), (_best_stream(container, "audio"), sound)):
-        # MP4's index has left out what an edit list cuts away. AVI counts the samples of sound, not its packets.
-        if "mp4" in name:
-            declared = len(stream.index_entries) if stream else 0
-        else:
-            declared = stream.frames if stream and name == "avi" and stream.type == "video" else 0
-        if len(track.packets) < MIN_PACKETS_PRESENT * declared:
-            return f"truncated: {len(track.packets)} of {declared} {stream.type} packets are there"
-    # Matroska has no count, but a duration. (Elsewhere the duration may be libav's guess from the bit rate.)
-    if name == "matroska,webm" and container.duration:
-        declared, end = container.duration / 1e6, max(pictures.end, sound.end)
-        if end < (1 - MAX_SOUND_MISSING) * declared and declared - end > MAX_PICTURE_SHIFT_SECONDS:
-            return f"truncated: {end:.2f} s of {declared:.2f} s are there"
-    return ""
+def _track(stream: Any, packets: dict[int, list[_Packet]], container_name: str) -> Track:
+    """The table of a stream, in the container's time."""
+    rows, kind = packets[stream.index], "picture" if stream.type == "video" else "sound"
+    shown = [(p.start, p.duration) for p in rows if p.start is not None and not p.is_discard and not p.is_hidden]
+    seconds = np.unique([start for start, _ in shown])  # also sorts: packets come in the order of decoding
+    keys = np.unique([p.start for p in rows if p.is_key and p.start is not None])
+    steps = np.diff(seconds)
+    last, duration = max(shown, default=(0.0, 0.0))
+    if duration <= 0 and len(steps):
+        duration = float(np.median(steps))
+
+    context = stream.codec_context
+    width, height = (context.width, context.height) if context and kind == "picture" else (0, 0)
+    # MP4's index has left out what an edit list cuts away. AVI counts the samples of its sound, not the packets.
+    declared = len(stream.index_entries) if "mp4" in container_name else 0
+    if container_name == "avi" and kind == "picture":
+        declared = stream.frames
+    problem = ""
+    if context is None:
+        problem = f"nothing here can decode its {kind} stream"
+    elif not len(seconds):
+        problem = f"the {kind} stream holds no data"
+    elif len(rows) < MIN_PACKETS_PRESENT * declared:
+        problem = f"truncated: {len(rows)} of {declared} {kind} packets are there"
+    elif len(steps) and steps.max() > MAX_JUMP_SECONDS:
+        problem = f"the times of the {kind} stream jump by {steps.max():.0f} s"
+    elif kind == "picture" and not 0 < width * height <= MAX_PIXELS:
+        problem = f"pictures of {width}x{height}; at most {MAX_PIXELS} pixels are read"
+    return Track(context.name if context else "", width, height, seconds, keys, last + duration, problem)
 
 
-def _decord_problem(container_name: str, pictures: _Track) -> str:
+def _decord_problem(container_name: str, video: Track, packets: list[_Packet]) -> str:
     """Why decord would number the pictures of this stream wrongly; "" where it was measured to be right."""
-    packets = pictures.packets
-    if not packets or pictures.problem:
-        return "no pictures"
     if container_name not in DECORD_CONTAINERS:
         return f"container {container_name}"
-    if pictures.codec not in DECORD_CODECS:
-        return f"codec {pictures.codec}"
-    if any(p.discard or p.hidden for p in packets):
+    if video.codec not in DECORD_CODECS:
+        return f"codec {video.codec}"
+    if any(p.is_discard or p.is_hidden for p in packets):
         return "pictures that are not shown"
-    if len(pictures.starts) != len(packets):
+    if not len(video.seconds) == len(packets) > 0:
         return "missing or equal times"
-    if any(p.corrupt for p in packets):
+    if any(p.is_corrupt for p in packets):
         return "damaged packets"
-    if not packets[0].key:
+    if not packets[0].is_key:
         return "no key frame at the start"
-    key_start = -math.inf
-    for packet in packets:
-        assert packet.start is not None  # otherwise the times would not be as many as the packets
-        if packet.start < key_start:
-            return "open groups of pictures"
-        if packet.key:
-            key_start = packet.start
-    return ""
+    starts = np.array([p.start for p in packets])
+    last_key = np.maximum.accumulate(np.where([p.is_key for p in packets], starts, -np.inf))
+    return "open groups of pictures" if (starts < last_key).any() else ""
 
 
-def _first_sample_time(path: str, default: float) -> float:
+def _first_sample_seconds(path: str, default: float) -> float:
     """Container time of the first sound sample that comes out of the decoder, which may hide an encoder's lead-in."""
     with _open(path) as container:
         frame = next(container.decode(_best_stream(container, "audio")), None)
@@ -352,93 +311,88 @@ def read_clip(
         ClipError: the file is damaged, missing or not media, has no wanted stream, or ends before the window starts.
         UserError: an argument out of its range.
     """
+    audio_path = path if audio_path is None else audio_path
     audio_start_seconds = start_seconds if audio_start_seconds is None else audio_start_seconds
     audio_window_seconds = window_seconds if audio_window_seconds is None else audio_window_seconds
+    _check_positive(window_seconds=window_seconds, audio_window_seconds=audio_window_seconds)
+    _check_positive(int, num_frames=num_frames, sample_rate=sample_rate)
     for name, start in {"start_seconds": start_seconds, "audio_start_seconds": audio_start_seconds}.items():
         if not 0 <= start < math.inf:
-            raise UserError(f"{name} is {start}; it must be 0 or more seconds from the first picture.")
-    for name, window in {"window_seconds": window_seconds, "audio_window_seconds": audio_window_seconds}.items():
-        if not 0 < window < math.inf:
-            raise UserError(f"{name} is {window}; it must be above 0 seconds.")
-    for name, count in {"num_frames": num_frames, "sample_rate": sample_rate}.items():
-        if count < 1 or count != int(count):
-            raise UserError(f"{name} is {count}; it must be a whole number, 1 or more.")
-    _check_choices(path, audio_path, streams, decoder)
+            raise UserError(f"{name} is {start}; it must be 0 or more seconds after the first picture.")
+    if isinstance(streams, str) or not streams or not set(streams) <= set(STREAMS):
+        raise UserError(f"streams is {streams!r}; it must be a list of one or both of {', '.join(STREAMS)}.")
+    if (path if "audio" not in streams else audio_path) is None:
+        raise UserError("path is None; it must be the media file that holds the wanted streams.")
+    if decoder not in DECODERS:
+        raise UserError(f"decoder is {decoder!r}; it must be one of {', '.join(DECODERS)}.")
+    if decoder == "decord" and _decord() is None:
+        raise UserError("decoder is 'decord', which is not installed here; use decoder: pyav (or auto).")
 
-    def known(file: str | os.PathLike[str]) -> MediaInfo:
-        return info if info is not None and info.path == os.fspath(file) else probe(file)
-
-    video_info = known(path) if path is not None and "video" in streams else None
-    audio_info = None
-    if "audio" in streams:
-        audio_file = audio_path if audio_path is not None else path
-        assert audio_file is not None
-        same_file = video_info is not None and video_info.path == os.fspath(audio_file)
-        audio_info = video_info if same_file else known(audio_file)
-    video_info = video_info if video_info and video_info.has_video else None
-    audio_info = audio_info if audio_info and audio_info.has_audio else None
-    if video_info is None and audio_info is None:
-        missing = " and ".join(f"no {name}" for name in ("audio", "video") if name in streams)
-        raise ClipError(path if path is not None else audio_path or "", f"{missing} stream")
+    known = {} if info is None else {info.path: info}
+    for file, stream in ((path, "video"), (audio_path, "audio")):
+        if stream in streams and file is not None and os.fspath(file) not in known:
+            known[os.fspath(file)] = probe(file)
+    video_info = known[os.fspath(path)] if path is not None and "video" in streams else None
+    audio_info = known[os.fspath(audio_path)] if audio_path is not None and "audio" in streams else None
+    video = video_info.video if video_info else None
+    audio = audio_info.audio if audio_info else None
+    if video is None and audio is None:
+        missing = " and ".join(f"no {stream}" for stream in sorted(streams))
+        raise ClipError(path or audio_path or "", f"{missing} stream")
 
     frames = frame_seconds = waveform = None
     num_real_frames, real_samples = 0, (0, 0)
-    if video_info is not None:
-        _require(video_info, video_info.video_problem, start_seconds)
+    if video_info and video:
+        _check_window(video_info, video, start_seconds)
         times = sampling.frame_times(start_seconds, window_seconds, num_frames)
-        frames, frame_seconds = _read_frames(video_info, times, decoder)
-        num_real_frames = int(np.sum(times < video_info.video_seconds - sampling.TOLERANCE_SECONDS))
-    if audio_info is not None:
-        _require(audio_info, audio_info.audio_problem, audio_start_seconds)
-        waveform, real_samples = _read_sound(audio_info, audio_start_seconds, audio_window_seconds, sample_rate)
+        frames, frame_seconds = _read_frames(video_info, video, times, decoder)
+        num_real_frames = int(np.sum(times < video.end_seconds - sampling.TOLERANCE_SECONDS))
+    if audio_info and audio:
+        _check_window(audio_info, audio, audio_start_seconds)
+        waveform, real_samples = _read_sound(audio_info, audio, audio_start_seconds, audio_window_seconds, sample_rate)
     return Clip(frames, frame_seconds, num_real_frames, waveform, real_samples, sample_rate)
 
 
-def _check_choices(path: Any, audio_path: Any, streams: Sequence[str], decoder: str) -> None:
-    """Raise UserError for a choice that is none."""
-    if isinstance(streams, str) or not streams or not set(streams) <= set(STREAMS):
-        raise UserError(f"streams is {streams!r}; it must be a list of one or both of {', '.join(STREAMS)}.")
-    if path is None and (audio_path is None or "audio" not in streams):
-        raise UserError("path is None; give the media file that holds the wanted streams.")
-    if decoder not in DECODERS:
-        raise UserError(f"decoder is {decoder!r}; it must be one of {', '.join(DECODERS)}.")
-    if decoder == "decord" and "video" in streams and _decord() is None:
-        raise UserError("decoder is 'decord', but decord is not installed here; use decoder: pyav (or auto).")
+def _check_positive(kind: type = float, **values: float) -> None:
+    """Raise UserError for a value that is not a positive number (of a kind)."""
+    for name, value in values.items():
+        if not 0 < value < math.inf or value != kind(value):
+            raise UserError(f"{name} is {value}; it must be above 0{' and whole' if kind is int else ''}.")
 
 
-def _require(info: MediaInfo, problem: str, start_seconds: float) -> None:
-    """Raise ClipError for a stream that cannot be read, or that ends before the window starts."""
-    if problem:
-        raise ClipError(info.path, problem)
+def _check_window(info: MediaInfo, track: Track, start_seconds: float) -> None:
+    """Raise ClipError for a stream that cannot be read, and for a window that starts behind the clip's end."""
+    if track.problem:
+        raise ClipError(info.path, track.problem)
     if start_seconds >= info.duration_seconds:
-        raise ClipError(
-            info.path, f"the window starts at {start_seconds:g} s, but the clip is {info.duration_seconds:.3f} s long"
-        )
+        end = f"the clip ends at {info.duration_seconds:.3f} s"
+        raise ClipError(info.path, f"{end}, before the window starts at {start_seconds:g} s")
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------
 
-# (info, rising indices into info.frame_seconds) -> uint8 (T, H, W, 3), and when each picture is really shown
-FrameReader = Callable[[MediaInfo, NDArray[np.intp]], tuple[NDArray[np.uint8], NDArray[np.float64]]]
+Pictures = tuple[NDArray[np.uint8], NDArray[np.float64]]  # (T, H, W, 3), and (T,) when each is really shown
+# A reader's arguments: the file, its stream of pictures, rising indices into `Track.seconds`.
+FrameReader = Callable[[MediaInfo, Track, NDArray[np.intp]], Pictures]
 
 
-def _read_frames(info: MediaInfo, times: NDArray[np.float64], decoder: str) -> tuple[Tensor, Tensor]:
+def _read_frames(info: MediaInfo, video: Track, times: NDArray[np.float64], decoder: str) -> tuple[Tensor, Tensor]:
     """The pictures on display at `times`: uint8 (T, H, W, 3), and float64 (T,) when each is first shown."""
-    indices, back = np.unique(sampling.frames_on_display(times, info.frame_seconds), return_inverse=True)
+    indices, back = np.unique(sampling.frames_on_display(times, video.seconds), return_inverse=True)
     *preferred, last = DECODERS[decoder]
     for read in preferred:
         try:
-            frames, seconds = read(info, indices)
+            frames, seconds = read(info, video, indices)
             break
         except ClipError:
             continue  # the last reader's verdict on the file counts
     else:
-        frames, seconds = last(info, indices)
+        frames, seconds = last(info, video, indices)
     # Owned memory, not a view of a decoder's; a held picture comes as often as it is shown.
     return torch.from_numpy(frames[back]), torch.from_numpy(seconds[back])
 
 
-def decord_frames(info: MediaInfo, indices: NDArray[np.intp]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+def decord_frames(info: MediaInfo, video: Track, indices: NDArray[np.intp]) -> Pictures:
     """Pictures by decord, which turns them upright by itself.
 
     Raises:
@@ -450,9 +404,9 @@ def decord_frames(info: MediaInfo, indices: NDArray[np.intp]) -> tuple[NDArray[n
     try:
         # Made and dropped here: a reader that lives longer hangs once a DataLoader forks.
         reader = decord.VideoReader(info.path, ctx=decord.cpu(0), num_threads=1)
-        if len(reader) != len(info.frame_seconds):
-            raise ClipError(info.path, f"decord counts {len(reader)} pictures, not {len(info.frame_seconds)}")
-        return reader.get_batch(indices.tolist()).asnumpy(), info.frame_seconds[indices]
+        if len(reader) != len(video.seconds):
+            raise ClipError(info.path, f"decord counts {len(reader)} pictures, not {len(video.seconds)}")
+        return reader.get_batch(indices.tolist()).asnumpy(), video.seconds[indices]
     except (RuntimeError, IndexError, ValueError, OSError, MemoryError) as error:
         raise ClipError(info.path, f"decord fails ({str(error).strip().splitlines()[-1:]})") from error
 
@@ -469,19 +423,19 @@ def _decord() -> Any:
     return decord
 
 
-def pyav_frames(info: MediaInfo, indices: NDArray[np.intp]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+def pyav_frames(info: MediaInfo, video: Track, indices: NDArray[np.intp]) -> Pictures:
     """Pictures by PyAV, found by their times: a seek to each group of pictures, or all from the start if seeking fails.
 
     Raises:
         ClipError: a wanted picture is damaged, missing or cannot be decoded.
     """
-    wanted = info.frame_seconds[indices]
+    wanted = video.seconds[indices]
     try:
-        found = _decode_pictures(info, wanted, seek=True)
+        found = _decode_pictures(info, video, wanted, seek=True)
     except ClipError:
         # MPEG-TS lands late, and a picture behind a seek may lack the one it refers to: the straight way decides.
-        found = _decode_pictures(info, wanted, seek=False)
-    images = [_upright(frame, info) for frame, _ in found]
+        found = _decode_pictures(info, video, wanted, seek=False)
+    images = [_upright(frame, video) for frame, _ in found]
     return np.stack(images), np.array([seconds for _, seconds in found])
 
 
@@ -492,7 +446,7 @@ DECODERS: dict[str, tuple[FrameReader, ...]] = {
 }
 
 
-def _decode_pictures(info: MediaInfo, wanted: NDArray[np.float64], seek: bool) -> list[tuple[Any, float]]:
+def _decode_pictures(info: MediaInfo, video: Track, wanted: NDArray[np.float64], seek: bool) -> list[tuple[Any, float]]:
     """For each of the rising times the decoded picture on display, and when it is first shown."""
     # Without seeking a neighbour will do where a picture was never there (at the open end of a broadcast recording).
     max_shift = sampling.TOLERANCE_SECONDS if seek else MAX_PICTURE_SHIFT_SECONDS
@@ -503,7 +457,7 @@ def _decode_pictures(info: MediaInfo, wanted: NDArray[np.float64], seek: bool) -
         pictures = _timed(container, stream, info.origin)
         shown, ahead = None, None
         for time in wanted:
-            keys = info.key_seconds[info.key_seconds <= time + sampling.TOLERANCE_SECONDS]
+            keys = video.key_seconds[video.key_seconds <= time + sampling.TOLERANCE_SECONDS]
             if seek and len(keys) > 1 and (shown is None or keys[-1] > shown[1]):
                 container.seek(round((info.origin + keys[-1]) / stream.time_base), stream=stream)
                 pictures, shown, ahead = _timed(container, stream, info.origin), None, None
@@ -530,9 +484,9 @@ def _timed(container: Any, stream: Any, origin: float) -> Iterator[tuple[Any, fl
             yield frame, float(ticks * stream.time_base) - origin
 
 
-def _upright(frame: Any, info: MediaInfo) -> NDArray[np.uint8]:
+def _upright(frame: Any, video: Track) -> NDArray[np.uint8]:
     """A decoded picture as RGB of the size that the file declares, turned as its display matrix says."""
-    image = frame.to_ndarray(format="rgb24", width=info.width, height=info.height)
+    image = frame.to_ndarray(format="rgb24", width=video.width, height=video.height)
     return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
 
 
@@ -550,18 +504,18 @@ SAMPLE_RATES = (1_000, 768_000)
 
 
 def _read_sound(
-    info: MediaInfo, start_seconds: float, window_seconds: float, sample_rate: int
+    info: MediaInfo, audio: Track, start_seconds: float, window_seconds: float, sample_rate: int
 ) -> tuple[Tensor, tuple[int, int]]:
     """The window's waveform, float32 mono, and the first and last + 1 sample that the file really holds."""
     num_samples, margin = round(window_seconds * sample_rate), math.ceil(MARGIN_SECONDS * sample_rate)
     begin, end = start_seconds - margin / sample_rate, start_seconds + window_seconds + margin / sample_rate
     # A seek costs an index look-up and may land anywhere; near the start reading on is as fast.
     pieces, rate = None, sample_rate
-    if begin > info.audio_start + 2 * PREROLL_SECONDS:
+    if begin > audio.seconds[0] + 2 * PREROLL_SECONDS:
         with suppress(ClipError):
-            pieces, rate = _decode_sound(info, begin, end, seek=True)
+            pieces, rate = _decode_sound(info, audio, begin, end, seek=True)
     if pieces is None:
-        pieces, rate = _decode_sound(info, begin, end, seek=False)
+        pieces, rate = _decode_sound(info, audio, begin, end, seek=False)
 
     native = np.zeros(math.ceil((end - begin) * rate), dtype=np.float32)
     held = np.zeros(len(native), dtype=bool)
@@ -576,7 +530,7 @@ def _read_sound(
 
     first = round(margin / sample_rate * rate)
     inside = np.flatnonzero(held[first : first + round(window_seconds * rate)])
-    there = min(start_seconds + window_seconds, info.audio_seconds) - max(start_seconds, info.audio_start)
+    there = min(start_seconds + window_seconds, audio.end_seconds) - max(start_seconds, audio.seconds[0])
     missing = there - len(inside) / rate
     if missing > max(MAX_SOUND_MISSING * there, 0.1):
         raise ClipError(info.path, f"damaged: {missing:.2f} s of {there:.2f} s of sound cannot be decoded")
@@ -589,7 +543,7 @@ def _read_sound(
 
 
 def _decode_sound(
-    info: MediaInfo, begin: float, end: float, seek: bool
+    info: MediaInfo, audio: Track, begin: float, end: float, seek: bool
 ) -> tuple[list[tuple[float, NDArray[np.float32]]], int]:
     """Mono pieces of the sound from `begin` to `end` with their times, and their sample rate."""
     pieces: list[tuple[float, NDArray[np.float32]]] = []
@@ -609,7 +563,7 @@ def _decode_sound(
             if clock is None:
                 if stamp is None and seek:
                     continue  # Ogg: not known before the page ends
-                clock = info.audio_start if stamp is None else stamp
+                clock = audio.seconds[0] if stamp is None else stamp
                 if seek and clock > begin:
                     raise ClipError(info.path, "the search for the sound lands late")
             elif stamp is not None and abs(stamp - clock) > MAX_DRIFT_SECONDS:

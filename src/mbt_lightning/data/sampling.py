@@ -33,7 +33,7 @@ def frame_times(start_seconds: float, window_seconds: float, num_frames: int) ->
         raise UserError(f"window_seconds is {window_seconds}; it must be above 0 seconds.")
     if num_frames < 1:
         raise UserError(f"num_frames is {num_frames}; it must be 1 or more.")
-    return start_seconds + np.arange(num_frames) * (window_seconds / num_frames)
+    return start_seconds + np.arange(num_frames, dtype=np.float64) * (window_seconds / num_frames)
 
 
 def frames_on_display(times: NDArray[np.float64], presentation_seconds: NDArray[np.float64]) -> NDArray[np.intp]:

@@ -45,6 +45,7 @@ class ClsHead(nn.Module):
 
     num_cls = 1
     keep = slice(0, 1)
+    per_modality = True
 
     def __init__(self, dim: int, num_classes: int):
         super().__init__()
@@ -60,6 +61,7 @@ class MeanPoolHead(nn.Module):
 
     num_cls = 0
     keep = slice(None)
+    per_modality = False
 
     def __init__(self, dim: int, num_classes: int):
         super().__init__()

@@ -1,0 +1,234 @@
+"""The LightningDataModule: from a manifest to batches on the device."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import lightning as L
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mbt_lightning.data.augment import CentralCrop, RandomResizedCrop, RgbAugment, SpecAugment
+from mbt_lightning.data.dataset import ClipDataset, DrawSampler, WindowSetting, collate
+from mbt_lightning.data.decode import MEDIA_SUFFIXES
+from mbt_lightning.data.demo import CLASSES, demo_manifest
+from mbt_lightning.data.manifest import Manifest, read_manifest
+from mbt_lightning.data.records import Batch, DataSpec, Example
+from mbt_lightning.data.spectrogram import LogMel, Spectrogram
+from mbt_lightning.errors import UserError
+
+STREAMS = {"rgb": "video", "spectrogram": "audio"}
+"""The stream of a media file that each modality is made from."""
+
+
+class AudioVisualData(L.LightningDataModule):
+    """Audio-visual clips: windows are decoded in the workers; all that is bigger is made on the device.
+
+    Args:
+        manifest: a `.csv` or `.jsonl` file (see `mbt_lightning.data.manifest`), or `demo` for the embedded data.
+        media_root: folder that relative media paths start from; default: the manifest's folder.
+        classes: the class list; default: `classes.csv` beside the manifest, or else the labels that occur.
+        val_split: split to validate on; null: none.
+        test_split: split to test on.
+        modalities: `rgb`, `spectrogram` or both; set by `model.modalities`.
+        window_seconds: length t of the window of pictures and sound.
+        num_frames: pictures, uniform in time over the window.
+        rgb_window_seconds: length of the window of pictures, if it differs from the sound's.
+        synchronous: whether training cuts pictures and sound at the same place of the clip, or each at its own.
+        frame_size: side of the square that the model sees, in pixels.
+        short_side: larger pictures are shrunk to this shorter side before they leave the worker, in pixels.
+        spectrogram: waveform to log-mel.
+        rgb_augment: what training does to pictures.
+        rgb_crop: what evaluation does to pictures.
+        spec_augment: what training does to spectrograms; null: nothing.
+        num_test_views: evenly spaced windows of each clip at test, whose logits are averaged.
+        batch_size: clips in a training step over all processes together; each gets its equal part.
+        num_workers: worker processes that decode, in each process; 0: decode in the process itself.
+        decoder: `auto` (decord where it can do right, else PyAV), `decord` or `pyav`.
+        max_bad_fraction: a run stops when more than this part of a split cannot be read, 0 to 1.
+        media: files or folders to predict.
+
+    Raises:
+        UserError: a missing file, an unknown label or modality, a value out of range.
+    """
+
+    def __init__(
+        self,
+        manifest: str = "demo",
+        media_root: str | None = None,
+        classes: str | None = None,
+        val_split: str | None = "val",
+        test_split: str = "test",
+        modalities: list[str] = ["rgb", "spectrogram"],  # noqa: B006
+        window_seconds: float = 8.0,
+        num_frames: int = 8,
+        rgb_window_seconds: float | None = None,
+        synchronous: bool = True,
+        frame_size: int = 224,
+        short_side: int = 256,
+        spectrogram: Spectrogram = LogMel(),  # noqa: B008
+        rgb_augment: RgbAugment = RandomResizedCrop(),  # noqa: B008
+        rgb_crop: RgbAugment = CentralCrop(),  # noqa: B008
+        spec_augment: SpecAugment | None = SpecAugment(),  # noqa: B008
+        num_test_views: int = 4,
+        batch_size: int = 64,
+        num_workers: int = 2,
+        decoder: str = "auto",
+        max_bad_fraction: float = 0.01,
+        media: list[str] = [],  # noqa: B006
+    ):
+        super().__init__()
+        check_modalities(modalities)
+        for name, value in {"batch_size": batch_size, "num_test_views": num_test_views, "frame_size": frame_size}.items():
+            if value < 1:
+                raise UserError(f"{name} is {value}: give 1 or more")
+        if not 0 <= max_bad_fraction <= 1:
+            raise UserError(f"max_bad_fraction is {max_bad_fraction}: give a part from 0 to 1")
+        self.manifest_path, self.media_root, self.class_file = manifest, media_root, classes
+        self.val_split, self.test_split = val_split, test_split
+        self.modalities = tuple(modalities)
+        self.frame_size = frame_size
+        self.spectrogram, self.spec_augment = spectrogram, spec_augment
+        self.rgb_augment, self.rgb_crop = rgb_augment, rgb_crop
+        self.num_test_views, self.batch_size, self.num_workers = num_test_views, batch_size, num_workers
+        self.max_bad_fraction = max_bad_fraction
+        self.media = media
+        self.setting = WindowSetting(
+            seconds=window_seconds,
+            num_frames=num_frames,
+            rgb_seconds=rgb_window_seconds,
+            synchronous=synchronous,
+            sample_rate=spectrogram.sample_rate,
+            short_side=short_side,
+            decoder=decoder,
+            streams=tuple(STREAMS[m] for m in modalities),
+        )
+        self._manifest: Manifest | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest, read once."""
+        if self._manifest is None:
+            path = demo_manifest() if self.manifest_path == "demo" else Path(self.manifest_path)
+            self._manifest = read_manifest(path, self.media_root, self.class_file)
+        return self._manifest
+
+    @property
+    def spec(self) -> DataSpec:
+        """What the model must know of the data."""
+        shapes = {
+            "rgb": (3, self.setting.num_frames, self.frame_size, self.frame_size),
+            "spectrogram": (1, self.spectrogram.num_frames(self.setting.seconds), self.spectrogram.num_mels),
+        }
+        inputs = {m: shapes[m] for m in self.modalities}
+        if self.manifest_path == "demo":  # known before the clips are made
+            names, groups = zip(*CLASSES, strict=True)
+            return DataSpec(inputs, names, groups)
+        return DataSpec(inputs, self.manifest.classes, self.manifest.groups)
+
+    @property
+    def has_val(self) -> bool:
+        """Whether there is a split to validate on."""
+        return self.val_split is not None and bool(self.manifest.splits.get(self.val_split))
+
+    def prepare_data(self) -> None:
+        """Make the embedded clips if they are wanted and not there yet."""
+        if self.manifest_path == "demo":
+            demo_manifest()
+
+    def dataset(self, split: str, num_views: int) -> ClipDataset:
+        """The clips of a split, cut into `num_views` windows each, or at random (0)."""
+        return ClipDataset(self.manifest.split(split), self.manifest.classes, self.setting, num_views, self.seed)
+
+    @property
+    def seed(self) -> int:
+        """The run's seed, from which windows and order of the clips are drawn."""
+        return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+    def train_dataloader(self) -> DataLoader:
+        """Random windows in random order."""
+        return self.loader(self.dataset("train", num_views=0), train=True)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """The middle window of every clip; nothing if there is no such split."""
+        return self.loader(self.dataset(self.val_split, num_views=1)) if self.has_val else []
+
+    def test_dataloader(self) -> DataLoader:
+        """`num_test_views` windows of every clip."""
+        return self.loader(self.dataset(self.test_split, self.num_test_views))
+
+    def predict_dataloader(self) -> DataLoader:
+        """`num_test_views` windows of every file of `media`."""
+        files = media_files(self.media)
+        examples = [Example(str(path), str(path), str(path)) for path in files]
+        return self.loader(ClipDataset(examples, self.spec.classes, self.setting, self.num_test_views))
+
+    def loader(self, dataset: ClipDataset, train: bool = False) -> DataLoader:
+        """A DataLoader over this rank's part of a dataset."""
+        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        if self.batch_size % world:
+            raise UserError(
+                f"batch_size {self.batch_size} cannot be shared evenly by {world} processes: "
+                f"give a multiple of {world} (it counts the clips of all processes together)"
+            )
+        per_rank = self.batch_size // world
+        sampler = DrawSampler(dataset, world, rank, shuffle=train, seed=self.seed)
+        return DataLoader(
+            dataset,
+            batch_size=per_rank,
+            sampler=sampler,
+            collate_fn=collate,
+            drop_last=train and len(sampler) >= per_rank,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Make the model's inputs on the device: augmented in training, plain otherwise."""
+        training = self.trainer is not None and self.trainer.training
+        if len(batch):
+            batch.inputs = {m: getattr(self, f"make_{m}")(batch, training) for m in self.modalities}
+            batch.frames = batch.waveform = None
+        return batch
+
+    def make_rgb(self, batch: Batch, training: bool) -> Tensor:
+        """Pictures (B, 3, T, S, S) in [-1, 1]."""
+        assert batch.frames is not None
+        transform = self.rgb_augment if training else self.rgb_crop
+        return transform(batch.frames, batch.sizes, self.frame_size)
+
+    def make_spectrogram(self, batch: Batch, training: bool) -> Tensor:
+        """Standardised log-mel (B, 1, time, mel)."""
+        assert batch.waveform is not None
+        x = self.spectrogram.to(batch.waveform.device)(batch.waveform)
+        return self.spec_augment(x) if training and self.spec_augment else x
+
+
+def check_modalities(modalities: list[str]) -> None:
+    """Refuse unknown, doubled or no modalities."""
+    for m in modalities:
+        if m not in STREAMS:
+            raise UserError(f"modality {m!r} is unknown: choose from {', '.join(STREAMS)}")
+    if not modalities or len(set(modalities)) != len(modalities):
+        raise UserError(f"modalities is {modalities}: name each of {', '.join(STREAMS)} at most once, and at least one")
+
+
+def media_files(names: list[str]) -> list[Path]:
+    """The media files among `names`; of a folder all that lie in it, by their suffix."""
+    if not names:
+        raise UserError("nothing to predict: name media files or folders, e.g. `mbt predict clips/ --ckpt_path FILE`")
+    files: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in MEDIA_SUFFIXES and p.is_file())
+            if not inside:
+                raise UserError(f"{path}: no media file in this folder (looked for {', '.join(sorted(MEDIA_SUFFIXES))})")
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UserError(f"{path}: no such file or folder")
+    return files
