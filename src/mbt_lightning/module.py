@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -87,9 +88,33 @@ class AudioVisualClassifier(L.LightningModule):
         """Loss of each clip, (B,): the mean over the modalities' losses."""
         return torch.stack([self.task.loss(x, targets[m]) for m, x in logits.items()]).mean(0)
 
+    def on_train_start(self) -> None:
+        """Let the optimiser's settings of this run win over those that a checkpoint has brought along."""
+        optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        for group, setting in zip(optimizer.param_groups, self._settings, strict=True):
+            factor = schedule.lr_lambdas[0](schedule.last_epoch)
+            group |= setting | {"lr": setting["initial_lr"] * factor}
+        schedule.base_lrs = [setting["initial_lr"] for setting in self._settings]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse, in a line, a checkpoint of another model."""
+        theirs, ours = checkpoint["state_dict"], self.state_dict()
+        missing, unknown = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
+        other = [
+            f"{name} is {list(theirs[name].shape)} there and {list(ours[name].shape)} here"
+            for name in ours.keys() & theirs.keys()
+            if theirs[name].shape != ours[name].shape
+        ]
+        if missing or unknown or other:
+            told = [*sorted(other), *(f"{n} is missing there" for n in missing), *(f"{n} is not known here" for n in unknown)]
+            raise UserError(
+                f"the checkpoint does not fit this model: {'; '.join(told[:3])}"
+                f"{f' and {len(told) - 3} more' if len(told) > 3 else ''}; give the settings it was trained with, or none"
+            )
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed what the step draws by seed, step and rank, so that a resumed run draws what it would have drawn."""
-        torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) % 2**63)
+        torch.manual_seed(random.Random(f"step {self.seed} {self.global_step} {self.global_rank}").getrandbits(63))
 
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -138,8 +163,8 @@ class AudioVisualClassifier(L.LightningModule):
         """Collect every clip from every process, once, and average its views.
 
         Returns:
-            Index of the clips (N,) in rising order, logits {modality: (N, num_classes)} in float64, targets
-            (N, num_classes); the logits of several modalities have an entry `fused` too.
+            Index of the clips (N,) in rising order; logits {modality: (N, num_classes)} in float64, `fused` last;
+            targets (N, num_classes).
         """
         parts, self._outputs = self._outputs, []
         if self.trainer.world_size > 1:
@@ -161,8 +186,7 @@ class AudioVisualClassifier(L.LightningModule):
             for m, x in logits.items()
         }
         _, first = first_of_each(clip_of_row)
-        if len(logits) > 1:
-            logits["fused"] = fuse(logits)
+        logits["fused"] = fuse(logits)
         return clips, logits, targets[place][first]
 
     def log_scores(self, stage: str) -> None:
@@ -171,11 +195,11 @@ class AudioVisualClassifier(L.LightningModule):
             self._outputs = []
             return
         clips, logits, targets = self.gather()
-        own = {m: x for m, x in logits.items() if m != "fused" or len(logits) == 1}
+        own = {m: x for m, x in logits.items() if m != "fused"} or logits
         values = {f"{stage}/loss": self.loss(own, dict.fromkeys(own, targets)).mean().item()}
         for m, x in logits.items():
             values |= {f"{stage}/{m}/{name}": score for name, score in self.task.scores(x, targets).items()}
-        values[f"{stage}/score"] = values[f"{stage}/{list(logits)[-1]}/{self.task.main_score}"]
+        values[f"{stage}/score"] = values[f"{stage}/fused/{self.task.main_score}"]
         values[f"{stage}/clips"] = float(len(clips))
         self.log_dict(values, rank_zero_only=False)
 
@@ -192,6 +216,7 @@ class AudioVisualClassifier(L.LightningModule):
             raise UserError("the schedule needs an end: set trainer.max_epochs or trainer.max_steps")
         warmup = int(self.warmup_fraction * total)
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, int(total), warmup))
+        self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @property

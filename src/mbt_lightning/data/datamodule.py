@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from mbt_lightning.data.augment import CentralCrop, RandomResizedCrop, RgbAugment, SpecAugment
 from mbt_lightning.data.dataset import ClipDataset, DrawSampler, WindowSetting, collate
-from mbt_lightning.data.decode import MEDIA_SUFFIXES
 from mbt_lightning.data.demo import CLASSES, demo_manifest
 from mbt_lightning.data.manifest import Manifest, read_manifest
 from mbt_lightning.data.records import Batch, DataSpec, Example
@@ -20,6 +19,9 @@ from mbt_lightning.errors import UserError
 
 STREAMS = {"rgb": "video", "spectrogram": "audio"}
 """The stream of a media file that each modality is made from."""
+
+MEDIA_SUFFIXES = set(".mp4 .m4v .mov .mkv .webm .avi .flv .ts .mts .mpg .mpeg .wmv .3gp .m4a .mp3 .wav .flac .ogg".split())
+"""What counts as a media file when a folder is given to predict."""
 
 
 class AudioVisualData(L.LightningDataModule):
@@ -115,17 +117,21 @@ class AudioVisualData(L.LightningDataModule):
         return self._manifest
 
     @property
-    def spec(self) -> DataSpec:
-        """What the model must know of the data."""
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one example of each modality, (C, *grid)."""
         shapes = {
             "rgb": (3, self.setting.num_frames, self.frame_size, self.frame_size),
             "spectrogram": (1, self.spectrogram.num_frames(self.setting.seconds), self.spectrogram.num_mels),
         }
-        inputs = {m: shapes[m] for m in self.modalities}
+        return {m: shapes[m] for m in self.modalities}
+
+    @property
+    def spec(self) -> DataSpec:
+        """What the model must know of the data."""
         if self.manifest_path == "demo":  # known before the clips are made
             names, groups = zip(*CLASSES, strict=True)
-            return DataSpec(inputs, names, groups)
-        return DataSpec(inputs, self.manifest.classes, self.manifest.groups)
+            return DataSpec(self.inputs, names, groups)
+        return DataSpec(self.inputs, self.manifest.classes, self.manifest.groups)
 
     @property
     def has_val(self) -> bool:
@@ -162,7 +168,7 @@ class AudioVisualData(L.LightningDataModule):
         """`num_test_views` windows of every file of `media`."""
         files = media_files(self.media)
         examples = [Example(str(path), str(path), str(path)) for path in files]
-        return self.loader(ClipDataset(examples, self.spec.classes, self.setting, self.num_test_views))
+        return self.loader(ClipDataset(examples, (), self.setting, self.num_test_views))
 
     def loader(self, dataset: ClipDataset, train: bool = False) -> DataLoader:
         """A DataLoader over this rank's part of a dataset."""

@@ -76,7 +76,7 @@ class ClipDataset(Dataset):
 
     The windows of training are drawn from seed, epoch and index only, whatever worker or rank reads the clip. A clip
     that cannot be read is named in the sample's `bad`; in training another one, drawn from the same numbers, stands in
-    for it; in evaluation the sample is empty.
+    for it; in evaluation (and where no stand-in can be read either) the sample is empty.
 
     Args:
         examples: the split's rows.
@@ -106,10 +106,7 @@ class ClipDataset(Dataset):
                 return self.read(replace(draw, index=index), bad)
             except ClipError as error:
                 bad += (BadClip(self.examples[index].clip_id, str(error.path), error.reason),)
-        if self.num_views:
-            return Sample(None, None, self.target(draw.index), draw.index, draw.view, bad)
-        tried = "; ".join(f"{clip.path}: {clip.reason}" for clip in bad[:3])
-        raise ClipError(bad[0].path, f"neither this clip nor {len(bad) - 1} drawn in its place can be read: {tried}")
+        return Sample(None, None, self.target(draw.index), draw.index, draw.view, bad)
 
     def candidates(self, draw: Draw) -> Iterator[int]:
         """The clip itself, then, in training, its stand-ins: a function of seed, epoch and index."""
@@ -186,8 +183,10 @@ def end_at(clip: Clip, end_seconds: float | None, audio_start_seconds: float) ->
 
 
 def shrink(frames: Tensor, short_side: int) -> Tensor:
-    """Shrink pictures uint8 (T, H, W, 3) to a shorter side of at most `short_side`; the one place that resizes files'
-    pictures before the model's crop. Of pictures longer than 2:1 the middle is taken."""  # noqa: D205, D209
+    """Shrink pictures uint8 (T, H, W, 3) to a shorter side of at most `short_side`, before they travel.
+
+    Of pictures longer than 2:1 the middle is taken.
+    """
     height, width = frames.shape[1:3]
     short = min(height, width)
     if max(height, width) > 2 * short:

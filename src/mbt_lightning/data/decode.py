@@ -36,14 +36,27 @@ from mbt_lightning.data.records import Clip
 from mbt_lightning.errors import UserError
 
 STREAMS = ("video", "audio")
-MEDIA_SUFFIXES = frozenset(
-    ".3gp .aac .avi .flac .flv .m4a .m4v .mka .mkv .mov .mp3 .mp4 .mpeg .mpg .oga .ogg .ogv .opus .ts .wav .webm .wmv".split()
-)
+VIDEO_SUFFIXES = {
+    ".3gp",
+    ".avi",
+    ".flv",
+    ".m4v",
+    ".mkv",
+    ".mov",
+    ".mp4",
+    ".mpeg",
+    ".mpg",
+    ".ogv",
+    ".ts",
+    ".webm",
+    ".wmv",
+}
+AUDIO_SUFFIXES = {".aac", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wav"}
+MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES
 MAX_PIXELS = 4096 * 2304
 MAX_JUMP_SECONDS = 600.0  # neighbouring timestamps further apart than this are damage, not a long still picture
 MAX_PICTURE_SHIFT_SECONDS = 0.5
 MIN_PACKETS_PRESENT = 0.98
-MAX_SOUND_MISSING = 0.05
 
 DECORD_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
 DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4"}
@@ -78,6 +91,7 @@ class Track:
         seconds: float64 (F,) when each shown picture (each packet of sound) is presented, rising.
         key_seconds: float64 (K,) those at which decoding can start.
         end_seconds: end of the last one.
+        is_counted: decoded pictures carry no times that can be trusted; the n-th one is shown at `seconds[n]`.
         problem: why it cannot be read, or "".
     """
 
@@ -87,6 +101,7 @@ class Track:
     seconds: NDArray[np.float64]
     key_seconds: NDArray[np.float64]
     end_seconds: float
+    is_counted: bool
     problem: str
 
     def moved(self, origin: float) -> Track:
@@ -157,7 +172,7 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
     _check_file(path)
     with _open(path) as container:
         name = container.format.name
-        if name == "tty" or name.endswith("_pipe"):
+        if name in ("tty", "concat") or name.endswith("_pipe"):  # a text, a playlist, a still picture
             raise ClipError(path, f"not a clip (its format is {name.removesuffix('_pipe')})")
         video_stream, audio_stream = _best_stream(container, "video"), _best_stream(container, "audio")
         packets = _list_packets(container, [stream for stream in (video_stream, audio_stream) if stream is not None])
@@ -169,7 +184,7 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
         end = max(track.end_seconds for track in tracks)
         # Matroska counts no packets, but tells its duration. (Elsewhere it may be libav's guess from the bit rate.)
         declared = container.duration / 1e6 if name == "matroska,webm" and container.duration else end
-        if end < (1 - MAX_SOUND_MISSING) * declared and declared - end > MAX_PICTURE_SHIFT_SECONDS:
+        if _is_short(end, declared):
             raise ClipError(path, f"truncated: {end:.2f} s of {declared:.2f} s are there")
         decord_problem = _decord_problem(name, video, packets[video_stream.index]) if video else "no pictures"
 
@@ -185,11 +200,17 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
     return MediaInfo(path, name, origin, video, audio, decord_problem)
 
 
+def _is_short(seconds: float, promised_seconds: float) -> bool:
+    """Is less there than was promised? A twentieth may be missing, or a few codec frames of a short clip."""
+    return promised_seconds - seconds > max(0.05 * promised_seconds, 0.1)
+
+
 class _Packet(NamedTuple):
     """What the demuxer says of one packet, in the container's seconds."""
 
     start: float | None
     duration: float
+    is_guess: bool  # AVI knows the order of decoding only; libav guesses when reordered pictures are shown
     is_key: bool
     is_discard: bool  # outside the edit list: decoded, not shown
     is_corrupt: bool
@@ -201,16 +222,17 @@ def _list_packets(container: Any, streams: Sequence[Any]) -> dict[int, list[_Pac
     packets: dict[int, list[_Packet]] = {stream.index: [] for stream in streams}
     scale = {stream.index: float(stream.time_base) for stream in streams}
     is_vp8 = {stream.index: bool(stream.codec_context) and stream.codec_context.name == "vp8" for stream in streams}
+    is_avi = container.format.name == "avi"
     for packet in container.demux(*streams) if streams else ():
-        # AVI has packets without pts, and there dts is the time; what has neither only ends the stream.
-        ticks = packet.pts if packet.pts is not None else packet.dts
+        # A packet that has neither time only ends the stream.
+        ticks = packet.dts if is_avi or packet.pts is None else packet.pts
         if ticks is None and not packet.size:
             continue
         index = packet.stream.index
         # Bit 4 of a VP8 picture is show_frame (RFC 6386, 9.1). A hidden one may share its time with a shown one.
         is_hidden = is_vp8[index] and packet.size > 0 and not memoryview(packet)[0] & 0x10
         start, duration = None if ticks is None else ticks * scale[index], (packet.duration or 0) * scale[index]
-        flags = packet.is_keyframe, packet.is_discard, packet.is_corrupt, is_hidden
+        flags = ticks != packet.pts, packet.is_keyframe, packet.is_discard, packet.is_corrupt, is_hidden
         packets[index].append(_Packet(start, duration, *flags))
     return packets
 
@@ -243,7 +265,8 @@ def _track(stream: Any, packets: dict[int, list[_Packet]], container_name: str) 
         problem = f"the times of the {kind} stream jump by {steps.max():.0f} s"
     elif kind == "picture" and not 0 < width * height <= MAX_PIXELS:
         problem = f"pictures of {width}x{height}; at most {MAX_PIXELS} pixels are read"
-    return Track(context.name if context else "", width, height, seconds, keys, last + duration, problem)
+    is_counted = kind == "picture" and any(p.is_guess for p in rows)
+    return Track(context.name if context else "", width, height, seconds, keys, last + duration, is_counted, problem)
 
 
 def _decord_problem(container_name: str, video: Track, packets: list[_Packet]) -> str:
@@ -254,7 +277,7 @@ def _decord_problem(container_name: str, video: Track, packets: list[_Packet]) -
         return f"codec {video.codec}"
     if any(p.is_discard or p.is_hidden for p in packets):
         return "pictures that are not shown"
-    if not len(video.seconds) == len(packets) > 0:
+    if video.is_counted or not len(video.seconds) == len(packets) > 0:
         return "missing or equal times"
     if any(p.is_corrupt for p in packets):
         return "damaged packets"
@@ -407,8 +430,10 @@ def decord_frames(info: MediaInfo, video: Track, indices: NDArray[np.intp]) -> P
         if len(reader) != len(video.seconds):
             raise ClipError(info.path, f"decord counts {len(reader)} pictures, not {len(video.seconds)}")
         return reader.get_batch(indices.tolist()).asnumpy(), video.seconds[indices]
-    except (RuntimeError, IndexError, ValueError, OSError, MemoryError) as error:
-        raise ClipError(info.path, f"decord fails ({str(error).strip().splitlines()[-1:]})") from error
+    except ClipError:
+        raise
+    except Exception as error:  # decord's own error is a bare Exception
+        raise ClipError(info.path, f"decord cannot decode it ({type(error).__name__})") from error
 
 
 def _decord() -> Any:
@@ -431,7 +456,7 @@ def pyav_frames(info: MediaInfo, video: Track, indices: NDArray[np.intp]) -> Pic
     """
     wanted = video.seconds[indices]
     try:
-        found = _decode_pictures(info, video, wanted, seek=True)
+        found = _decode_pictures(info, video, wanted, seek=not video.is_counted)
     except ClipError:
         # MPEG-TS lands late, and a picture behind a seek may lack the one it refers to: the straight way decides.
         found = _decode_pictures(info, video, wanted, seek=False)
@@ -454,13 +479,13 @@ def _decode_pictures(info: MediaInfo, video: Track, wanted: NDArray[np.float64],
     with _open(info.path) as container:
         stream = _best_stream(container, "video")
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-        pictures = _timed(container, stream, info.origin)
+        pictures = _timed(container, stream, info, video)
         shown, ahead = None, None
         for time in wanted:
             keys = video.key_seconds[video.key_seconds <= time + sampling.TOLERANCE_SECONDS]
             if seek and len(keys) > 1 and (shown is None or keys[-1] > shown[1]):
                 container.seek(round((info.origin + keys[-1]) / stream.time_base), stream=stream)
-                pictures, shown, ahead = _timed(container, stream, info.origin), None, None
+                pictures, shown, ahead = _timed(container, stream, info, video), None, None
             # The last picture shown by `time`; one that matches needs no look at the next.
             while shown is None or shown[1] < time - sampling.TOLERANCE_SECONDS:
                 ahead = ahead or next(pictures, None)
@@ -476,12 +501,15 @@ def _decode_pictures(info: MediaInfo, video: Track, wanted: NDArray[np.float64],
     return found
 
 
-def _timed(container: Any, stream: Any, origin: float) -> Iterator[tuple[Any, float]]:
+def _timed(container: Any, stream: Any, info: MediaInfo, video: Track) -> Iterator[tuple[Any, float]]:
     """The decoded pictures from here on, each with its time on the clip's time line."""
-    for frame in container.decode(stream):
+    for number, frame in enumerate(container.decode(stream)):
         ticks = frame.pts if frame.pts is not None else frame.dts
-        if ticks is not None:
-            yield frame, float(ticks * stream.time_base) - origin
+        if video.is_counted:
+            if number < len(video.seconds):
+                yield frame, float(video.seconds[number])
+        elif ticks is not None:
+            yield frame, float(ticks * stream.time_base) - info.origin
 
 
 def _upright(frame: Any, video: Track) -> NDArray[np.uint8]:
@@ -501,6 +529,7 @@ PREROLL_SECONDS = 0.5  # decoders need what comes before: MP3's bit reservoir, A
 # Timestamps that are off by less are rounding (Matroska's milliseconds), not a gap: the samples follow each other.
 MAX_DRIFT_SECONDS = 0.02
 SAMPLE_RATES = (1_000, 768_000)
+SAMPLE_TYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.float32, "dbl": np.float64}
 
 
 def _read_sound(
@@ -531,9 +560,9 @@ def _read_sound(
     first = round(margin / sample_rate * rate)
     inside = np.flatnonzero(held[first : first + round(window_seconds * rate)])
     there = min(start_seconds + window_seconds, audio.end_seconds) - max(start_seconds, audio.seconds[0])
-    missing = there - len(inside) / rate
-    if missing > max(MAX_SOUND_MISSING * there, 0.1):
-        raise ClipError(info.path, f"damaged: {missing:.2f} s of {there:.2f} s of sound cannot be decoded")
+    decoded = len(inside) / rate
+    if _is_short(decoded, there):
+        raise ClipError(info.path, f"damaged: only {decoded:.2f} of {there:.2f} s of sound can be decoded")
     real = (0, 0)
     if len(inside):
         real = (round(inside[0] * sample_rate / rate), min(round((inside[-1] + 1) * sample_rate / rate), num_samples))
@@ -577,28 +606,34 @@ def _decode_sound(
 
 
 class _Downmix:
-    """A frame of sound -> float32 mono: the mean of two channels, ffmpeg's weights for more."""
+    """A frame of sound -> float32 mono: the mean of two channels; of more, with ffmpeg's weights."""
 
     def __init__(self) -> None:
         self.mixer: Any = None
 
     def __call__(self, frame: Any) -> NDArray[np.float32]:
-        channels = len(frame.layout.channels)
-        if channels > 2:
+        num_channels = len(frame.layout.channels)
+        if num_channels > 2:
             # Without this option libav mixes to float without dividing by the sum of the weights.
             self.mixer = self.mixer or av.AudioResampler("fltp", "mono", options={"rematrix_maxval": "1.0"})
-            return np.concatenate([mixed.to_ndarray()[0] for mixed in self.mixer.resample(frame)])
-        samples = frame.to_ndarray()
-        if not frame.format.is_planar:
-            samples = samples.reshape(-1, channels).T
-        mono = samples[0].astype(np.float32)
-        if channels == 2:
-            mono = (mono + samples[1]) * np.float32(0.5)
-        if samples.dtype == np.uint8:
-            mono = mono - 128
-        if samples.dtype.kind in "iu":
-            mono = mono / 2.0 ** (8 * samples.dtype.itemsize - 1)
+            return np.concatenate([_channels(mixed, 1)[0] for mixed in self.mixer.resample(frame)])
+        channels = _channels(frame, num_channels)
+        mono = channels[0].astype(np.float32)
+        if num_channels == 2:
+            mono = (mono + channels[1].astype(np.float32)) * np.float32(0.5)
+        if channels[0].dtype == np.uint8:
+            mono -= 128
+        if channels[0].dtype.kind in "iu":
+            mono /= np.float32(2 ** (8 * channels[0].dtype.itemsize - 1))
         return mono
+
+
+def _channels(frame: Any, num_channels: int) -> Sequence[NDArray[Any]]:
+    """The channels of a frame of sound, as views; `frame.to_ndarray` does the same in three times the time."""
+    dtype = SAMPLE_TYPES[frame.format.name.removesuffix("p")]
+    if frame.format.is_planar:
+        return [np.frombuffer(plane, dtype, frame.samples) for plane in frame.planes]
+    return list(np.frombuffer(frame.planes[0], dtype, frame.samples * num_channels).reshape(-1, num_channels).T)
 
 
 def _resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:

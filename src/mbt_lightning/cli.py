@@ -1,0 +1,367 @@
+"""The program `mbt`: fit, validate, test and predict, from stacked experiment files and the command line.
+
+What is said last wins: the command line over the files, a later file over an earlier one, and all of them over the
+configuration that a checkpoint carries.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import logging
+import os
+import pickle
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from rich.console import Console
+from rich.table import Table
+
+from mbt_lightning.data.datamodule import AudioVisualData
+from mbt_lightning.data.decode import ClipError
+from mbt_lightning.data.records import DataSpec
+from mbt_lightning.errors import UserError
+from mbt_lightning.module import AudioVisualClassifier
+from mbt_lightning.run import BadClipGuard, MetricsCsv, RunRecorder, find_checkpoint, new_run_folder
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the program; what a person can mend ends it with one line and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        MbtCLI(expand(arguments))
+    except (UserError, ClipError) as error:
+        if os.environ.get("MBT_DEBUG"):
+            raise
+        print(f"mbt: error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+class Parser(LightningArgumentParser):
+    """A parser that says what is wrong in one line."""
+
+    def error(self, message: str, ex: Exception | None = None):
+        """Print the message and leave with exit code 2."""
+        if os.environ.get("MBT_DEBUG") and ex:
+            raise ex
+        print(f"mbt: error: {one_line(message)}{self.hint(str(message))}", file=sys.stderr)
+        sys.exit(2)
+
+    def hint(self, message: str) -> str:
+        """The known key that is most like an unknown one in the message."""
+        found = re.search(r"(?:Key|key|option|arguments?:?) ['\"]?(?:--)?([\w.]+)['\"]?", message)
+        if not found:
+            return ""
+        known = [action.dest for action in self._actions]
+        close = difflib.get_close_matches(found[1], known, n=1, cutoff=0.7)
+        return f" (did you mean {close[0]}?)" if close and close[0] not in message else ""
+
+
+class MbtCLI(LightningCLI):
+    """LightningCLI with a folder a run, loggers that live in it, and a test behind every fit."""
+
+    def __init__(self, args: list[str]):
+        quieten()
+        super().__init__(
+            AudioVisualClassifier,
+            AudioVisualData,
+            args=args,
+            parser_class=Parser,
+            parser_kwargs={"description": "Audio-visual classification with transformers: one experiment from clips to scores."},
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            # The data module shares the clips out among the processes itself.
+            trainer_defaults={"use_distributed_sampler": False, "logger": False, "num_sanity_val_steps": 0},
+            seed_everything_default=0,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what is not the model's, the data's or the trainer's."""
+        parser.add_argument("--experiment", type=str | None, help="Name of the experiment; default: of its files.")
+        parser.add_argument("--base", type=str | None, help="In a file: the file that it builds on.")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder that all runs' folders lie in.")
+        parser.link_arguments("model.modalities", "data.modalities")
+        parser.link_arguments("data", "model.spec", compute_fn=self.spec, apply_on="instantiate")
+
+    def spec(self, data: AudioVisualData) -> DataSpec:
+        """The data as the model must know it; classes of a prediction are the checkpoint's."""
+        if self.subcommand == "predict":
+            classes = read_checkpoint(self.settings.ckpt_path)["spec"]
+            return DataSpec(data.inputs, tuple(classes["classes"]), tuple(classes["groups"]))
+        return data.spec
+
+    def before_instantiate_classes(self) -> None:
+        """Find the run's folder, and put the loggers into it."""
+        self.settings = self.config[self.subcommand]
+        self.settings.base = None  # has been read, and stands in the resolved configuration
+        self.settings.experiment = self.settings.experiment or "default"
+        settings, runs = self.settings, Path(self.settings.runs)
+        resumed = settings.ckpt_path if settings.ckpt_path in ("last", "best") else None
+        if resumed:
+            settings.ckpt_path = str(find_checkpoint(runs, settings.experiment, resumed))
+            say(f"checkpoint: {settings.ckpt_path}")
+        if self.subcommand == "predict" and not settings.ckpt_path:
+            raise UserError("nothing to predict with: give --ckpt_path FILE (or last, or best, with the experiment's --config)")
+        if settings.ckpt_path and not Path(settings.ckpt_path).is_file():
+            raise UserError(f"--ckpt_path {settings.ckpt_path}: no such file")
+
+        rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))))
+        self.folder: Path | None
+        if rank:  # processes that this one did not start learn it from the first, see RunRecorder
+            self.folder = Path(os.environ["MBT_RUN_FOLDER"]) if "MBT_RUN_FOLDER" in os.environ else None
+        else:
+            if resumed and self.subcommand == "fit":
+                self.folder = Path(settings.ckpt_path).parent.parent
+            else:
+                self.folder = new_run_folder(runs, settings.experiment)
+            os.environ["MBT_RUN_FOLDER"] = str(self.folder)
+            say(f"run: {self.folder}")
+        self.text = self._parser(self.subcommand).dump(settings, skip_none=False)
+        for logger in as_list(settings.trainer.logger):
+            if getattr(logger, "init_args", {}).get("save_dir", "") in (None, "."):
+                logger.init_args.save_dir = str(self.folder)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        """Parse the expanded command line."""
+        self.config = parser.parse_args(args)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Add what every run has: its records, checkpoints, progress bar and `metrics.csv`."""
+        own: list[Callback] = [RunRecorder(self.folder, yaml.safe_load(self.text), self.text), BadClipGuard()]
+        chosen = as_list(config.get("callbacks"))
+        if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in chosen):
+            own.append(RichProgressBar())
+        if config["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in chosen):
+            monitor = "val/score" if self.subcommand == "fit" and self.datamodule.has_val else None
+            own.append(
+                ModelCheckpoint(filename="best", monitor=monitor, mode="max", save_last=True, enable_version_counter=False)
+            )
+        trainer = super()._instantiate_trainer(config, callbacks + own)
+        if self.folder:
+            trainer.loggers = [MetricsCsv(self.folder), *trainer.loggers]
+        return trainer
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint, if there is a test split."""
+        data, trainer = self.datamodule, self.trainer
+        if trainer.interrupted or trainer.fast_dev_run or not data.manifest.splits.get(data.test_split):
+            return
+        best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else None
+        trainer.test(self.model, datamodule=data, ckpt_path=best or None, verbose=False)
+        self.after_test()
+
+    def after_test(self) -> None:
+        """Print the table of scores."""
+        print_scores(self.trainer, "test", self.folder)
+
+    def after_validate(self) -> None:
+        """Print the table of scores."""
+        print_scores(self.trainer, "val", self.folder)
+
+    def after_predict(self) -> None:
+        """Print and write the most probable classes of every file."""
+        if self.trainer.is_global_zero:
+            print_predictions(self)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line, before it is parsed
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def expand(arguments: list[str]) -> list[str]:
+    """Write out what the parser does not know: `base:` in experiment files, a checkpoint's configuration, media.
+
+    Raises:
+        UserError: a file that is missing or not what it should be.
+    """
+    if not arguments or arguments[0] not in SUBCOMMANDS:
+        return arguments
+    subcommand, *rest = arguments
+    media = []
+    while subcommand == "predict" and rest and not rest[0].startswith("-"):
+        media.append(rest.pop(0))
+    if media:
+        rest += ["--data.media", yaml.safe_dump(media, default_flow_style=True, width=10**9).strip()]
+    rest = split_equals(rest)
+
+    named: list[str] = []
+    expanded: list[str] = []
+    while rest:
+        word = rest.pop(0)
+        if word in ("-c", "--config") and rest:
+            name = rest.pop(0)
+            if not name.lstrip().startswith("{"):  # W&B may hand over JSON text
+                named.append(name)
+                for file in with_bases(Path(name)):
+                    expanded += ["--config", str(file)]
+                continue
+            expanded += ["--config", name]
+        else:
+            expanded.append(word)
+
+    checkpoint = value_of("--ckpt_path", expanded)
+    if checkpoint and Path(checkpoint).is_file():
+        config = {k: v for k, v in read_checkpoint(checkpoint)["config"].items() if k in ("experiment", "model", "data")}
+        config["data"].pop("media", None)
+        expanded = ["--config", yaml.safe_dump(config, sort_keys=False), *expanded]
+    if not value_of("--experiment", expanded):
+        stems = [Path(name).stem for name in named if name.endswith((".yaml", ".yml")) and Path(name).stem != "config"]
+        if stems:
+            expanded += ["--experiment", "+".join(dict.fromkeys(stems))]
+    return [subcommand, *expanded]
+
+
+def split_equals(words: list[str]) -> list[str]:
+    """`--config=FILE` and `--ckpt_path=FILE` as two words."""
+    return [part for word in words for part in (word.split("=", 1) if re.match(r"--(config|ckpt_path)=", word) else [word])]
+
+
+def value_of(option: str, words: list[str]) -> str | None:
+    """The last value given to an option; None if it is not given."""
+    found = [words[i + 1] for i, word in enumerate(words[:-1]) if word == option]
+    found += [word.split("=", 1)[1] for word in words if word.startswith(option + "=")]
+    return found[-1] if found else None
+
+
+def with_bases(path: Path, seen: tuple[Path, ...] = ()) -> list[Path]:
+    """An experiment file behind the files that it names as its `base`, the first of all first."""
+    if not path.is_file():
+        close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {path.parent / close[0]}?" if close else ""
+        raise UserError(f"--config {path}: no such file{hint}")
+    if path in seen:
+        raise UserError(f"{path}: is its own base")
+    content = read_yaml(path)
+    base = content.get("base")
+    return ([] if base is None else with_bases(path.parent / base, (*seen, path))) + [path]
+
+
+class StrictLoader(yaml.SafeLoader):
+    """Loads YAML, and refuses a key that stands twice: plain YAML drops the first without a word."""
+
+
+def no_duplicates(loader: StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict:
+    """Build a mapping whose keys are all different."""
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for i, key in enumerate(keys):
+        if key in keys[:i]:
+            mark = node.value[i][0].start_mark
+            raise UserError(f"{mark.name}:{mark.line + 1}: key {key!r} stands there twice; the first would be lost")
+    return loader.construct_mapping(node, deep=deep)
+
+
+StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, no_duplicates)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read an experiment file, strictly."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.load(file, StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML file: {one_line(error)}") from None
+    if content is not None and not isinstance(content, dict):
+        raise UserError(f"{path}: an experiment file holds keys and values, not {type(content).__name__}")
+    if "config" in (content or {}):
+        raise UserError(f"{path}: key 'config' is not for files; write `base: FILE` to build on another file")
+    return content or {}
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """What a checkpoint says of its run: `config` and `spec`, as plain data; nothing in the file is run.
+
+    Raises:
+        UserError: a file that is no checkpoint of this program.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return content["mbt_lightning"]
+    except (RuntimeError, OSError, EOFError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: not a checkpoint of mbt ({type(error).__name__}: {one_line(error)[:200]})") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is printed
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def say(text: str) -> None:
+    """Print a line, on the first process only."""
+    print(text, flush=True)
+
+
+def print_scores(trainer: Trainer, stage: str, folder: Path | None) -> None:
+    """Print a row of scores for each modality and for their fusion."""
+    if not trainer.is_global_zero:
+        return
+    prefix = f"{stage}/"
+    values = {k[len(prefix) :]: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
+    rows = list(dict.fromkeys(k.split("/")[0] for k in values if "/" in k))
+    columns = list(dict.fromkeys(k.split("/", 1)[1] for k in values if "/" in k))
+    table = Table(title=f"{stage}: {values['clips']:.0f} clips, {values.get('bad_clips', 0):.0f} unreadable")
+    table.add_column("logits of")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        cells = (values.get(f"{row}/{column}", float("nan")) for column in columns)
+        table.add_row(row, *(f"{x:.0f}" if x == int(x) and x > 1 else f"{x:.3f}" for x in cells))
+    Console().print(table)
+    say(f"summary: {folder}/summary.json")
+
+
+def print_predictions(cli: MbtCLI, top: int = 5) -> None:
+    """Print the most probable classes of every file, and write all of them to `predictions.csv`."""
+    index, logits, _ = cli.model.predictions
+    probabilities = cli.model.task.probabilities(logits["fused"])
+    examples = cli.trainer.predict_dataloaders.dataset.examples
+    classes = cli.model.spec.classes
+    best = probabilities.topk(min(top, len(classes)))
+    table = Table("file", *(f"top {k + 1}" for k in range(best.indices.shape[1])))
+    assert cli.folder is not None
+    with open(cli.folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", *classes])
+        for i, row, values, places in zip(index.tolist(), probabilities, best.values, best.indices, strict=True):
+            writer.writerow([examples[i].clip_id, *(f"{p:.6f}" for p in row.tolist())])
+            table.add_row(
+                examples[i].clip_id, *(f"{classes[c]} {p:.2f}" for p, c in zip(values.tolist(), places.tolist(), strict=True))
+            )
+    Console().print(table)
+    say(f"all probabilities: {cli.folder / 'predictions.csv'}")
+
+
+def one_line(message: object) -> str:
+    """A text without line breaks."""
+    return " ".join(str(message).split())
+
+
+def as_list(value: Any) -> list:
+    """A list of what may be None, one thing or several."""
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def quieten() -> None:
+    """Leave out what Lightning says at every start and nobody can act upon."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Consider setting `persistent_workers=True`.*")
+    warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
+
+
+if __name__ == "__main__":
+    main()

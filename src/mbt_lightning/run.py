@@ -1,0 +1,335 @@
+"""A run's own folder: what is kept of it, and what stops it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
+
+from mbt_lightning.data.records import BadClip, Batch
+from mbt_lightning.errors import UserError
+from mbt_lightning.model.cost import count_parameters, gflops_per_clip
+
+log = logging.getLogger(__name__)
+
+
+def new_run_folder(runs: Path, experiment: str) -> Path:
+    """Make `<runs>/<experiment>/<run id>/`; no two runs get the same, however closely they start.
+
+    The id is W&B's if it has given one (`WANDB_RUN_ID`), so that an interrupted run finds its folder again; else the
+    time, to the second, with a number behind it if that is taken.
+    """
+    parent = runs / experiment
+    parent.mkdir(parents=True, exist_ok=True)
+    if run_id := os.environ.get("WANDB_RUN_ID"):
+        (parent / run_id).mkdir(exist_ok=True)
+        return parent / run_id
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for number in range(1, 1000):
+        folder = parent / (stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            continue
+    raise UserError(f"{parent}: cannot make a folder for the run")
+
+
+def find_checkpoint(runs: Path, experiment: str, which: str) -> Path:
+    """The `last` or `best` checkpoint of the newest run of an experiment.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = sorted((runs / experiment).glob(f"*/checkpoints/{which}.ckpt"), key=lambda path: path.parent.parent.name)
+    if not found:
+        raise UserError(
+            f"--ckpt_path {which}: no run of experiment {experiment!r} has a checkpoint "
+            f"(looked for {runs / experiment}/*/checkpoints/{which}.ckpt); start one without --ckpt_path"
+        )
+    return found[-1]
+
+
+class MetricsCsv(Logger):
+    """Writes every logged value to `metrics.csv`: a row a step, a column a name, appended to when a run goes on.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.path = folder / "metrics.csv"
+        self.rows: list[dict[str, Any]] = []
+        if self.path.is_file():
+            with open(self.path, newline="", encoding="utf-8") as file:
+                self.rows = list(csv.DictReader(file))
+
+    @property
+    def name(self) -> str:
+        """Name of the experiment."""
+        return self.path.parent.parent.name
+
+    @property
+    def version(self) -> str:
+        """The run's id."""
+        return self.path.parent.name
+
+    @property
+    def save_dir(self) -> str:
+        """The run's folder."""
+        return str(self.path.parent)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the configuration has a file of its own."""
+
+    @rank_zero_only
+    def go_back_to(self, step: int) -> None:
+        """Forget what was logged after `step`: a resumed run logs it again."""
+        self.rows = [row for row in self.rows if int(row["step"]) <= step]
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add values to the row of a step."""
+        step = int(step or 0)
+        if not self.rows or int(self.rows[-1]["step"]) != step:
+            self.rows.append({"step": step})
+        self.rows[-1].update(metrics)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the file; it is complete at every moment."""
+        columns = list(dict.fromkeys(["step", *sorted({name for row in self.rows for name in row})]))
+        unfinished = self.path.with_suffix(".csv.new")
+        with open(unfinished, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        unfinished.replace(self.path)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what is left."""
+        self.save()
+
+
+class BadClipGuard(L.Callback):
+    """Names every clip that cannot be read once, counts them, and stops the run when they are too many."""
+
+    def __init__(self) -> None:
+        self.bad: dict[str, dict[str, BadClip]] = {}
+        self.told: set[str] = set()
+
+    def note(self, trainer: L.Trainer, split: str, batch: Batch, batch_idx: int) -> None:
+        """Take up a batch's bad clips; look at the limit where all processes do."""
+        for clip in batch.bad:
+            self.bad.setdefault(split, {})[clip.clip_id] = clip
+            if clip.path not in self.told:
+                self.told.add(clip.path)
+                log.warning("%s cannot be read and is left out: %s", clip.path, clip.reason)
+        if trainer.world_size == 1 or (batch_idx + 1) % 50 == 0:
+            self.check(trainer, split)
+
+    def check(self, trainer: L.Trainer, split: str) -> int:
+        """Gather the bad clips of all processes; returns how many there are.
+
+        Raises:
+            UserError: they are more than `data.max_bad_fraction` of the split.
+        """
+        bad = self.bad.setdefault(split, {})
+        if trainer.world_size > 1:
+            everywhere: list[Any] = [None] * trainer.world_size
+            dist.all_gather_object(everywhere, bad)
+            for part in everywhere:
+                bad.update(part)
+        data = trainer.datamodule
+        total, limit = len(data.manifest.splits.get(split, ())), data.max_bad_fraction
+        if bad and len(bad) > limit * total:
+            worst = next(iter(bad.values()))
+            raise UserError(
+                f"{len(bad)} of the {total} clips of split {split!r} cannot be read, more than data.max_bad_fraction = "
+                f"{limit:g}; one is {worst.path}: {worst.reason}; mend the files, drop their rows, or raise the limit"
+            )
+        return len(bad)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:  # noqa: D102
+        self.note(trainer, "train", batch, batch_idx)
+        if not len(batch):
+            raise UserError(f"no clip of a whole batch could be read; one is {batch.bad[0].path}: {batch.bad[0].reason}")
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:  # noqa: D102
+        self.note(trainer, trainer.datamodule.val_split, batch, batch_idx)
+
+    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:  # noqa: D102
+        self.note(trainer, trainer.datamodule.test_split, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:  # noqa: D102
+        pl_module.log("train/bad_clips", float(self.check(trainer, "train")))
+
+    def on_validation_epoch_end(self, trainer, pl_module) -> None:  # noqa: D102
+        if not trainer.sanity_checking:
+            pl_module.log("val/bad_clips", float(self.check(trainer, trainer.datamodule.val_split)))
+
+    def on_test_epoch_end(self, trainer, pl_module) -> None:  # noqa: D102
+        pl_module.log("test/bad_clips", float(self.check(trainer, trainer.datamodule.test_split)))
+
+
+class RunRecorder(L.Callback):
+    """Keeps `config.yaml` and `summary.json` in the run's folder, and the configuration in every checkpoint.
+
+    Args:
+        folder: the run's folder; None on a process that is not told, which then asks the first.
+        config: the resolved configuration as plain data.
+        text: the same as YAML text, as it is saved.
+    """
+
+    def __init__(self, folder: Path | None, config: dict[str, Any], text: str):
+        self.folder = folder
+        self.config = config
+        self.text = text
+        self.clips = 0
+        self.seconds = 0.0
+        self.started = 0.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Agree on the folder and save the configuration."""
+        self.folder = trainer.strategy.broadcast(self.folder)
+        assert self.folder is not None
+        for callback in trainer.checkpoint_callbacks:
+            callback.dirpath = str(self.folder / "checkpoints")
+        if trainer.is_global_zero:
+            save_config(self.folder / "config.yaml", self.text)
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
+        """Put what is needed to build the model again into the checkpoint, as plain data."""
+        spec = pl_module.spec
+        checkpoint["mbt_lightning"] = {
+            "config": self.config,
+            "spec": {"inputs": {m: list(s) for m, s in spec.inputs.items()}}
+            | {"classes": list(spec.classes), "groups": list(spec.groups)},
+        }
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        """Drop the logged steps that a resumed run will log again."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCsv):
+                logger.go_back_to(trainer.global_step)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:  # noqa: D102
+        if self.clips == 0:
+            self.started = time.perf_counter()
+        self.clips += len(batch) * trainer.world_size
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:  # noqa: D102
+        self.seconds = time.perf_counter() - self.started
+
+    def on_fit_end(self, trainer, pl_module) -> None:
+        """Write down the training's figures."""
+        if trainer.is_global_zero:
+            fit = {"epochs": trainer.current_epoch, "steps": trainer.global_step, "finished": not trainer.interrupted}
+            if self.seconds:
+                fit |= {"clips_per_second": self.clips / self.seconds, "training_seconds": self.seconds}
+            self.write(trainer, pl_module, {"fit": fit})
+
+    def on_test_end(self, trainer, pl_module) -> None:
+        """Write down the test's scores."""
+        if trainer.is_global_zero:
+            self.write(trainer, pl_module, {"test": numbers(trainer, "test/")})
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        """Write down the scores of a validation of its own."""
+        if trainer.is_global_zero and trainer.state.fn == TrainerFn.VALIDATING:
+            self.write(trainer, pl_module, {"val": numbers(trainer, "val/")})
+
+    def write(self, trainer: L.Trainer, pl_module: L.LightningModule, part: dict[str, Any]) -> None:
+        """Add a part to `summary.json`, beside what every run states."""
+        assert self.folder is not None
+        path = self.folder / "summary.json"
+        summary = json.loads(path.read_text()) if path.is_file() else {}
+        data = trainer.datamodule
+        summary |= {
+            "experiment": self.config.get("experiment"),
+            "run": self.folder.name,
+            "seed": data.seed,
+            "parameters": count_parameters(pl_module.network),
+            "gflops_per_clip": gflops_per_clip(pl_module.network, pl_module.spec.inputs),
+            "peak_memory_gb": peak_memory_gb(),
+            "processes": trainer.world_size,
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "data": {
+                "manifest": str(data.manifest.path),
+                "hash": data.manifest.digest,
+                "clips": {split: len(rows) for split, rows in data.manifest.splits.items()},
+                "left_out": data.manifest.left_out,
+            },
+        } | part
+        unfinished = path.with_suffix(".json.new")
+        unfinished.write_text(json.dumps(summary, indent=2) + "\n")
+        unfinished.replace(path)
+
+
+def numbers(trainer: L.Trainer, prefix: str) -> dict[str, float]:
+    """The logged values whose name starts with `prefix`, without it."""
+    return {k[len(prefix) :]: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
+
+
+def save_config(path: Path, text: str) -> None:
+    """Save a configuration; an older, different one of the same run is kept under a numbered name."""
+    if path.is_file() and path.read_text() != text:
+        number = 1
+        while (older := path.with_name(f"config.{number}.yaml")).exists():
+            number += 1
+        path.rename(older)
+    path.write_text(text)
+
+
+def peak_memory_gb() -> float:
+    """Most memory that was in use: of the GPU if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("mbt-lightning", "torch", "torchaudio", "lightning", "torchmetrics", "av", "decord", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """Commit of the project's working copy, `+changes` behind it if there are any; None outside of one."""
+    here = Path(__file__).parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
