@@ -10,7 +10,6 @@ import csv
 import difflib
 import logging
 import os
-import pickle
 import re
 import sys
 import warnings
@@ -18,20 +17,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from mbt_lightning.checkpoint import read_checkpoint
 from mbt_lightning.data.datamodule import AudioVisualData
+from mbt_lightning.data.augment import RgbAugment
 from mbt_lightning.data.decode import ClipError
+from mbt_lightning.data.mixup import Mixup
 from mbt_lightning.data.records import DataSpec
+from mbt_lightning.data.spectrogram import Spectrogram
 from mbt_lightning.errors import UserError
+from mbt_lightning.model.cost import count_parameters, gflops_per_clip
+from mbt_lightning.model.fusion import Fusion
 from mbt_lightning.module import AudioVisualClassifier
 from mbt_lightning.run import BadClipGuard, MetricsCsv, RunRecorder, find_checkpoint, new_run_folder
+from mbt_lightning.tasks import Task
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
@@ -41,11 +46,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         MbtCLI(expand(arguments))
-    except (UserError, ClipError) as error:
-        if os.environ.get("MBT_DEBUG"):
+    except Exception as error:
+        told = told_to_the_user(error)
+        if told is None or os.environ.get("MBT_DEBUG"):
             raise
-        print(f"mbt: error: {one_line(error)}", file=sys.stderr)
+        print(f"mbt: error: {one_line(told)}", file=sys.stderr)
         sys.exit(2)
+
+
+def told_to_the_user(error: BaseException | None) -> Exception | None:
+    """The error that a person can mend, among an exception and its causes; None if there is none."""
+    while error is not None:
+        if isinstance(error, UserError | ClipError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def subclasses(base: type) -> list[type]:
+    """All classes that derive from a class."""
+    return [c for child in base.__subclasses__() for c in (child, *subclasses(child))]
+
+
+NOISE = (
+    r"- Expected a path but \S+ either not accessible or invalid ",
+    r"- Does not validate against any of the Union subtypes Subtypes: .*? Errors: ",
+    r" Given value type: .*$",
+)
+"""What jsonargparse adds to its messages and helps nobody."""
 
 
 class Parser(LightningArgumentParser):
@@ -55,17 +83,30 @@ class Parser(LightningArgumentParser):
         """Print the message and leave with exit code 2."""
         if os.environ.get("MBT_DEBUG") and ex:
             raise ex
-        print(f"mbt: error: {one_line(message)}{self.hint(str(message))}", file=sys.stderr)
+        text = one_line(message)
+        for noise in NOISE:
+            text = re.sub(noise, "", text)
+        print(f"mbt: error: {text}{self.hint(text)}", file=sys.stderr)
         sys.exit(2)
 
     def hint(self, message: str) -> str:
-        """The known key that is most like an unknown one in the message."""
-        found = re.search(r"(?:Key|key|option|arguments?:?) ['\"]?(?:--)?([\w.]+)['\"]?", message)
+        """The known key or class that is most like an unknown one in the message."""
+        found = re.search(r"(?:Key|option|arguments:) ['\"]?(?:--)?([\w.]+)|import path string: (\w+)", message)
         if not found:
             return ""
-        known = [action.dest for action in self._actions]
-        close = difflib.get_close_matches(found[1], known, n=1, cutoff=0.7)
+        bases = (Fusion, Task, Mixup, Spectrogram, RgbAugment)
+        known = [c.__name__ for b in bases for c in subclasses(b)] if found[2] else [a.dest for a in self._actions]
+        close = difflib.get_close_matches(found[1] or found[2], known, n=1, cutoff=0.6)
         return f" (did you mean {close[0]}?)" if close and close[0] not in message else ""
+
+
+class Progress(RichProgressBar):
+    """Lightning's Rich progress bar without the number of the run, which is in its folder's name."""
+
+    def get_metrics(self, trainer, pl_module):  # noqa: D102
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 class MbtCLI(LightningCLI):
@@ -83,7 +124,12 @@ class MbtCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             # The data module shares the clips out among the processes itself.
-            trainer_defaults={"use_distributed_sampler": False, "logger": False, "num_sanity_val_steps": 0},
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "logger": False,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+            },
             seed_everything_default=0,
         )
 
@@ -98,13 +144,15 @@ class MbtCLI(LightningCLI):
     def spec(self, data: AudioVisualData) -> DataSpec:
         """The data as the model must know it; classes of a prediction are the checkpoint's."""
         if self.subcommand == "predict":
-            classes = read_checkpoint(self.settings.ckpt_path)["spec"]
+            classes = read_checkpoint(self.settings.ckpt_path)["mbt_lightning"]["spec"]
             return DataSpec(data.inputs, tuple(classes["classes"]), tuple(classes["groups"]))
         return data.spec
 
     def before_instantiate_classes(self) -> None:
         """Find the run's folder, and put the loggers into it."""
         self.settings = self.config[self.subcommand]
+        if self.subcommand in ("validate", "test"):
+            self.settings.verbose = False  # our own table says it shorter
         self.settings.base = None  # has been read, and stands in the resolved configuration
         self.settings.experiment = self.settings.experiment or "default"
         settings, runs = self.settings, Path(self.settings.runs)
@@ -114,8 +162,8 @@ class MbtCLI(LightningCLI):
             say(f"checkpoint: {settings.ckpt_path}")
         if self.subcommand == "predict" and not settings.ckpt_path:
             raise UserError("nothing to predict with: give --ckpt_path FILE (or last, or best, with the experiment's --config)")
-        if settings.ckpt_path and not Path(settings.ckpt_path).is_file():
-            raise UserError(f"--ckpt_path {settings.ckpt_path}: no such file")
+        if settings.ckpt_path:
+            read_checkpoint(settings.ckpt_path)  # refuses, before anything is built, what is none
 
         rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))))
         self.folder: Path | None
@@ -133,6 +181,15 @@ class MbtCLI(LightningCLI):
             if getattr(logger, "init_args", {}).get("save_dir", "") in (None, "."):
                 logger.init_args.save_dir = str(self.folder)
 
+    def instantiate_classes(self) -> None:
+        """Build everything; a run that cannot be built leaves no empty folder behind."""
+        try:
+            super().instantiate_classes()
+        except Exception:
+            if self.folder and not any(self.folder.iterdir()):
+                self.folder.rmdir()
+            raise
+
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse the expanded command line."""
         self.config = parser.parse_args(args)
@@ -142,7 +199,7 @@ class MbtCLI(LightningCLI):
         own: list[Callback] = [RunRecorder(self.folder, yaml.safe_load(self.text), self.text), BadClipGuard()]
         chosen = as_list(config.get("callbacks"))
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in chosen):
-            own.append(RichProgressBar())
+            own.append(Progress())
         if config["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in chosen):
             monitor = "val/score" if self.subcommand == "fit" and self.datamodule.has_val else None
             own.append(
@@ -152,6 +209,19 @@ class MbtCLI(LightningCLI):
         if self.folder:
             trainer.loggers = [MetricsCsv(self.folder), *trainer.loggers]
         return trainer
+
+    def before_fit(self) -> None:
+        """Say what will be trained."""
+        if self.trainer.is_global_zero:
+            network, spec = self.model.network, self.model.spec
+            shapes = ", ".join(f"{m} {'x'.join(map(str, shape))}" for m, shape in spec.inputs.items())
+            say(f"data: {self.datamodule.manifest.path} ({len(spec.classes)} classes; {shapes})")
+            say(
+                f"model: {count_parameters(network) / 1e6:.2f} million parameters, "
+                f"{gflops_per_clip(network, spec.inputs):.3f} GFLOPs a clip"
+            )
+            if not self.datamodule.has_val:
+                say(f"no split {self.datamodule.val_split!r} to validate on: the last checkpoint counts as the best")
 
     def after_fit(self) -> None:
         """Test the best checkpoint, if there is a test split."""
@@ -174,6 +244,9 @@ class MbtCLI(LightningCLI):
         """Print and write the most probable classes of every file."""
         if self.trainer.is_global_zero:
             print_predictions(self)
+            guard = next(c for c in self.trainer.callbacks if isinstance(c, BadClipGuard))
+            if failed := guard.bad.get("predict"):
+                raise UserError(f"{len(failed)} of the files could not be read; see the warnings above")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -214,7 +287,8 @@ def expand(arguments: list[str]) -> list[str]:
 
     checkpoint = value_of("--ckpt_path", expanded)
     if checkpoint and Path(checkpoint).is_file():
-        config = {k: v for k, v in read_checkpoint(checkpoint)["config"].items() if k in ("experiment", "model", "data")}
+        config = read_checkpoint(checkpoint)["mbt_lightning"]["config"]
+        config = {key: config[key] for key in ("experiment", "model", "data")}
         config["data"].pop("media", None)
         expanded = ["--config", yaml.safe_dump(config, sort_keys=False), *expanded]
     if not value_of("--experiment", expanded):
@@ -280,19 +354,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content or {}
 
 
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """What a checkpoint says of its run: `config` and `spec`, as plain data; nothing in the file is run.
-
-    Raises:
-        UserError: a file that is no checkpoint of this program.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return content["mbt_lightning"]
-    except (RuntimeError, OSError, EOFError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: not a checkpoint of mbt ({type(error).__name__}: {one_line(error)[:200]})") from None
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # What is printed
 # ---------------------------------------------------------------------------------------------------------------------
@@ -329,7 +390,7 @@ def print_predictions(cli: MbtCLI, top: int = 5) -> None:
     examples = cli.trainer.predict_dataloaders.dataset.examples
     classes = cli.model.spec.classes
     best = probabilities.topk(min(top, len(classes)))
-    table = Table("file", *(f"top {k + 1}" for k in range(best.indices.shape[1])))
+    table = Table(Column("file", overflow="fold"), *(f"top {k + 1}" for k in range(best.indices.shape[1])))
     assert cli.folder is not None
     with open(cli.folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -356,12 +417,18 @@ def as_list(value: Any) -> list:
 
 
 def quieten() -> None:
-    """Leave out what Lightning says at every start and nobody can act upon."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*Consider setting `persistent_workers=True`.*")
-    warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
+    """Leave out what libraries say at every start and nobody can act upon."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (
+        ".*does not have many workers.*",
+        ".*is deprecated, use `isinstance.treespec.*",
+        ".*number of training batches.*smaller than the logging interval.*",
+        ".*exists and is not empty.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",
+        ".*predict returned None.*",
+        ".*recommended to use `self.log.*sync_dist.*",
+    ):
+        warnings.filterwarnings("ignore", message=text)
 
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -145,7 +144,7 @@ class BadClipGuard(L.Callback):
             if clip.path not in self.told:
                 self.told.add(clip.path)
                 log.warning("%s cannot be read and is left out: %s", clip.path, clip.reason)
-        if trainer.world_size == 1 or (batch_idx + 1) % 50 == 0:
+        if split != "predict" and (trainer.world_size == 1 or (batch_idx + 1) % 50 == 0):
             self.check(trainer, split)
 
     def check(self, trainer: L.Trainer, split: str) -> int:
@@ -180,6 +179,9 @@ class BadClipGuard(L.Callback):
 
     def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:  # noqa: D102
         self.note(trainer, trainer.datamodule.test_split, batch, batch_idx)
+
+    def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:  # noqa: D102
+        self.note(trainer, "predict", batch, batch_idx)
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:  # noqa: D102
         pl_module.log("train/bad_clips", float(self.check(trainer, "train")))
@@ -306,6 +308,8 @@ def peak_memory_gb() -> float:
     """Most memory that was in use: of the GPU if there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
+    import resource  # not on Windows
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from mbt_lightning.data.augment import CentralCrop, RandomResizedCrop, RgbAugment, SpecAugment
 from mbt_lightning.data.dataset import ClipDataset, DrawSampler, WindowSetting, collate
+from mbt_lightning.data.decode import DECODERS
 from mbt_lightning.data.demo import CLASSES, demo_manifest
 from mbt_lightning.data.manifest import Manifest, read_manifest
 from mbt_lightning.data.records import Batch, DataSpec, Example
@@ -48,6 +50,8 @@ class AudioVisualData(L.LightningDataModule):
         batch_size: clips in a training step over all processes together; each gets its equal part.
         num_workers: worker processes that decode, in each process; 0: decode in the process itself.
         decoder: `auto` (decord where it can do right, else PyAV), `decord` or `pyav`.
+        cache: whether each worker keeps clips that are not longer than the window decoded in its memory: for small sets
+            of short clips, which would be decoded alike in every epoch.
         max_bad_fraction: a run stops when more than this part of a split cannot be read, 0 to 1.
         media: files or folders to predict.
 
@@ -77,16 +81,24 @@ class AudioVisualData(L.LightningDataModule):
         batch_size: int = 64,
         num_workers: int = 2,
         decoder: str = "auto",
+        cache: bool = False,
         max_bad_fraction: float = 0.01,
         media: list[str] = [],  # noqa: B006
     ):
         super().__init__()
         check_modalities(modalities)
-        for name, value in {"batch_size": batch_size, "num_test_views": num_test_views, "frame_size": frame_size}.items():
+        counts = {"batch_size": batch_size, "num_test_views": num_test_views, "num_frames": num_frames}
+        counts |= {"frame_size": frame_size, "short_side": short_side, "num_workers": num_workers + 1}
+        for name, value in counts.items():
             if value < 1:
-                raise UserError(f"{name} is {value}: give 1 or more")
+                raise UserError(f"{name} is {value - (name == 'num_workers')}: give {int(name != 'num_workers')} or more")
+        for name, seconds in {"window_seconds": window_seconds, "rgb_window_seconds": rgb_window_seconds}.items():
+            if seconds is not None and not 0 < seconds < math.inf:
+                raise UserError(f"{name} is {seconds}: give a length above 0")
         if not 0 <= max_bad_fraction <= 1:
             raise UserError(f"max_bad_fraction is {max_bad_fraction}: give a part from 0 to 1")
+        if decoder not in DECODERS:
+            raise UserError(f"decoder is {decoder!r}: choose one of {', '.join(DECODERS)}")
         self.manifest_path, self.media_root, self.class_file = manifest, media_root, classes
         self.val_split, self.test_split = val_split, test_split
         self.modalities = tuple(modalities)
@@ -105,6 +117,7 @@ class AudioVisualData(L.LightningDataModule):
             short_side=short_side,
             decoder=decoder,
             streams=tuple(STREAMS[m] for m in modalities),
+            cache=cache,
         )
         self._manifest: Manifest | None = None
 

@@ -33,6 +33,7 @@ class WindowSetting:
         short_side: pictures larger than this on their shorter side are shrunk to it, in pixels.
         decoder: `auto`, `decord` or `pyav`.
         streams: which streams are read: `video`, `audio` or both. A clip that lacks one of them cannot be used.
+        cache: whether clips that are not longer than the window, and so are always cut alike, are kept in memory.
     """
 
     seconds: float
@@ -43,6 +44,7 @@ class WindowSetting:
     short_side: int
     decoder: str
     streams: tuple[str, ...]
+    cache: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class ClipDataset(Dataset):
         self.setting = setting
         self.num_views = num_views
         self.seed = seed
+        self.kept: dict[int, Sample] = {}
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -117,7 +120,9 @@ class ClipDataset(Dataset):
                 yield chance.randrange(len(self.examples))
 
     def read(self, draw: Draw, bad: tuple[BadClip, ...] = ()) -> Sample:
-        """Cut and decode the window of one clip."""
+        """Cut and decode the window of one clip, or take it from memory."""
+        if draw.index in self.kept:
+            return replace(self.kept[draw.index], view=draw.view, bad=bad)
         example, setting = self.examples[draw.index], self.setting
         wants_video = "video" in setting.streams
         main = example.video if wants_video and example.video else example.audio
@@ -125,7 +130,8 @@ class ClipDataset(Dataset):
             raise ClipError(example.video or example.clip_id, "the manifest names no file with sound for this clip")
         info = probe(main)
         end = info.duration_seconds if example.end_seconds is None else example.end_seconds
-        starts = self.starts(draw, end - example.start_seconds)
+        duration = end - example.start_seconds
+        starts = self.starts(draw, duration)
         clip = read_clip(
             main if wants_video else None,
             start_seconds=example.start_seconds + starts[0],
@@ -144,7 +150,10 @@ class ClipDataset(Dataset):
                 raise ClipError(main, f"no {stream} stream, which this run's modalities need")
         clip = end_at(clip, example.end_seconds, example.start_seconds + starts[1])
         frames = None if clip.frames is None else shrink(clip.frames, setting.short_side)
-        return Sample(frames, clip.waveform, self.target(draw.index), draw.index, draw.view, bad)
+        sample = Sample(frames, clip.waveform, self.target(draw.index), draw.index, draw.view, bad)
+        if setting.cache and duration <= min(setting.seconds, setting.rgb_seconds or setting.seconds):
+            self.kept[draw.index] = replace(sample, bad=())
+        return sample
 
     def starts(self, draw: Draw, duration: float) -> tuple[float, float]:
         """Where the windows of pictures and of sound start, in seconds from the begin of the segment."""

@@ -36,23 +36,9 @@ from mbt_lightning.data.records import Clip
 from mbt_lightning.errors import UserError
 
 STREAMS = ("video", "audio")
-VIDEO_SUFFIXES = {
-    ".3gp",
-    ".avi",
-    ".flv",
-    ".m4v",
-    ".mkv",
-    ".mov",
-    ".mp4",
-    ".mpeg",
-    ".mpg",
-    ".ogv",
-    ".ts",
-    ".webm",
-    ".wmv",
-}
-AUDIO_SUFFIXES = {".aac", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wav"}
-MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES
+MEDIA_SUFFIXES = {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
+MEDIA_SUFFIXES |= {".aac", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wav"}  # sound only
+
 MAX_PIXELS = 4096 * 2304
 MAX_JUMP_SECONDS = 600.0  # neighbouring timestamps further apart than this are damage, not a long still picture
 MAX_PICTURE_SHIFT_SECONDS = 0.5
@@ -172,7 +158,7 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
     _check_file(path)
     with _open(path) as container:
         name = container.format.name
-        if name in ("tty", "concat") or name.endswith("_pipe"):  # a text, a playlist, a still picture
+        if name == "tty" or name.endswith("_pipe"):  # a text or a still picture
             raise ClipError(path, f"not a clip (its format is {name.removesuffix('_pipe')})")
         video_stream, audio_stream = _best_stream(container, "video"), _best_stream(container, "audio")
         packets = _list_packets(container, [stream for stream in (video_stream, audio_stream) if stream is not None])
@@ -182,10 +168,12 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
         if not tracks:
             raise ClipError(path, "no audio and no video stream")
         end = max(track.end_seconds for track in tracks)
-        # Matroska counts no packets, but tells its duration. (Elsewhere it may be libav's guess from the bit rate.)
-        declared = container.duration / 1e6 if name == "matroska,webm" and container.duration else end
-        if _is_short(end, declared):
-            raise ClipError(path, f"truncated: {end:.2f} s of {declared:.2f} s are there")
+        # Matroska counts no packets, but tells its duration, be it that of another stream. (Elsewhere the duration may
+        # be libav's guess from the bit rate.)
+        if name == "matroska,webm" and container.duration and len(container.streams) == len(tracks):
+            declared = container.duration / 1e6
+            if _is_short(end, declared):
+                raise ClipError(path, f"truncated: {end:.2f} s of {declared:.2f} s are there")
         decord_problem = _decord_problem(name, video, packets[video_stream.index]) if video else "no pictures"
 
     if video is not None and len(video.seconds):
@@ -245,8 +233,8 @@ def _track(stream: Any, packets: dict[int, list[_Packet]], container_name: str) 
     keys = np.unique([p.start for p in rows if p.is_key and p.start is not None])
     steps = np.diff(seconds)
     last, duration = max(shown, default=(0.0, 0.0))
-    if duration <= 0 and len(steps):
-        duration = float(np.median(steps))
+    if duration <= 0:
+        duration = float(np.median(steps)) if len(steps) else 0.04
 
     context = stream.codec_context
     width, height = (context.width, context.height) if context and kind == "picture" else (0, 0)
@@ -337,19 +325,10 @@ def read_clip(
     audio_path = path if audio_path is None else audio_path
     audio_start_seconds = start_seconds if audio_start_seconds is None else audio_start_seconds
     audio_window_seconds = window_seconds if audio_window_seconds is None else audio_window_seconds
-    _check_positive(window_seconds=window_seconds, audio_window_seconds=audio_window_seconds)
-    _check_positive(int, num_frames=num_frames, sample_rate=sample_rate)
-    for name, start in {"start_seconds": start_seconds, "audio_start_seconds": audio_start_seconds}.items():
-        if not 0 <= start < math.inf:
-            raise UserError(f"{name} is {start}; it must be 0 or more seconds after the first picture.")
-    if isinstance(streams, str) or not streams or not set(streams) <= set(STREAMS):
-        raise UserError(f"streams is {streams!r}; it must be a list of one or both of {', '.join(STREAMS)}.")
-    if (path if "audio" not in streams else audio_path) is None:
-        raise UserError("path is None; it must be the media file that holds the wanted streams.")
-    if decoder not in DECODERS:
-        raise UserError(f"decoder is {decoder!r}; it must be one of {', '.join(DECODERS)}.")
-    if decoder == "decord" and _decord() is None:
-        raise UserError("decoder is 'decord', which is not installed here; use decoder: pyav (or auto).")
+    _check_numbers(float, window_seconds=window_seconds, audio_window_seconds=audio_window_seconds)
+    _check_numbers(int, num_frames=num_frames, sample_rate=sample_rate)
+    _check_starts(start_seconds=start_seconds, audio_start_seconds=audio_start_seconds)
+    _check_choices(path, audio_path, streams, decoder)
 
     known = {} if info is None else {info.path: info}
     for file, stream in ((path, "video"), (audio_path, "audio")):
@@ -376,11 +355,30 @@ def read_clip(
     return Clip(frames, frame_seconds, num_real_frames, waveform, real_samples, sample_rate)
 
 
-def _check_positive(kind: type = float, **values: float) -> None:
-    """Raise UserError for a value that is not a positive number (of a kind)."""
+def _check_numbers(kind: type, **values: float) -> None:
+    """Raise UserError for a value that is not a positive number of this kind."""
     for name, value in values.items():
         if not 0 < value < math.inf or value != kind(value):
             raise UserError(f"{name} is {value}; it must be above 0{' and whole' if kind is int else ''}.")
+
+
+def _check_starts(**values: float) -> None:
+    """Raise UserError for a start before the clip's begin."""
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise UserError(f"{name} is {value}; it must be 0 or more seconds after the first picture.")
+
+
+def _check_choices(path: Any, audio_path: Any, streams: Sequence[str], decoder: str) -> None:
+    """Raise UserError for streams or a decoder that do not exist, and where no file is named."""
+    if isinstance(streams, str) or not streams or not set(streams) <= set(STREAMS):
+        raise UserError(f"streams is {streams!r}; it must be a list of one or both of {', '.join(STREAMS)}.")
+    if (audio_path if "audio" in streams else path) is None:
+        raise UserError("path is None; it must be the media file that holds the wanted streams.")
+    if decoder not in DECODERS:
+        raise UserError(f"decoder is {decoder!r}; it must be one of {', '.join(DECODERS)}.")
+    if decoder == "decord" and _decord() is None:
+        raise UserError("decoder is 'decord', which is not installed here; use decoder: pyav (or auto).")
 
 
 def _check_window(info: MediaInfo, track: Track, start_seconds: float) -> None:
@@ -423,7 +421,7 @@ def decord_frames(info: MediaInfo, video: Track, indices: NDArray[np.intp]) -> P
     """
     decord = _decord()
     if decord is None or info.decord_problem:
-        raise ClipError(info.path, f"decord does not read it: {info.decord_problem or 'not installed'}")
+        raise ClipError(info.path, f"decord must not read it: {info.decord_problem or 'not installed'}")
     try:
         # Made and dropped here: a reader that lives longer hangs once a DataLoader forks.
         reader = decord.VideoReader(info.path, ctx=decord.cpu(0), num_threads=1)
@@ -438,8 +436,8 @@ def decord_frames(info: MediaInfo, video: Track, indices: NDArray[np.intp]) -> P
 
 def _decord() -> Any:
     """The decord package, kept quiet; None where it is not installed."""
-    # Read at import: how often it asks again at the end of a file that lost its end, before it gives up.
-    os.environ.setdefault("DECORD_EOF_RETRY_MAX", "128")
+    # DECORD_EOF_RETRY_MAX stays at decord's 10240: with 128 it gave up on every fifth request to a good clip, and
+    # with 10240 a damaged one still takes less than 0.1 s.
     try:
         import decord
     except (ImportError, OSError):
@@ -456,12 +454,10 @@ def pyav_frames(info: MediaInfo, video: Track, indices: NDArray[np.intp]) -> Pic
     """
     wanted = video.seconds[indices]
     try:
-        found = _decode_pictures(info, video, wanted, seek=not video.is_counted)
+        return _decode_pictures(info, video, wanted, seek=not video.is_counted)
     except ClipError:
         # MPEG-TS lands late, and a picture behind a seek may lack the one it refers to: the straight way decides.
-        found = _decode_pictures(info, video, wanted, seek=False)
-    images = [_upright(frame, video) for frame, _ in found]
-    return np.stack(images), np.array([seconds for _, seconds in found])
+        return _decode_pictures(info, video, wanted, seek=False)
 
 
 DECODERS: dict[str, tuple[FrameReader, ...]] = {
@@ -471,11 +467,11 @@ DECODERS: dict[str, tuple[FrameReader, ...]] = {
 }
 
 
-def _decode_pictures(info: MediaInfo, video: Track, wanted: NDArray[np.float64], seek: bool) -> list[tuple[Any, float]]:
-    """For each of the rising times the decoded picture on display, and when it is first shown."""
+def _decode_pictures(info: MediaInfo, video: Track, wanted: NDArray[np.float64], seek: bool) -> Pictures:
+    """For each of the rising times the picture on display, and when it is first shown."""
     # Without seeking a neighbour will do where a picture was never there (at the open end of a broadcast recording).
     max_shift = sampling.TOLERANCE_SECONDS if seek else MAX_PICTURE_SHIFT_SECONDS
-    found: list[tuple[Any, float]] = []
+    images, seconds = [], []
     with _open(info.path) as container:
         stream = _best_stream(container, "video")
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
@@ -497,8 +493,9 @@ def _decode_pictures(info: MediaInfo, video: Track, wanted: NDArray[np.float64],
                 raise ClipError(info.path, f"the picture at {time:.3f} s cannot be decoded")
             if nearest[0].is_corrupt:
                 raise ClipError(info.path, f"the picture at {time:.3f} s is damaged")
-            found.append(nearest)
-    return found
+            images.append(_upright(nearest[0], video))
+            seconds.append(nearest[1])
+        return np.stack(images), np.array(seconds)
 
 
 def _timed(container: Any, stream: Any, info: MediaInfo, video: Track) -> Iterator[tuple[Any, float]]:
@@ -528,7 +525,7 @@ MARGIN_SECONDS = 0.05  # sound beyond the window's ends, so that the resampling 
 PREROLL_SECONDS = 0.5  # decoders need what comes before: MP3's bit reservoir, AAC's overlap, Opus' 80 ms
 # Timestamps that are off by less are rounding (Matroska's milliseconds), not a gap: the samples follow each other.
 MAX_DRIFT_SECONDS = 0.02
-SAMPLE_RATES = (1_000, 768_000)
+SAMPLE_RATES = range(1_000, 768_001)
 SAMPLE_TYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.float32, "dbl": np.float64}
 
 
@@ -548,9 +545,11 @@ def _read_sound(
 
     native = np.zeros(math.ceil((end - begin) * rate), dtype=np.float32)
     held = np.zeros(len(native), dtype=bool)
+    # AAC's last frame is filled up; what lies behind the container's end is not sound (and PyAV 19 trims it itself).
+    last = min(len(native), round((audio.end_seconds - begin) * rate))
     for seconds, samples in pieces:
         at = round((seconds - begin) * rate)
-        low, high = max(at, 0), min(at + len(samples), len(native))
+        low, high = max(at, 0), min(at + len(samples), last)
         if low < high:
             native[low:high] = samples[low - at : high - at]
             held[low:high] = True
@@ -583,11 +582,9 @@ def _decode_sound(
         if seek:
             container.seek(round((info.origin + begin - PREROLL_SECONDS) / stream.time_base), stream=stream)
         for frame in container.decode(stream):
-            if frame.is_corrupt:
-                raise ClipError(info.path, "the sound is damaged")
             rate = rate or frame.sample_rate
-            if frame.sample_rate != rate or not SAMPLE_RATES[0] <= rate <= SAMPLE_RATES[1]:
-                raise ClipError(info.path, f"the sample rate of the sound changes from {rate} to {frame.sample_rate}")
+            if frame.sample_rate != rate or rate not in SAMPLE_RATES:
+                raise ClipError(info.path, f"a sample rate of {frame.sample_rate} Hz, first {rate} Hz, cannot be read")
             stamp = None if frame.time is None else float(frame.time) - info.origin
             if clock is None:
                 if stamp is None and seek:
@@ -600,9 +597,11 @@ def _decode_sound(
             if clock >= end:
                 break
             if clock + frame.samples / rate > begin:
+                if frame.is_corrupt:
+                    raise ClipError(info.path, f"the sound at {clock:.3f} s is damaged")
                 pieces.append((clock, to_mono(frame)))
             clock += frame.samples / rate
-    return pieces, rate or SAMPLE_RATES[0]
+    return pieces, rate or SAMPLE_RATES.start
 
 
 class _Downmix:
@@ -612,7 +611,7 @@ class _Downmix:
         self.mixer: Any = None
 
     def __call__(self, frame: Any) -> NDArray[np.float32]:
-        num_channels = len(frame.layout.channels)
+        num_channels = frame.layout.nb_channels
         if num_channels > 2:
             # Without this option libav mixes to float without dividing by the sum of the weights.
             self.mixer = self.mixer or av.AudioResampler("fltp", "mono", options={"rematrix_maxval": "1.0"})
@@ -658,6 +657,19 @@ def _resampler(rate: int, sample_rate: int) -> torchaudio.transforms.Resample:
 
 # ---- files ----------------------------------------------------------------------------------------------------------
 
+NOT_MEDIA = {
+    b"version https://git-lfs": "a git-lfs pointer, not the media file itself; fetch it with: git lfs pull",
+    b"<!doctype": "a web page, not a media file; its download went wrong",
+    b"<html": "a web page, not a media file; its download went wrong",
+    b"#extm3u": "a playlist, not a media file",
+    b"ffconcat": "a playlist, not a media file",
+}
+
+# No file may make libav reach into the network. ("file:" keeps a name such as "a:b.mp4" from looking like a protocol.)
+OPEN_OPTIONS: dict[str, Any] = {"options": {"protocol_whitelist": "file"}}
+if int(av.__version__.split(".")[0]) < 19:
+    OPEN_OPTIONS["metadata_errors"] = "ignore"  # a title in Latin-1 is no damage; PyAV 19 knows that by itself
+
 
 def _check_file(path: str) -> None:
     """Raise ClipError for what a look at the first bytes shows to be no media file."""
@@ -670,24 +682,24 @@ def _check_file(path: str) -> None:
         raise ClipError(path, f"cannot be opened ({error.strerror})") from error
     if not begin:
         raise ClipError(path, "the file is empty")
-    if begin.startswith(b"version https://git-lfs"):
-        raise ClipError(path, "a git-lfs pointer, not the media file itself; fetch it with: git lfs pull")
-    if begin.startswith((b"<!doctype", b"<html")):
-        raise ClipError(path, "a web page, not a media file; its download went wrong")
+    for signature, reason in NOT_MEDIA.items():
+        if begin.startswith(signature):
+            raise ClipError(path, reason)
 
 
 @contextmanager
 def _open(path: str) -> Iterator[Any]:
     """An opened container; whatever goes wrong inside comes out as a ClipError."""
+    verdict = "damaged, or not a media file"
     try:
-        # "file:" keeps a name such as "a:b.mp4" from being read as a protocol; a playlist must not reach the network.
-        with av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"}) as container:
+        with av.open(f"file:{path}", **OPEN_OPTIONS) as container:
+            verdict = "damaged"
             yield container
     except ClipError:
         raise
     except Exception as error:  # damaged files were seen to raise FFmpegError, ValueError, OverflowError, MemoryError
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise ClipError(path, f"damaged, or not a media file ({reason})") from error
+        raise ClipError(path, f"{verdict} ({reason})") from error
 
 
 def _best_stream(container: Any, kind: str) -> Any:

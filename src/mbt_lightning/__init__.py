@@ -1,0 +1,36 @@
+"""Audio-visual classification with transformers: where and how the modalities exchange information."""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "AudioVisualClassifier": "module",
+    "AudioVisualData": "data.datamodule",
+    "Batch": "data.records",
+    "Bottleneck": "model.fusion",
+    "Clip": "data.records",
+    "ClipError": "data.decode",
+    "CrossAttention": "model.fusion",
+    "DataSpec": "data.records",
+    "EncoderSize": "model.mbt",
+    "Fusion": "model.fusion",
+    "Geometry": "model.fusion",
+    "JointSelfAttention": "model.fusion",
+    "MBT": "model.mbt",
+    "UserError": "errors",
+    "fuse": "model.mbt",
+    "load_checkpoint": "checkpoint",
+    "read_clip": "data.decode",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module when it is first asked for: `import mbt_lightning` alone costs nothing."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,51 @@
+"""Checkpoints as plain data: what they say of their run, and the model built again from it."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+
+from mbt_lightning.errors import UserError
+from mbt_lightning.module import AudioVisualClassifier
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint; nothing in the file is run.
+
+    Returns:
+        The checkpoint; under `mbt_lightning` it holds the run's `config` and the data's `spec` as plain data.
+
+    Raises:
+        UserError: a file that is no checkpoint of this program.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"checkpoint {path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content["mbt_lightning"]["config"], content["mbt_lightning"]["spec"]  # noqa: B018
+    except (RuntimeError, OSError, EOFError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"{path}: not a checkpoint of mbt ({type(error).__name__}: {text[:120]})") from None
+    return content
+
+
+def load_checkpoint(path: str | Path) -> AudioVisualClassifier:
+    """Build the trained model of a checkpoint, ready to evaluate on the CPU.
+
+    Args:
+        path: a `.ckpt` file of a run.
+
+    Raises:
+        UserError: a file that is no checkpoint of this program.
+    """
+    content = read_checkpoint(path)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(AudioVisualClassifier, "model")
+    settings = {**content["mbt_lightning"]["config"]["model"], "spec": content["mbt_lightning"]["spec"]}
+    model = parser.instantiate_classes(parser.parse_object({"model": settings})).model
+    model.load_state_dict(content["state_dict"])
+    return model.eval()

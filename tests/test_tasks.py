@@ -1,0 +1,177 @@
+"""Losses and scores, against numbers worked out by hand and against scikit-learn."""
+
+import math
+
+import pytest
+import torch
+
+from mbt_lightning.data.records import DataSpec
+from mbt_lightning.errors import UserError
+from mbt_lightning.tasks import Multiclass, Multihead, Multilabel, average_precisions
+
+
+def spec(classes, groups=()) -> DataSpec:
+    return DataSpec({}, tuple(classes), tuple(groups))
+
+
+def column(*values: float) -> torch.Tensor:
+    return torch.tensor(values)[:, None]
+
+
+def one_hot(rows: list[int], num_classes: int) -> torch.Tensor:
+    return torch.eye(num_classes)[rows]
+
+
+class TestAveragePrecision:
+    @pytest.mark.parametrize(
+        ("scores", "truth", "expected"),
+        [
+            ((0.9, 0.8, 0.7, 0.6), (1, 0, 1, 0), 5 / 6),
+            ((0.5, 0.5, 0.5, 0.5, 0.2, 0.2), (1, 0, 1, 0, 1, 0), 0.5),  # ties are one threshold
+            ((0.1, 0.2, 0.3), (1, 1, 1), 1.0),
+            ((3.0, 2.0, 1.0), (0, 0, 1), 1 / 3),
+        ],
+    )
+    def test_by_hand(self, scores, truth, expected) -> None:
+        for shift, scale in ((0, 1), (-50, 1), (0, 1000)):  # only the order matters
+            logits = column(*scores) * scale + shift
+            assert average_precisions(logits.double(), column(*truth)).item() == pytest.approx(expected)
+
+    def test_equals_scikit_learn(self) -> None:
+        metrics = pytest.importorskip("sklearn.metrics")
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randn(300, 20, generator=generator, dtype=torch.double)
+        logits[:, ::2] = (logits[:, ::2] * 3).round()  # many ties
+        targets = (torch.rand(300, 20, generator=generator) < torch.linspace(0.01, 0.9, 20)).float()
+        targets[0] = 1
+        theirs = [metrics.average_precision_score(targets[:, c], logits[:, c]) for c in range(20)]
+        assert average_precisions(logits, targets).tolist() == pytest.approx(theirs, abs=1e-12)
+        ours = Multilabel(spec(map(str, range(20)))).scores(logits, targets)
+        assert ours == {"mAP": pytest.approx(sum(theirs) / 20), "classes_with_positives": 20.0}
+
+    def test_large_logits_do_not_tie(self) -> None:
+        """float32 probabilities of 101 and 104 are both 1, those of -101 and -104 almost 0."""
+        for sign in (100, -100):
+            logits = column(4, 3, 2, 1) + sign
+            assert average_precisions(logits, column(1, 0, 1, 0)).item() == pytest.approx(5 / 6)
+
+
+class TestMultilabel:
+    def test_loss_is_summed_over_classes(self) -> None:
+        logits = torch.tensor([[0.0, 2.0, -1.0], [0.0, 0.0, 0.0]])
+        targets = torch.tensor([[1.0, 0.0, 0.3], [1.0, 1.0, 0.0]])
+        first = math.log(2) + math.log(1 + math.exp(2)) + 0.3 * math.log(1 + math.e) + 0.7 * math.log(1 + 1 / math.e)
+        assert Multilabel(spec("abc")).loss(logits, targets).tolist() == pytest.approx([first, 3 * math.log(2)])
+
+    def test_smoothing(self) -> None:
+        targets = torch.tensor([[1.0, 0.0, 0.5, 0.0]])
+        smoothed = Multilabel(spec("abcd")).smooth(targets, 0.3)
+        assert smoothed[0].tolist() == pytest.approx([0.7 + 0.075, 0.075, 0.35 + 0.075, 0.075])
+        assert targets[0].tolist() == [1.0, 0.0, 0.5, 0.0]
+        assert torch.equal(Multilabel(spec("abcd")).smooth(targets, 0.0), targets)
+
+    def test_probabilities(self) -> None:
+        assert Multilabel(spec("ab")).probabilities(torch.tensor([[0.0, 1.0]]))[0].tolist() == pytest.approx(
+            [0.5, 1 / (1 + math.exp(-1))]
+        )
+
+    def test_classes_without_positives_are_left_out_and_counted(self) -> None:
+        logits = torch.cat([column(0.9, 0.8, 0.7, 0.6), column(1, 2, 3, 4), column(4, 3, 2, 1)], 1)
+        targets = torch.cat([column(1, 0, 1, 0), column(0, 0, 0, 0), column(0, 0, 0, 1)], 1)
+        scores = Multilabel(spec("abc")).scores(logits, targets)
+        assert scores == {"mAP": pytest.approx((5 / 6 + 1 / 4) / 2), "classes_with_positives": 2.0}
+
+    def test_groups(self) -> None:
+        logits = torch.cat([column(4, 3, 2, 1), column(1, 2, 3, 4), column(4, 3, 2, 1), column(1, 2, 3, 4)], 1)
+        targets = torch.cat([column(1, 0, 0, 0), column(0, 0, 0, 0), column(0, 0, 0, 1), column(0, 0, 0, 0)], 1)
+        scores = Multilabel(spec("abcd", ("seen", "seen", "heard", "silent"))).scores(logits, targets)
+        silent = scores.pop("mAP/silent")
+        assert math.isnan(silent)
+        assert scores == {"mAP": 0.625, "classes_with_positives": 2.0, "mAP/seen": 1.0, "mAP/heard": 0.25}
+
+
+class TestMulticlass:
+    def test_loss_takes_mixed_targets(self) -> None:
+        logits = torch.tensor([[1.0, 2.0, 0.0]])
+        total = math.log(math.e + math.exp(2) + 1)
+        loss = Multiclass(spec("abc")).loss(logits, torch.tensor([[0.25, 0.75, 0.0]]))
+        assert loss.tolist() == pytest.approx([0.25 * (total - 1) + 0.75 * (total - 2)])
+
+    def test_top_1_and_top_5(self) -> None:
+        logits = torch.arange(7.0).repeat(4, 1)  # the order of the classes is 6 5 4 3 2 1 0
+        scores = Multiclass(spec("abcdefg")).scores(logits, one_hot([6, 2, 1, 0], 7))
+        assert scores == {"top1": 0.25, "top5": 0.5}
+
+    def test_fewer_than_five_classes(self) -> None:
+        scores = Multiclass(spec("ab")).scores(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), one_hot([0, 1], 2))
+        assert scores == {"top1": 0.5, "top5": 1.0}
+
+    def test_groups_are_scored_on_their_own_clips(self) -> None:
+        logits = one_hot([0, 0, 2, 0], 4)
+        scores = Multiclass(spec("abcd", ("x", "x", "y", "z"))).scores(logits, one_hot([0, 1, 2, 2], 4))
+        assert math.isnan(scores.pop("top1/z"))
+        assert scores == {"top1": 0.5, "top5": 1.0, "top1/x": 0.5, "top1/y": 0.5}
+
+    def test_probabilities(self) -> None:
+        task = Multiclass(spec("ab"))
+        assert task.probabilities(torch.tensor([[0.0, math.log(3)]]))[0].tolist() == pytest.approx([0.25, 0.75])
+
+
+VERBS_AND_NOUNS = ("verb:0", "verb:1", "verb:2", "noun:0", "noun:1", "noun:2")
+
+
+def epic(verb: int, noun: int) -> torch.Tensor:
+    """Target of one clip."""
+    return torch.cat([one_hot([verb], 3), one_hot([noun], 3)], 1)
+
+
+class TestMultihead:
+    # Products of verb .6 .3 .1 and noun .5 .3 .2: .30 .18 .15 .12 .09 | .06 .05 .03 .02
+    logits = torch.tensor([[0.6, 0.3, 0.1, 0.5, 0.3, 0.2]]).log()
+
+    @pytest.mark.parametrize(
+        ("verb", "noun", "top1", "top5"),
+        [(0, 0, 1, 1), (0, 1, 0, 1), (1, 0, 0, 1), (0, 2, 0, 1), (1, 1, 0, 1), (1, 2, 0, 0), (2, 0, 0, 0), (2, 2, 0, 0)],
+    )
+    def test_action_is_ranked_by_the_product(self, verb, noun, top1, top5) -> None:
+        scores = Multihead(spec(VERBS_AND_NOUNS)).scores(self.logits, epic(verb, noun))
+        assert scores == {
+            "verb_top1": float(verb == 0),
+            "verb_top5": 1.0,
+            "noun_top1": float(noun == 0),
+            "noun_top5": 1.0,
+            "action_top1": top1,
+            "action_top5": top5,
+        }
+
+    def test_softmax_is_taken_within_each_head(self) -> None:
+        """Adding a number to one head's logits changes nothing."""
+        task, shifted = Multihead(spec(VERBS_AND_NOUNS)), self.logits + torch.tensor([9.0] * 3 + [0.0] * 3)
+        torch.testing.assert_close(task.probabilities(shifted)[0], torch.tensor([0.6, 0.3, 0.1, 0.5, 0.3, 0.2]))
+        assert task.scores(shifted, epic(1, 1)) == task.scores(self.logits, epic(1, 1))
+
+    def test_more_clips_than_fit_one_part(self) -> None:
+        logits = self.logits.repeat(700, 1)
+        targets = torch.cat([epic(0, 0)] * 350 + [epic(1, 1)] * 175 + [epic(2, 0)] * 175)
+        scores = Multihead(spec(VERBS_AND_NOUNS)).scores(logits, targets)
+        assert (scores["action_top1"], scores["action_top5"]) == (0.5, 0.75)
+
+    def test_loss_is_the_mean_of_the_heads(self) -> None:
+        loss = Multihead(spec(VERBS_AND_NOUNS)).loss(self.logits, epic(1, 2))
+        assert loss.tolist() == pytest.approx([-(math.log(0.3) + math.log(0.2)) / 2])
+
+    def test_smoothing_stays_within_a_head(self) -> None:
+        classes = ("verb:0", "verb:1", "noun:0", "noun:1", "noun:2", "noun:3")
+        smoothed = Multihead(spec(classes)).smooth(torch.tensor([[1.0, 0, 0, 0, 1, 0]]), 0.2)
+        assert smoothed[0].tolist() == pytest.approx([0.9, 0.1, 0.05, 0.05, 0.85, 0.05])
+
+    @pytest.mark.parametrize(
+        ("classes", "message"),
+        [
+            (("verb:0", "cut"), "class 'cut' names no head: task Multihead wants names like verb:3 and noun:17"),
+            (("verb:0", "noun:0", "verb:1"), "the classes of a head must stand together.*heads: verb, noun"),
+        ],
+    )
+    def test_wrong_classes_are_refused(self, classes, message) -> None:
+        with pytest.raises(UserError, match=message):
+            Multihead(spec(classes))
