@@ -11,6 +11,7 @@ import inspect
 import re
 import shlex
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ class ParserReadyError(Exception):
 
 
 class Program(MbtCLI):
-    """The program's parser, which takes the time, made once; it resolves and builds, and runs nothing."""
+    """The program's parser, made once as it takes time; it resolves and builds, and runs nothing."""
 
     def __init__(self):
         with suppress(ParserReadyError):
@@ -63,19 +64,29 @@ class Program(MbtCLI):
     def parse_arguments(self, parser, args) -> None:
         raise ParserReadyError
 
+    @cache  # noqa: B019: there is one program
     def parse(self, *arguments: str):
         """The settings of `mbt fit ARGUMENTS`."""
         return self.parser.parse_args(expand(["fit", *arguments])).fit
 
-    def resolve(self, *arguments: str) -> dict:
-        """The same as plain values by dotted name."""
-        return flat(yaml.safe_load(self._parser("fit").dump(self.parse(*arguments), skip_none=False)))
+    @cache  # noqa: B019
+    def resolve(self, *files: str) -> dict:
+        """The settings of stacked files, as plain values by dotted name."""
+        text = self._parser("fit").dump(self.parse(*stacked(*files)), skip_none=False)
+        return flat(yaml.safe_load(text))
 
-    def build(self, *arguments: str):
-        """The model and the data."""
-        self.settings = self.parse(*arguments)
+    def build(self, *files: str, manifest: str | None = None):
+        """The model and the data of stacked files, with a manifest of the test's own."""
+        self.settings = self.parse(*stacked(*files)).clone()
+        if manifest:
+            self.settings.data.manifest = manifest
         built = self._parser("fit").instantiate_classes(self.settings)
         return built.model, built.data
+
+
+def stacked(*files: str) -> list[str]:
+    """Files as arguments of the program; the last one wins."""
+    return [word for file in files for word in ("--config", file)]
 
 
 def flat(tree, name: str = "") -> dict:
@@ -207,12 +218,12 @@ POINT_VALUES = {
 
 @pytest.fixture(scope="module")
 def base_values(program) -> dict:
-    return program.resolve("--config", point_file("base"))
+    return program.resolve(point_file("base"))
 
 
 @pytest.mark.parametrize("name", POINTS)
 def test_point_is_what_its_name_says(name, program):
-    values = program.resolve("--config", point_file(name))
+    values = program.resolve(point_file(name))
     for key, expected in POINT_VALUES[name].items():
         if key == "fusion":
             assert values["model.fusion.class_path"].rsplit(".", 1)[-1] == expected["class_path"]
@@ -225,7 +236,7 @@ def test_point_is_what_its_name_says(name, program):
 @pytest.mark.parametrize("name", POINTS)
 def test_point_differs_from_the_base_in_its_idea_only(name, program, base_values):
     assert read_yaml(EXPERIMENTS / f"{name}.yaml")["base"] == "base.yaml"
-    values = program.resolve("--config", point_file(name))
+    values = program.resolve(point_file(name))
     different = {key for key in values.keys() | base_values.keys() if values.get(key) != base_values.get(key)}
     ideas = r"(model\.(fusion|fusion_layer|modalities|share_encoder)(\.|$)|experiment$|base$)"
     assert all(re.match(ideas, key) for key in different), different
@@ -233,7 +244,7 @@ def test_point_differs_from_the_base_in_its_idea_only(name, program, base_values
 
 @pytest.mark.parametrize("name", POINTS)
 def test_point_builds_on_the_embedded_data(name, program):
-    model, data = program.build("--config", point_file(name))
+    model, data = program.build(point_file(name))
     wanted = POINT_VALUES[name].get("modalities", ["rgb", "spectrogram"])
     assert list(model.network.modalities) == list(data.modalities) == wanted
     assert len(model.network.layers) == 12
@@ -315,13 +326,13 @@ LEFT_TO_THE_POINT = r"(model\.(fusion|fusion_layer|modalities|share_encoder)(\.|
 @pytest.mark.parametrize("point", ["bottleneck_b4_lf8", "audio_only"])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_holds_the_papers_values_and_none_of_the_demo(recipe, point, program):
-    values = program.resolve("--config", point_file(point), "--config", recipe_file(recipe))
+    values = program.resolve(point_file(point), recipe_file(recipe))
     wanted = PAPER | DIFFERENT.get(recipe, {}) | {"model.task.class_path": f"mbt_lightning.tasks.{TASKS[recipe]}"}
     assert {key: values.get(key, "is not set") for key in wanted} == wanted
     assert re.fullmatch(r"data/\w+/manifest\.csv", values["data.manifest"])
     assert values["experiment"] == f"{point}+{recipe}"
 
-    alone = program.resolve("--config", recipe_file(recipe))
+    alone = program.resolve(recipe_file(recipe))
     different = {key for key in values.keys() | alone.keys() if values.get(key) != alone.get(key)}
     left_over = {key for key in different if not re.match(LEFT_TO_THE_POINT, key)}
     assert not left_over, f"not set by the recipe itself, so they come from the demonstration: {sorted(left_over)}"
@@ -367,8 +378,7 @@ TOKENS |= {
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_builds_its_model(recipe, point, program, tmp_path, hollow_blocks):
     manifest = write_manifest(tmp_path, classes_of(recipe))
-    files = ("--config", point_file(point), "--config", recipe_file(recipe))
-    model, data = program.build(*files, "--data.manifest", manifest)
+    model, data = program.build(point_file(point), recipe_file(recipe), manifest=manifest)
     network, tokens = model.network, dict(zip(("rgb", "spectrogram"), TOKENS[recipe], strict=True))
     assert {m: network.tokens[m].positions.shape[1] - 1 for m in network.modalities} == {
         m: tokens[m] for m in network.modalities
@@ -384,14 +394,13 @@ def test_audioset_recipe_is_as_large_as_the_authors_model(program, tmp_path, hol
     """Their count at B = 4 (5 tokens): 173.22 million parameters, and 86.36 for sound alone."""
     manifest = write_manifest(tmp_path, classes_of("audioset_mini"))
     for point, millions in {"bottleneck_b4_lf8": 173.22, "audio_only": 86.36}.items():
-        files = ("--config", point_file(point), "--config", recipe_file("audioset_mini"))
-        model, _ = program.build(*files, "--data.manifest", manifest)
+        model, _ = program.build(point_file(point), recipe_file("audioset_mini"), manifest=manifest)
         assert sum(p.numel() for p in model.network.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
 
 
 def test_released_recipe_brings_its_five_tokens(program):
     for point in ("bottleneck_symmetric_b4_lf8", "bottleneck_b4_lf8"):
-        values = program.resolve("--config", point_file(point), "--config", recipe_file("audioset_mini_released"))
+        values = program.resolve(point_file(point), recipe_file("audioset_mini_released"))
         assert values["model.fusion.init_args.num_bottlenecks"] == 5
         assert values["model.fusion.init_args.update"] == "symmetric"
         assert values["model.fusion_layer"] == 8
@@ -408,8 +417,8 @@ def test_logger_sets_the_logger_and_nothing_else(logger, point, program):
     path = EXPERIMENTS / "loggers" / f"{logger}.yaml"
     content = read_yaml(path)
     assert content.keys() == {"trainer"} and content["trainer"].keys() == {"logger"}
-    values = program.resolve("--config", point_file(point), "--config", str(path))
-    alone = program.resolve("--config", point_file(point))
+    values = program.resolve(point_file(point), str(path))
+    alone = program.resolve(point_file(point))
     different = {key for key in values.keys() | alone.keys() if values.get(key) != alone.get(key)}
     assert all(re.match(r"(trainer\.logger|experiment)(\.|$)", key) for key in different)
     # What the program replaces by the run's folder:
@@ -419,7 +428,7 @@ def test_logger_sets_the_logger_and_nothing_else(logger, point, program):
 def test_wandb_takes_up_the_run_it_is_given(program):
     """LightningCLI would hand WandbLogger's own `resume="allow"` on as None."""
     path = EXPERIMENTS / "loggers" / "wandb.yaml"
-    values = program.resolve("--config", point_file("late"), "--config", str(path))
+    values = program.resolve(point_file("late"), str(path))
     assert values["trainer.logger.init_args.resume"] == "allow"
     assert values["trainer.logger.init_args.log_model"] is False
 
@@ -452,7 +461,7 @@ def test_wrong_file_ends_with_exit_code_2(case, tmp_path, capsys):
     path.write_text(content, encoding="utf-8")
     runs = tmp_path / "runs"
     with pytest.raises(SystemExit) as end:
-        main(["fit", "--config", point_file("late"), "--config", str(path), "--runs", str(runs)])
+        main(["fit", *stacked(point_file("late"), str(path)), "--runs", str(runs)])
     assert end.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("mbt: error: ") and told in lines[0]
@@ -463,6 +472,6 @@ def test_key_twice_in_a_base_is_found_too(tmp_path, capsys):
     (tmp_path / "base.yaml").write_text("model:\n  head: cls\n  head: mean\n", encoding="utf-8")
     (tmp_path / "point.yaml").write_text("base: base.yaml\n", encoding="utf-8")
     with pytest.raises(SystemExit) as end:
-        main(["fit", "--config", str(tmp_path / "point.yaml")])
+        main(["fit", *stacked(str(tmp_path / "point.yaml"))])
     assert end.value.code == 2
     assert "base.yaml:3" in capsys.readouterr().err
