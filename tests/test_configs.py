@@ -54,7 +54,7 @@ class ParserReadyError(Exception):
 
 
 class Program(MbtCLI):
-    """The program's parser, made once as it takes time; it resolves and builds, and runs nothing."""
+    """The program's parser, of which there is one as it takes time; it resolves and builds, and runs nothing."""
 
     def __init__(self):
         with suppress(ParserReadyError):
@@ -64,7 +64,7 @@ class Program(MbtCLI):
     def parse_arguments(self, parser, args) -> None:
         raise ParserReadyError
 
-    @cache  # noqa: B019: there is one program
+    @cache  # noqa: B019
     def parse(self, *arguments: str):
         """The settings of `mbt fit ARGUMENTS`."""
         return self.parser.parse_args(expand(["fit", *arguments])).fit

@@ -1,0 +1,288 @@
+"""The program: what it refuses and how, which value wins, what a run leaves behind. In this process, on real clips."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mbt_lightning.checkpoint import load_checkpoint, read_checkpoint
+from mbt_lightning.cli import expand, main
+from mbt_lightning.data.demo import DemoSize, demo_manifest
+from mbt_lightning.errors import UserError
+from mbt_lightning.run import MetricsCsv, find_checkpoint, new_run_folder
+
+POINT = "experiments/bottleneck_b4_lf8.yaml"
+TINY = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_layer", "2", "--data.num_workers", "0"]
+
+
+@pytest.fixture(autouse=True)
+def in_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in the project's folder; let no variable that the program sets outlive a test."""
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MBT_RUN_FOLDER"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few real clips of the embedded task."""
+    return demo_manifest(DemoSize(16, 8, 12), cache=tmp_path_factory.mktemp("cli-demo"))
+
+
+def tiny(manifest: Path, runs: Path, *more: str) -> list[str]:
+    """Options of a run that takes a second or two."""
+    options = ["--config", POINT, "--data.manifest", str(manifest), "--runs", str(runs), *TINY]
+    return [*options, "--data.batch_size", "8", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", *more]
+
+
+@pytest.fixture(scope="session")
+def finished(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run that has been trained and tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(Path(__file__).parent.parent)
+        runs = tmp_path_factory.mktemp("runs")
+        main(["fit", *tiny(manifest, runs)])
+    return next((runs / "bottleneck_b4_lf8").iterdir())
+
+
+def refusal(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    """The one line with which the program refuses its arguments."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "Traceback" not in "".join(lines)
+    return lines[-1]
+
+
+WRONG = {
+    "unknown key": (["--model.fusion_layr", "3"], "did you mean model.fusion_layer?"),
+    "not a number": (["--model.fusion_layer", "abc"], 'Parser key "model.fusion_layer": Expected a <class \'int\'>'),
+    "layer beyond the encoder": (["--model.fusion_layer", "13"], "fusion_layer is 13, but the encoder has 12 layers"),
+    "unknown strategy": (["--model.fusion", "Botleneck"], "did you mean Bottleneck?"),
+    "no bottleneck token": (["--model.fusion.num_bottlenecks", "0"], "num_bottlenecks is 0: give at least 1"),
+    "unknown rule": (["--model.fusion.update", "both"], "choose one of sequential, symmetric"),
+    "unknown modality": (["--model.modalities", "[rgb,sound]"], "modality 'sound' is unknown: choose from rgb, spectrogram"),
+    "unknown size": (["--model.size", "xl"], "size is 'xl': choose one of ti, s, b, l"),
+    "unknown decoder": (["--data.decoder", "ffmpeg"], "decoder is 'ffmpeg': choose one of"),
+    "no clips a batch": (["--data.batch_size", "0"], "batch_size is 0: give 1 or more"),
+    "no window": (["--data.window_seconds", "0"], "window_seconds is 0.0: give a length above 0"),
+    "smoothing": (["--model.label_smoothing", "1.5"], "label_smoothing is 1.5: give a part from 0 to below 1"),
+    "missing manifest": (["--data.manifest", "nope.csv"], "nope.csv: no such manifest"),
+    "missing checkpoint": (["--ckpt_path", "nope.ckpt"], "checkpoint nope.ckpt: no such file"),
+    "nothing to resume": (["--ckpt_path", "last"], "--ckpt_path last: no run of experiment 'bottleneck_b4_lf8'"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_value_is_refused_in_one_line(name: str, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    arguments, text = WRONG[name]
+    line = refusal(capsys, "fit", "--config", POINT, "--runs", str(tmp_path), *arguments)
+    assert line.startswith("mbt: error: ") and text in line
+    assert not list(tmp_path.glob("*/*")), "a run that cannot start leaves an empty folder"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("model:\n  fusion_layer: 3\n  fusion_layer: 4\n", "wrong.yaml:3: key 'fusion_layer' stands there twice"),
+        ("x: [1\n", "wrong.yaml: not a YAML file"),
+        ("- 1\n", "wrong.yaml: an experiment file holds keys and values, not list"),
+        ("config: base.yaml\n", "write `base: FILE` to build on another file"),
+        ("base: nope.yaml\n", "nope.yaml: no such file"),
+        ("base: wrong.yaml\n", "wrong.yaml: is its own base"),
+        ("model:\n  fusion_layr: 4\n", "model.fusion_layr"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(
+    content: str, text: str, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    (tmp_path / "wrong.yaml").write_text(content)
+    assert text in refusal(capsys, "fit", "--config", str(tmp_path / "wrong.yaml"), "--runs", str(tmp_path / "runs"))
+
+
+def test_a_misspelt_file_is_hinted_at(capsys: pytest.CaptureFixture) -> None:
+    line = refusal(capsys, "fit", "--config", "experiments/botleneck_b4_lf8.yaml")
+    assert "no such file; did you mean experiments/bottleneck_b4_lf8.yaml?" in line
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 truncated"])
+def test_what_is_no_checkpoint_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.ckpt").write_bytes(content)
+    with pytest.raises(UserError, match="not a checkpoint of mbt"):
+        read_checkpoint(tmp_path / "x.ckpt")
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    class Harm:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "harm",))
+
+    torch.save({"mbt_lightning": {"config": {}, "spec": {}}, "state_dict": Harm()}, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match="not a checkpoint of mbt"):
+        read_checkpoint(tmp_path / "x.ckpt")
+    assert not (tmp_path / "harm").exists()
+
+
+def test_bases_and_checkpoints_become_earlier_configs(finished: Path) -> None:
+    words = expand(["fit", f"--config={POINT}", "--model.fusion_layer", "3"])
+    assert words == [
+        *("fit", "--config", "experiments/base.yaml", "--config", POINT),
+        *("--model.fusion_layer", "3", "--experiment", "bottleneck_b4_lf8"),
+    ]
+    words = expand(["test", "--ckpt_path", str(finished / "checkpoints/best.ckpt"), "--config", POINT])
+    assert words[1] == "--config" and yaml.safe_load(words[2])["model"]["fusion_layer"] == 2
+    assert words.index("experiments/base.yaml") > 2
+    assert expand(["predict", "a.mp4", "b c.mp4", "--ckpt_path", "x"])[-2:] == ["--data.media", "[a.mp4, b c.mp4]"]
+
+
+def test_a_run_leaves_its_records(finished: Path, manifest: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["experiment"] == "bottleneck_b4_lf8" and summary["run"] == finished.name
+    assert summary["fit"]["finished"] and summary["fit"]["steps"] == 2 and summary["fit"]["clips_per_second"] > 0
+    assert summary["test"]["clips"] == 12 and summary["test"]["bad_clips"] == 0
+    for logits in ("rgb", "spectrogram", "fused"):
+        assert {f"{logits}/mAP", f"{logits}/mAP/video", f"{logits}/mAP/audio", f"{logits}/mAP/relation"} <= set(summary["test"])
+    assert summary["parameters"] > 0 and summary["gflops_per_clip"] > 0 and summary["peak_memory_gb"] > 0
+    assert summary["versions"]["torch"] == torch.__version__.split("+")[0] or summary["versions"]["torch"]
+    assert len(summary["data"]["hash"]) == 16 and summary["data"]["clips"] == {"train": 16, "val": 8, "test": 12}
+
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    assert config["model"]["fusion_layer"] == 2 and config["data"]["manifest"] == str(manifest)
+    with open(finished / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert any(row["val/score"] for row in rows) and any(row["test/score"] for row in rows)
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_a_saved_config_repeats_the_run(finished: Path, tmp_path: Path) -> None:
+    main(["fit", "--config", str(finished / "config.yaml"), "--runs", str(tmp_path)])
+    again = next((tmp_path / "bottleneck_b4_lf8").iterdir())
+    first, second = (load_checkpoint(run / "checkpoints/last.ckpt").state_dict() for run in (finished, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_checkpoint_needs_no_config(finished: Path, tmp_path: Path) -> None:
+    main(["test", "--ckpt_path", str(finished / "checkpoints/best.ckpt"), "--runs", str(tmp_path)])
+    summary = json.loads(next(tmp_path.glob("bottleneck_b4_lf8/*/summary.json")).read_text())
+    expected = json.loads((finished / "summary.json").read_text())
+    assert summary["test"] == expected["test"]
+
+
+def test_a_model_of_another_shape_is_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = ["--ckpt_path", str(finished / "checkpoints/best.ckpt"), "--runs", str(tmp_path), "--model.fusion_layer", "3"]
+    line = refusal(capsys, "test", *options)
+    assert "the checkpoint does not fit this model: network.fusion.bottleneck is not known here" in line
+
+
+def test_command_line_beats_file_beats_checkpoint(finished: Path, tmp_path: Path) -> None:
+    """Also for what the optimiser's state in the checkpoint would bring back."""
+    file = tmp_path / "more.yaml"
+    file.write_text("model:\n  warmup_fraction: 0.5\n  label_smoothing: 0.25\ntrainer:\n  max_epochs: 2\n")
+    options = ["--ckpt_path", str(finished / "checkpoints/last.ckpt"), "--config", str(file), "--runs", str(tmp_path / "r")]
+    main(["fit", *options, "--model.optimizer.lr", "0.007", "--model.warmup_fraction", "0"])
+    run = next((tmp_path / "r" / "more").iterdir())
+    model = yaml.safe_load((run / "config.yaml").read_text())["model"]
+    assert (model["fusion_layer"], model["label_smoothing"], model["warmup_fraction"]) == (2, 0.25, 0.0)
+    content = read_checkpoint(run / "checkpoints/last.ckpt")
+    assert content["global_step"] == 4
+    assert all(group["initial_lr"] == 0.007 for group in content["optimizer_states"][0]["param_groups"])
+    assert content["lr_schedulers"][0]["base_lrs"] == [0.007, 0.007]
+
+
+def test_predict_names_the_best_classes(finished: Path, manifest: Path, tmp_path: Path, capsys) -> None:
+    clips = manifest.parent / "clips"
+    one, *_ = sorted(clips.glob("test-*.mp4"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "copy.MP4").write_bytes(one.read_bytes())
+    (tmp_path / "folder" / "notes.txt").write_text("no media file")
+    checkpoint = str(finished / "checkpoints/best.ckpt")
+    main(["predict", str(one), str(tmp_path / "folder"), "--ckpt_path", checkpoint, "--runs", str(tmp_path / "r")])
+    with open(next(tmp_path.glob("r/*/*/predictions.csv")), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["file"]).name for row in rows] == [one.name, "copy.MP4"]
+    assert rows[0]["red disc"] == rows[1]["red disc"] and 0 < float(rows[0]["red disc"]) < 1
+    assert "top 1" in capsys.readouterr().out
+
+    (tmp_path / "broken.mp4").write_bytes(one.read_bytes()[:500])
+    text = refusal(capsys, "predict", str(tmp_path / "broken.mp4"), str(one), "--ckpt_path", checkpoint, "--runs", str(tmp_path / "s"))
+    assert "1 of the files could not be read" in text
+    assert len(list(tmp_path.glob("s/*/*/predictions.csv"))) == 1, "the others are predicted all the same"
+    assert "no such file or folder" in refusal(capsys, "predict", "nope.mp4", "--ckpt_path", checkpoint, "--runs", str(tmp_path / "t"))
+
+
+@pytest.mark.parametrize("modality", ["rgb", "spectrogram"])
+def test_one_modality_trains_alone(modality: str, manifest: Path, tmp_path: Path) -> None:
+    main(["fit", *tiny(manifest, tmp_path, "--model.modalities", f"[{modality}]")])
+    summary = json.loads(next(tmp_path.glob("*/*/summary.json")).read_text())
+    assert summary["test"]["fused/mAP"] == summary["test"][f"{modality}/mAP"]
+
+
+def test_bf16_checkpoint_loads_without(manifest: Path, tmp_path: Path) -> None:
+    main(["fit", *tiny(manifest, tmp_path, "--trainer.precision", "bf16-mixed")])
+    model = load_checkpoint(next(tmp_path.glob("*/*/checkpoints/last.ckpt")))
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize("broken", [1, 6])
+def test_unreadable_clips_are_counted_and_limited(broken: int, manifest: Path, tmp_path: Path, capsys, caplog) -> None:
+    """One broken training clip of sixteen is tolerated by an option; six are too many."""
+    rows = list(csv.DictReader(open(manifest, newline="")))
+    for row in rows:
+        row["video"] = str(manifest.parent / row["video"])
+    bad = [row for row in rows if row["split"] == "train"][:broken]
+    for number, row in enumerate(bad):
+        row["video"] = str(tmp_path / f"broken{number}.mp4")
+        Path(row["video"]).write_bytes(b"\0" * 2000)
+    with open(tmp_path / "m.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    (tmp_path / "classes.csv").write_bytes((manifest.parent / "classes.csv").read_bytes())
+    arguments = ["fit", *tiny(tmp_path / "m.csv", tmp_path / "r", "--data.max_bad_fraction", "0.2", "--trainer.max_epochs", "2")]
+    if broken == 1:
+        main(arguments)
+        with open(next(tmp_path.glob("r/*/*/metrics.csv")), newline="") as file:
+            assert [row["train/bad_clips"] for row in csv.DictReader(file) if row["train/bad_clips"]] == ["1.0", "1.0"]
+        assert sum("cannot be read and is left out" in message for message in caplog.messages) == 1
+    else:
+        line = refusal(capsys, *arguments)
+        assert "of the 16 clips of split 'train' cannot be read, more than data.max_bad_fraction = 0.2; one is" in line
+
+
+def test_folders_never_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [new_run_folder(tmp_path, "x") for _ in range(5)]
+    assert len(set(folders)) == 5 and all(folder.is_dir() for folder in folders)
+    monkeypatch.setenv("WANDB_RUN_ID", "abc123")
+    assert new_run_folder(tmp_path, "x") == new_run_folder(tmp_path, "x") == tmp_path / "x" / "abc123"
+
+
+def test_the_newest_checkpoint_is_found(tmp_path: Path) -> None:
+    for run in ("20260101-000000", "20260102-000000", "20260102-000000-2"):
+        (tmp_path / "x" / run / "checkpoints").mkdir(parents=True)
+    for run in ("20260101-000000", "20260102-000000"):
+        (tmp_path / "x" / run / "checkpoints" / "last.ckpt").touch()
+    assert find_checkpoint(tmp_path, "x", "last").parent.parent.name == "20260102-000000"
+    with pytest.raises(UserError, match="no run of experiment 'y' has a checkpoint"):
+        find_checkpoint(tmp_path, "y", "last")
+
+
+def test_metrics_go_on_where_a_run_resumes(tmp_path: Path) -> None:
+    logger = MetricsCsv(tmp_path)
+    for step in (1, 2, 3):
+        logger.log_metrics({"a": step}, step)
+    logger.save()
+    resumed = MetricsCsv(tmp_path)
+    resumed.go_back_to(2)
+    resumed.log_metrics({"b": 9}, 3)
+    resumed.save()
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {"step": "1", "a": "1", "b": ""},
+            {"step": "2", "a": "2", "b": ""},
+            {"step": "3", "a": "", "b": "9"},
+        ]
