@@ -85,10 +85,11 @@ def test_imports_point_one_way(place, may_know) -> None:
 
 
 def test_training_does_not_know_the_lab_nor_the_program() -> None:
+    """Only the program may know the lab, and only when one of its tools is called."""
     for name in FILES:
-        if not is_in(name, "cli", "lab"):
-            assert not [other for other in ours(name) if is_in(other, "cli", "lab")], name
-    assert not [n for n in FILES if not n.startswith("lab") and any("lab" in i.split(".") for i in imports(n, True))]
+        if not is_in(name, "__main__", "cli", "lab"):
+            assert not [other for other in ours(name) if is_in(other, "__main__", "cli", "lab")], name
+    assert not [full for full in imports("cli", top_level=True) if full.startswith("mbt_lightning.lab")]
 
 
 def test_codecs_are_known_to_one_file() -> None:
@@ -144,12 +145,11 @@ def public(node: ast.AST, prefix: str):
 
 
 def test_what_is_public_has_a_docstring() -> None:
-    """Lightning's hooks (`on_...`) say by their name when they run."""
-    silent = [
-        full
-        for name, tree in TREES.items()
-        for full, node in public(tree, name)
-        if not ast.get_docstring(node) and not node.name.startswith("on_")
-    ]
+    """Methods that a framework calls by its own name are excused, where the line says so (`noqa: D102`)."""
+    silent = []
+    for name, tree in TREES.items():
+        lines = FILES[name].read_text(encoding="utf-8").splitlines()
+        missing = [(full, node) for full, node in public(tree, name) if not ast.get_docstring(node)]
+        silent += [full for full, node in missing if "noqa: D102" not in lines[node.body[0].lineno - 2]]
     assert silent == []
     assert [name for name, tree in TREES.items() if tree.body and not ast.get_docstring(tree)] == []

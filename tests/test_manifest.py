@@ -135,7 +135,7 @@ class TestClasses:
 
     def test_of_another_place(self, write) -> None:
         write("name\ncat\n", "classes.csv")  # not this one
-        other = write("\ufeffname,mid\r\n\"Dog, barking\",/m/1\r\ndog,/m/2\r\n", "other/list.csv")
+        other = write('\ufeffname,mid\r\n"Dog, barking",/m/1\r\ndog,/m/2\r\n', "other/list.csv")
         manifest = read_manifest(write(self.manifest), classes=other)
         assert manifest.classes == ("Dog, barking", "dog") and manifest.groups == ()
 
@@ -156,7 +156,9 @@ class TestClasses:
             read_manifest(write(self.manifest))
 
     def test_missing(self, write, tmp_path) -> None:
-        with pytest.raises(UserError, match=r"nowhere\.csv: no such class list; give a \.csv file with a column `name`"):
+        with pytest.raises(
+            UserError, match=r"nowhere\.csv: no such class list; give a \.csv file with a column `name`"
+        ):
             read_manifest(write(self.manifest), classes=tmp_path / "nowhere.csv")
 
 
@@ -178,7 +180,9 @@ a,e.mp4,dog,train,damaged
 def test_a_split_without_clips(write) -> None:
     manifest = read_manifest(write(CSV))
     assert [e.clip_id for e in manifest.split("train")] == ["a", "b"]
-    with pytest.raises(UserError, match=r"split 'val' has no clips; the manifest's splits are: train \(2\), test \(1\)"):
+    with pytest.raises(
+        UserError, match=r"split 'val' has no clips; the manifest's splits are: train \(2\), test \(1\)"
+    ):
         manifest.split("val")
     with pytest.raises(UserError, match="split 'val' has no clips; the manifest's splits are: none"):
         read_manifest(write("video,labels,split\n", "empty.csv")).split("val")
@@ -215,7 +219,10 @@ WRONG_CSV = {
     "no split": (HEAD + "b,b.mp4,dog,,,\n", r"m\.csv:3: split is empty; write train, val or test"),
     "short row": (HEAD + "b,b.mp4\n", r"m\.csv:3: the row does not have 6 columns as the header"),
     "long row": (HEAD + "b,b.mp4,dog,train,,,Male, adult\n", r"m\.csv:3: the row does not have 6 columns"),
-    "id twice": (HEAD + "b,b.mp4,dog,train,,\na,c.mp4,dog,val,,\n", r"m\.csv:4: clip_id 'a' stands at .*m\.csv:2 already"),
+    "id twice": (
+        HEAD + "b,b.mp4,dog,train,,\na,c.mp4,dog,val,,\n",
+        r"m\.csv:4: clip_id 'a' stands at .*m\.csv:2 already",
+    ),
     "nan": (HEAD + "b,b.mp4,dog,train,nan,\n", r"m\.csv:3: start_seconds is 'nan'; write seconds, 0 or more"),
     "infinite": (HEAD + "b,b.mp4,dog,train,,inf\n", r"m\.csv:3: end_seconds is 'inf'; write seconds"),
     "negative": (HEAD + "b,b.mp4,dog,train,-1,\n", r"m\.csv:3: start_seconds is '-1'; write seconds, 0 or more"),

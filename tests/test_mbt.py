@@ -94,7 +94,10 @@ class TestSizes:
 
 REFUSALS = {
     "no modality": ({"inputs": {}}, "no modality is given: name at least one of rgb, spectrogram"),
-    "modality": ({"inputs": {"flow": (3, 32, 32)}}, "modality 'flow' has no patch size: add it to patches, which has rgb, sp"),
+    "modality": (
+        {"inputs": {"flow": (3, 32, 32)}},
+        "modality 'flow' has no patch size: add it to patches, which has rgb, sp",
+    ),
     "shared": (
         {"inputs": {"shared": (3, 32, 32)}, "patches": {"shared": [16, 16]}},
         "a modality cannot be called 'shared'",
@@ -135,7 +138,12 @@ class TestDropPath:
         block, x = Block(8, 2, drop_path=0.5), torch.randn(200, 3, 8)
         out = block(x)
         after_attention = x + block.attn(block.norm1(x))
-        cases = [x, after_attention, x + block.mlp(block.norm2(x)), after_attention + block.mlp(block.norm2(after_attention))]
+        cases = [
+            x,
+            after_attention,
+            x + block.mlp(block.norm2(x)),
+            after_attention + block.mlp(block.norm2(after_attention)),
+        ]
         near = torch.stack([(out - case).abs().amax((1, 2)) < 1e-5 for case in cases])
         assert (near.sum(0) == 1).all() and (near.float().mean(1) > 0.15).all()
 
@@ -200,7 +208,12 @@ class TestCost:
         model = build(fusion_layer=1, fusion=lambda g: Bottleneck(g, number, "symmetric"))
         more = 0.0
         for n in (7, 9):
-            more += full_layers(n + number, dim, 1) - full_layers(n, dim, 1) + last_layer(n + number, dim) - last_layer(n, dim)
+            more += (
+                full_layers(n + number, dim, 1)
+                - full_layers(n, dim, 1)
+                + last_layer(n + number, dim)
+                - last_layer(n, dim)
+            )
         difference = gflops_per_clip(model, inputs) - gflops_per_clip(plain, inputs)
         assert difference * 1e9 == pytest.approx(more, rel=1e-6)
 

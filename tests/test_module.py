@@ -31,7 +31,12 @@ def build(seed: int = 0, **settings) -> AudioVisualClassifier:
 
 
 def trainer(**settings) -> L.Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     return L.Trainer(accelerator="cpu", devices=1, **quiet | settings)
 
@@ -91,7 +96,9 @@ class TestSchedule:
 
     def test_it_needs_an_end(self) -> None:
         run = trainer(max_epochs=-1)
-        with pytest.raises(UserError, match=r"the schedule needs an end: set trainer\.max_epochs or trainer\.max_steps"):
+        with pytest.raises(
+            UserError, match=r"the schedule needs an end: set trainer\.max_epochs or trainer\.max_steps"
+        ):
             run.fit(build(), loader(batch([0, 1])))
 
 
@@ -124,7 +131,9 @@ class TestOptimizer:
         run.fit(build(optimizer=sgd(0.25), warmup_fraction=0), data)
         run.save_checkpoint(file)
         watch = Rates()
-        trainer(max_epochs=4, callbacks=[watch]).fit(build(optimizer=sgd(0.01), warmup_fraction=0), data, ckpt_path=file)
+        trainer(max_epochs=4, callbacks=[watch]).fit(
+            build(optimizer=sgd(0.01), warmup_fraction=0), data, ckpt_path=file
+        )
         assert watch.rates == pytest.approx([0.01 * warmup_cosine(s, 8, 0) for s in range(2, 8)])
 
 
@@ -181,7 +190,7 @@ class TestGather:
         return result
 
     def test_views_are_averaged_as_logits(self) -> None:
-        """datasets.md 10: view logits (8, -2, -2, -2) rank below 1.2 and above 0.2; their mean probability would not."""
+        """View logits (8, -2, -2, -2) rank above four of 0.2; by mean probability they would rank below."""
         views = [8.0, -2.0, -2.0, -2.0]
         clips, logits, targets = self.gather(outputs([(4, view, [x, 1.2, 0.2]) for view, x in enumerate(views)]))
         assert clips.tolist() == [4] and targets.tolist() == [[0, 1, 0]]
@@ -219,7 +228,9 @@ class TestTrainer:
     def test_scores_of_a_test(self, head) -> None:
         """Two views of four clips in batches that cross clips, with repeated and empty ones, scored in one go."""
         model = build(task=Multiclass, head=head)
-        empty = Batch(None, None, None, torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
+        empty = Batch(
+            None, None, None, torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+        )
         data = loader(batch([0, 0, 1], [0, 1, 0]), empty, batch([2, 1, 3], [1, 1, 0]), batch([2, 3, 0], [0, 1, 0]))
         (logged,) = trainer().test(model, data, verbose=False)
 
@@ -283,7 +294,10 @@ class TestRefusals:
             ({"warmup_fraction": 1.0}, "warmup_fraction is 1.0: give a part from 0 to below 1"),
             ({"label_smoothing": -0.1}, "label_smoothing is -0.1: give a part from 0 to below 1"),
             ({"modalities": ["rgb", "flow"]}, "modality 'flow' is not in the data, which has rgb, spectrogram"),
-            ({"mixup": ModalityMixup(), "head": "mean"}, "ModalityMixup needs logits a modality: use head cls, or Mixup"),
+            (
+                {"mixup": ModalityMixup(), "head": "mean"},
+                "ModalityMixup needs logits a modality: use head cls, or Mixup",
+            ),
         ],
     )
     def test_wrong_settings(self, settings, message) -> None:

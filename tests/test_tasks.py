@@ -131,7 +131,16 @@ class TestMultihead:
 
     @pytest.mark.parametrize(
         ("verb", "noun", "top1", "top5"),
-        [(0, 0, 1, 1), (0, 1, 0, 1), (1, 0, 0, 1), (0, 2, 0, 1), (1, 1, 0, 1), (1, 2, 0, 0), (2, 0, 0, 0), (2, 2, 0, 0)],
+        [
+            (0, 0, 1, 1),
+            (0, 1, 0, 1),
+            (1, 0, 0, 1),
+            (0, 2, 0, 1),
+            (1, 1, 0, 1),
+            (1, 2, 0, 0),
+            (2, 0, 0, 0),
+            (2, 2, 0, 0),
+        ],
     )
     def test_action_is_ranked_by_the_product(self, verb, noun, top1, top5) -> None:
         scores = Multihead(spec(VERBS_AND_NOUNS)).scores(self.logits, epic(verb, noun))

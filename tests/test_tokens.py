@@ -76,7 +76,11 @@ def test_start_values() -> None:
     [
         ((3, 8, 32, 32), (16, 16), r"patch \[16, 16\] has 2 axes, but the input \[3, 8, 32, 32\] has 3"),
         ((2, 32, 32), (16, 16), "an input of 2 channels does not fit a filter of 3"),
-        ((3, 8, 32, 12), (1, 16, 16), r"patch \[1, 16, 16\] is larger than the input \[8, 32, 12\]: use smaller patches"),
+        (
+            (3, 8, 32, 12),
+            (1, 16, 16),
+            r"patch \[1, 16, 16\] is larger than the input \[8, 32, 12\]: use smaller patches",
+        ),
     ],
 )
 def test_wrong_shapes_are_refused(input_shape, patch, message) -> None:

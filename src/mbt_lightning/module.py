@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mbt_lightning.data.mixup import Mixup
 from mbt_lightning.data.records import Batch, DataSpec
+from mbt_lightning.data.sampling import chance
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.mbt import MBT, fuse
 from mbt_lightning.tasks import Multilabel, Task
@@ -114,7 +114,7 @@ class AudioVisualClassifier(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed what the step draws by seed, step and rank, so that a resumed run draws what it would have drawn."""
-        torch.manual_seed(random.Random(f"step {self.seed} {self.global_step} {self.global_rank}").getrandbits(63))
+        torch.manual_seed(chance("step", self.seed, self.global_step, self.global_rank).getrandbits(63))
 
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -7,23 +7,22 @@ import os
 from pathlib import Path
 
 import lightning as L
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mbt_lightning.data.augment import CentralCrop, RandomResizedCrop, RgbAugment, SpecAugment
 from mbt_lightning.data.dataset import ClipDataset, DrawSampler, WindowSetting, collate
-from mbt_lightning.data.decode import DECODERS
+from mbt_lightning.data.decode import DECODERS, MEDIA_SUFFIXES
 from mbt_lightning.data.demo import CLASSES, demo_manifest
 from mbt_lightning.data.manifest import Manifest, read_manifest
 from mbt_lightning.data.records import Batch, DataSpec, Example
+from mbt_lightning.data.sampling import chance
 from mbt_lightning.data.spectrogram import LogMel, Spectrogram
 from mbt_lightning.errors import UserError
 
 STREAMS = {"rgb": "video", "spectrogram": "audio"}
 """The stream of a media file that each modality is made from."""
-
-MEDIA_SUFFIXES = set(".mp4 .m4v .mov .mkv .webm .avi .flv .ts .mts .mpg .mpeg .wmv .3gp .m4a .mp3 .wav .flac .ogg".split())
-"""What counts as a media file when a folder is given to predict."""
 
 
 class AudioVisualData(L.LightningDataModule):
@@ -206,23 +205,26 @@ class AudioVisualData(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Make the model's inputs on the device: augmented in training, plain otherwise."""
-        training = self.trainer is not None and self.trainer.training
+        generator = None
+        if self.trainer is not None and self.trainer.training:
+            source = chance("augment", self.seed, self.trainer.global_step, self.trainer.global_rank)
+            generator = torch.Generator().manual_seed(source.getrandbits(63))
         if len(batch):
-            batch.inputs = {m: getattr(self, f"make_{m}")(batch, training) for m in self.modalities}
+            batch.inputs = {m: getattr(self, f"make_{m}")(batch, generator) for m in self.modalities}
             batch.frames = batch.waveform = None
         return batch
 
-    def make_rgb(self, batch: Batch, training: bool) -> Tensor:
-        """Pictures (B, 3, T, S, S) in [-1, 1]."""
+    def make_rgb(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
+        """Pictures (B, 3, T, S, S) in [-1, 1]; augmented by the generator's draws, if there is one."""
         assert batch.frames is not None
-        transform = self.rgb_augment if training else self.rgb_crop
-        return transform(batch.frames, batch.sizes, self.frame_size)
+        transform = self.rgb_augment if generator else self.rgb_crop
+        return transform(batch.frames, batch.sizes, self.frame_size, generator)
 
-    def make_spectrogram(self, batch: Batch, training: bool) -> Tensor:
-        """Standardised log-mel (B, 1, time, mel)."""
+    def make_spectrogram(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
+        """Standardised log-mel (B, 1, time, mel); augmented by the generator's draws, if there is one."""
         assert batch.waveform is not None
         x = self.spectrogram.to(batch.waveform.device)(batch.waveform)
-        return self.spec_augment(x) if training and self.spec_augment else x
+        return self.spec_augment(x, generator) if generator and self.spec_augment else x
 
 
 def check_modalities(modalities: list[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +12,7 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from mbt_lightning.data.decode import ClipError, probe, read_clip
 from mbt_lightning.data.records import BadClip, Batch, Clip, Example
-from mbt_lightning.data.sampling import random_start, view_starts
+from mbt_lightning.data.sampling import chance, random_start, view_starts
 
 MAX_STAND_INS = 10
 """So many other clips are tried in the place of one that cannot be read."""
@@ -115,9 +114,9 @@ class ClipDataset(Dataset):
         """The clip itself, then, in training, its stand-ins: a function of seed, epoch and index."""
         yield draw.index
         if self.num_views == 0:
-            chance = random.Random(f"stand-in {self.seed} {draw.epoch} {draw.index}")
+            numbers = chance("stand-in", self.seed, draw.epoch, draw.index)
             for _ in range(MAX_STAND_INS):
-                yield chance.randrange(len(self.examples))
+                yield numbers.randrange(len(self.examples))
 
     def read(self, draw: Draw, bad: tuple[BadClip, ...] = ()) -> Sample:
         """Cut and decode the window of one clip, or take it from memory."""
@@ -161,8 +160,8 @@ class ClipDataset(Dataset):
         if self.num_views:
             rgb, audio = (view_starts(duration, length, self.num_views)[draw.view] for length in lengths)
             return rgb, audio
-        chance = random.Random(f"window {self.seed} {draw.epoch} {draw.index}")
-        first, second = chance.random(), chance.random()
+        numbers = chance("window", self.seed, draw.epoch, draw.index)
+        first, second = numbers.random(), numbers.random()
         rgb, audio = lengths
         return random_start(duration, rgb, first), random_start(
             duration, audio, first if self.setting.synchronous else second

@@ -525,6 +525,7 @@ MARGIN_SECONDS = 0.05  # sound beyond the window's ends, so that the resampling 
 PREROLL_SECONDS = 0.5  # decoders need what comes before: MP3's bit reservoir, AAC's overlap, Opus' 80 ms
 # Timestamps that are off by less are rounding (Matroska's milliseconds), not a gap: the samples follow each other.
 MAX_DRIFT_SECONDS = 0.02
+MP3_DECODER_DELAY = 529  # samples that every MP3 decoder is late; AVI, unlike others, has no place to say so
 SAMPLE_RATES = range(1_000, 768_001)
 SAMPLE_TYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.float32, "dbl": np.float64}
 
@@ -547,8 +548,9 @@ def _read_sound(
     held = np.zeros(len(native), dtype=bool)
     # AAC's last frame is filled up; what lies behind the container's end is not sound (and PyAV 19 trims it itself).
     last = min(len(native), round((audio.end_seconds - begin) * rate))
+    late = MP3_DECODER_DELAY if info.container == "avi" and audio.codec.startswith("mp3") else 0
     for seconds, samples in pieces:
-        at = round((seconds - begin) * rate)
+        at = round((seconds - begin) * rate) - late
         low, high = max(at, 0), min(at + len(samples), last)
         if low < high:
             native[low:high] = samples[low - at : high - at]

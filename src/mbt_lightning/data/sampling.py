@@ -6,6 +6,8 @@ needs chance takes the drawn number, so that the same draw always gives the same
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,15 @@ from mbt_lightning.errors import UserError
 
 # Containers round times (Matroska to whole milliseconds): a picture counts as on display this much too early.
 TOLERANCE_SECONDS = 1e-3
+
+
+def chance(*source: object) -> random.Random:
+    """A source of random numbers that depends on nothing but what it is named after.
+
+    Args:
+        source: what the draw is for, and the numbers it may depend on, e.g. `("window", seed, epoch, index)`.
+    """
+    return random.Random(" ".join(map(str, source)))
 
 
 def frame_times(start_seconds: float, window_seconds: float, num_frames: int) -> NDArray[np.float64]:

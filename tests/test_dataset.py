@@ -1,0 +1,448 @@
+"""From rows of a manifest to batches, on real clips: windows, clips that cannot be read, and the embedded data."""
+
+import itertools
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from media import Recipe, write_clip
+from torch.utils.data import DataLoader
+
+from mbt_lightning.data.dataset import (
+    MAX_STAND_INS,
+    ClipDataset,
+    Draw,
+    DrawSampler,
+    Sample,
+    WindowSetting,
+    collate,
+    end_at,
+    shrink,
+)
+from mbt_lightning.data.decode import ClipError
+from mbt_lightning.data.demo import CLASSES, DemoSize, Facts, demo_manifest, plan
+from mbt_lightning.data.manifest import read_manifest
+from mbt_lightning.data.records import BadClip, Clip, Example
+
+RATE = 16_000
+SETTING = WindowSetting(0.8, 4, None, True, RATE, 64, "auto", ("video", "audio"))
+NAMES = [name for name, _ in CLASSES]
+
+
+@pytest.fixture
+def examples(demo) -> list[Example]:
+    """Eight readable clips of 1.6 seconds."""
+    return read_manifest(demo).split("train")
+
+
+@pytest.fixture
+def with_damage(examples, tmp_path) -> list[Example]:
+    """The same, of which the third and the sixth are no media."""
+    for index in (2, 5):
+        junk = tmp_path / f"{index}.mp4"
+        junk.write_bytes(os.urandom(2000))
+        examples[index] = replace(examples[index], video=str(junk), audio=str(junk))
+    return examples
+
+
+def build(examples, num_views: int = 0, seed: int = 0, **changes) -> ClipDataset:
+    return ClipDataset(examples, NAMES, replace(SETTING, **changes), num_views, seed)
+
+
+def same(a: Sample, b: Sample) -> bool:
+    tensors = ((a.frames, b.frames), (a.waveform, b.waveform), (a.target, b.target))
+    return (a.index, a.view, a.bad) == (b.index, b.view, b.bad) and all(
+        x is y is None or torch.equal(x, y) for x, y in tensors
+    )
+
+
+class TestWindows:
+    def test_a_sample(self, examples) -> None:
+        sample = build(examples)[Draw(0, 3)]
+        assert sample.frames.shape == (4, 64, 64, 3) and sample.frames.dtype == torch.uint8
+        assert sample.waveform.shape == (0.8 * RATE,) and sample.waveform.dtype == torch.float32
+        assert (sample.index, sample.view, sample.bad, sample.is_empty) == (3, 0, (), False)
+        assert [NAMES[i] for i in sample.target.nonzero()] == sorted(examples[3].labels, key=NAMES.index)
+        assert sample.target.sum() == 6
+
+    def test_depend_on_seed_epoch_and_index_only(self, examples) -> None:
+        first = build(examples)[Draw(4, 3)]
+        dataset = build(examples)
+        for index in range(3):
+            dataset[Draw(0, index)]
+        torch.manual_seed(99)
+        assert same(dataset[Draw(4, 3)], first)
+        # Each of these cuts somewhere else.
+        for other in (dataset[Draw(5, 3)], build(examples, seed=1)[Draw(4, 3)]):
+            assert not torch.equal(other.waveform, first.waveform)
+
+    def test_are_spread_over_the_clip(self, examples) -> None:
+        starts = [build(examples).starts(Draw(epoch, i), 10.0) for epoch in range(50) for i in range(8)]
+        assert all(rgb == audio for rgb, audio in starts)
+        ordered = torch.tensor(starts)[:, 0].sort().values
+        assert (ordered - torch.linspace(0, 9.2, 400)).abs().max() < 0.8
+        assert len(set(starts)) == 400
+
+    def test_synchronous_or_each_at_its_own(self, examples) -> None:
+        together = build(examples, rgb_seconds=0.4)
+        apart = build(examples, rgb_seconds=0.4, synchronous=False)
+        ratios = [rgb / 9.6 - audio / 9.2 for rgb, audio in draws(together)]
+        assert ratios == pytest.approx([0] * 20)  # the same proportion of the clip
+        assert all(abs(rgb / 9.6 - audio / 9.2) > 1e-6 for rgb, audio in draws(apart))
+
+    def test_views_are_even(self, examples) -> None:
+        dataset = build(examples, num_views=3)
+        for view in range(3):
+            assert dataset.starts(Draw(7, 0, view), 2.8) == pytest.approx((view, view))
+        assert build(examples, num_views=1).starts(Draw(0, 0), 2.8) == pytest.approx((1, 1))
+        views = [dataset[Draw(0, 0, view)] for view in range(3)]
+        assert [sample.view for sample in views] == [0, 1, 2]
+        whole = build(examples, num_views=1, seconds=1.6)[Draw(0, 0)].waveform
+        for sample, start in zip(views, (0, 0.4, 0.8), strict=True):
+            piece = whole[round(start * RATE) : round((start + 0.8) * RATE)]
+            assert (sample.waveform - piece).abs().max() < 1e-3
+
+    def test_pictures_may_have_a_window_of_their_own(self, examples) -> None:
+        long = build(examples, num_views=1, seconds=1.6, num_frames=8)[Draw(0, 0)]
+        short = build(examples, num_views=1, seconds=1.6, rgb_seconds=0.4, num_frames=2)[Draw(0, 0)]
+        assert short.waveform.shape == (1.6 * RATE,) and torch.equal(short.waveform, long.waveform)
+        assert torch.equal(short.frames, long.frames[3:5])  # at 0.6 and 0.8 of 1.6 seconds
+
+
+def draws(dataset: ClipDataset) -> list[tuple[float, float]]:
+    return [dataset.starts(Draw(epoch, 0), 10.0) for epoch in range(20)]
+
+
+class TestSegments:
+    def test_end_at_holds_the_picture_and_silences_the_sound(self) -> None:
+        frames = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 2, 2, 3)
+        clip = Clip(frames, torch.tensor([1.0, 1.5, 2.0, 2.5]).double(), 4, torch.ones(20), (0, 20), 10)
+        ended = end_at(clip, 1.9, 1.0)
+        assert ended.frames[:, 0, 0, 0].tolist() == [0, 1, 1, 1]
+        assert ended.waveform.tolist() == [1.0] * 9 + [0.0] * 11
+        assert end_at(clip, None, 1.0) is clip
+        assert torch.equal(end_at(clip, 9.0, 1.0).frames, frames) and end_at(clip, 9.0, 1.0).waveform.all()
+        early = end_at(clip, 0.5, 1.0)
+        assert not early.frames.any() and not early.waveform.any()
+        assert clip.waveform.all() and clip.frames[3, 0, 0, 0] == 3  # not changed
+
+    def test_a_short_segment_of_a_real_clip(self, examples) -> None:
+        segment = replace(examples[0], start_seconds=0.4, end_seconds=0.8)
+        sample = build([segment])[Draw(0, 0)]
+        whole = build(examples[:1], num_views=1, seconds=1.6, num_frames=8)[Draw(0, 0)]
+        assert torch.equal(sample.frames[:2], whole.frames[2:4])  # at 0.4 and 0.6 seconds
+        assert torch.equal(sample.frames[2:], sample.frames[1:2].expand(2, -1, -1, -1))
+        inside = round(0.4 * RATE)
+        assert (sample.waveform[:inside] - whole.waveform[inside : 2 * inside]).abs().max() < 1e-3
+        assert sample.waveform[:inside].any() and not sample.waveform[inside:].any()
+
+    def test_windows_stay_in_a_long_segment(self, examples) -> None:
+        segment = replace(examples[0], start_seconds=0.4, end_seconds=1.4)
+        whole = build(examples[:1], num_views=1, seconds=1.6)[Draw(0, 0)].waveform
+        for epoch in range(5):
+            dataset = build([segment])
+            (start, _) = dataset.starts(Draw(epoch, 0), 1.0)
+            at = round((0.4 + start) * RATE)
+            piece = dataset[Draw(epoch, 0)].waveform
+            assert 0 <= start < 0.2 and (piece - whole[at : at + len(piece)]).abs().max() < 0.02
+
+    def test_a_segment_behind_the_end_of_the_file_is_bad(self, examples) -> None:
+        sample = build([replace(examples[0], start_seconds=5.0, end_seconds=6.0)], num_views=1)[Draw(0, 0)]
+        assert sample.is_empty and "the clip ends at 1.6" in sample.bad[0].reason
+
+
+class TestShrink:
+    @pytest.mark.parametrize(
+        ("size", "expected"),
+        [
+            ((64, 64), (64, 64)),
+            ((40, 64), (40, 64)),  # never enlarged
+            ((128, 128), (64, 64)),
+            ((128, 192), (64, 96)),
+            ((192, 128), (96, 64)),
+            ((100, 150), (64, 96)),
+            ((100, 400), (64, 128)),  # the middle of what is longer than 2:1
+            ((400, 100), (128, 64)),
+            ((20, 100), (20, 40)),
+        ],
+    )
+    def test_size(self, size, expected) -> None:
+        small = shrink(torch.zeros(2, *size, 3, dtype=torch.uint8), 64)
+        assert small.shape == (2, *expected, 3) and small.dtype == torch.uint8
+
+    def test_the_middle_is_taken(self) -> None:
+        picture = torch.zeros(1, 10, 100, 3, dtype=torch.uint8)
+        picture[:, :, 40:60] = 200
+        assert (shrink(picture, 64) == 200).all() and (shrink(picture.transpose(1, 2), 64) == 200).all()
+        assert picture.sum() == 200 * 10 * 20 * 3
+
+    def test_what_is_seen_stays(self) -> None:
+        ramp = torch.arange(128, dtype=torch.uint8).view(1, 1, 128, 1).expand(1, 128, 128, 3)
+        assert (shrink(ramp, 64)[0, :, 1:-1, 0].float() - torch.arange(64)[1:-1] * 2 - 0.5).abs().max() <= 1
+        stripes = torch.zeros(1, 256, 256, 3, dtype=torch.uint8)
+        stripes[:, :, ::4] = 240  # finer than the small picture can show: they turn grey, not black
+        assert (shrink(stripes, 64)[0, :, 1:-1].float() - 60).abs().max() < 12
+
+
+class TestDamage:
+    def test_in_evaluation_the_sample_is_empty(self, with_damage) -> None:
+        sample = build(with_damage, num_views=2)[Draw(0, 2, 1)]
+        assert sample.is_empty and (sample.index, sample.view) == (2, 1)
+        (bad,) = sample.bad
+        assert (bad.clip_id, bad.path) == (with_damage[2].clip_id, with_damage[2].video) and bad.reason
+
+    def test_in_training_another_clip_stands_in(self, with_damage) -> None:
+        dataset = build(with_damage)
+        chosen = []
+        for epoch in range(20):
+            sample = dataset[Draw(epoch, 2)]
+            assert not sample.is_empty and sample.index not in (2, 5)
+            assert sample.bad[0].clip_id == with_damage[2].clip_id
+            assert {bad.path for bad in sample.bad} <= {with_damage[i].video for i in (2, 5)}
+            assert torch.equal(sample.target, dataset.target(sample.index))
+            assert same(sample, build(with_damage)[Draw(epoch, 2)])
+            chosen.append(sample.index)
+        assert len(set(chosen)) > 3  # another one each epoch
+        assert chosen != [build(with_damage, seed=1)[Draw(epoch, 2)].index for epoch in range(20)]
+
+    def test_when_nothing_can_be_read(self, with_damage) -> None:
+        sample = build([with_damage[2], with_damage[5]])[Draw(0, 0)]
+        assert sample.is_empty and sample.index == 0 and len(sample.bad) == 1 + MAX_STAND_INS
+
+    def test_every_number_of_workers_gives_the_same(self, with_damage) -> None:
+        epochs = []
+        for num_workers in (0, 1, 2):
+            dataset = build(with_damage)
+            sampler = DrawSampler(dataset, 1, 0, shuffle=True, seed=3)
+            sampler.set_epoch(2)
+            loader = DataLoader(dataset, 3, sampler=sampler, collate_fn=collate, num_workers=num_workers)
+            epochs.append(list(loader))
+        assert Counter(bad.clip_id for batch in epochs[0] for bad in batch.bad).keys() == {
+            with_damage[2].clip_id,
+            with_damage[5].clip_id,
+        }
+        for others in epochs[1:]:
+            for ours, theirs in zip(epochs[0], others, strict=True):
+                assert ours.bad == theirs.bad
+                for name in ("frames", "sizes", "waveform", "targets", "index", "view"):
+                    assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+
+    @pytest.mark.parametrize(("kept", "lost"), [("video", "audio"), ("audio", "video")])
+    def test_a_missing_stream_matters_only_where_it_is_wanted(self, tmp_path, kept, lost) -> None:
+        recipe = Recipe(seconds=1.0, audio_codec=None) if kept == "video" else Recipe(".m4a", 1.0, video_codec=None)
+        path = str(write_clip(tmp_path / f"clip{recipe.suffix}", recipe))
+        example = Example("a", path, path)
+        both = build([example], num_views=1)[Draw(0, 0)]
+        assert both.is_empty and both.bad[0].reason == f"no {lost} stream, which this run's modalities need"
+        one = build([example], num_views=1, streams=(kept,))[Draw(0, 0)]
+        assert not one.is_empty and not one.bad
+        assert (one.frames is None, one.waveform is None) == (kept == "audio", kept == "video")
+
+    def test_a_clip_of_sound_only(self, examples) -> None:
+        sound_only = Example("a", None, examples[0].audio)
+        sample = build([sound_only], num_views=1, streams=("audio",))[Draw(0, 0)]
+        assert torch.equal(sample.waveform, build(examples, num_views=1)[Draw(0, 0)].waveform)
+        # Its file has pictures, but the manifest says that they are not the clip's.
+        assert build([sound_only], num_views=1)[Draw(0, 0)].is_empty
+
+    def test_pictures_and_sound_of_two_files(self, examples, tmp_path) -> None:
+        both = replace(examples[0], audio=examples[1].audio)
+        sample = build([both], num_views=1)[Draw(0, 0)]
+        assert torch.equal(sample.frames, build(examples, num_views=1)[Draw(0, 0)].frames)
+        assert torch.equal(sample.waveform, build(examples, num_views=1)[Draw(0, 1)].waveform)
+        # The file that is not needed is not opened.
+        for streams, gone in ((("video",), "audio"), (("audio",), "video")):
+            half = replace(both, **{gone: str(tmp_path / "gone.mp4")})
+            assert not build([half], num_views=1, streams=streams)[Draw(0, 0)].is_empty
+
+    def test_a_manifest_without_sound(self, examples) -> None:
+        with pytest.raises(ClipError, match="the manifest names no file with sound for this clip"):
+            build([Example("a", examples[0].video, None)], streams=("audio",)).read(Draw(0, 0))
+
+
+class TestCache:
+    def test_gives_equal_samples(self, examples) -> None:
+        plain, cached = (build(examples, seconds=1.6, cache=cache) for cache in (False, True))
+        for epoch, index in itertools.product(range(2), (1, 4)):
+            assert same(plain[Draw(epoch, index)], cached[Draw(epoch, index)])
+        assert cached.kept.keys() == {1, 4} and not plain.kept
+
+    def test_reads_a_file_once(self, examples, tmp_path) -> None:
+        copy = tmp_path / "copy.mp4"
+        copy.write_bytes(Path(examples[0].video).read_bytes())
+        example = replace(examples[0], video=str(copy), audio=str(copy))
+        dataset = build([example], num_views=3, seconds=1.6, cache=True)
+        first = dataset[Draw(0, 0, 1)]
+        copy.unlink()
+        assert same(dataset[Draw(5, 0, 2)], replace(first, view=2))
+
+    @pytest.mark.parametrize("changes", [{"seconds": 0.8}, {"seconds": 1.6, "rgb_seconds": 0.8}])
+    def test_keeps_nothing_that_is_cut_at_random(self, examples, changes) -> None:
+        dataset = build(examples, cache=True, **changes)
+        dataset[Draw(0, 0)]
+        assert not dataset.kept
+
+    def test_does_not_keep_whose_place_a_stand_in_took(self, with_damage) -> None:
+        dataset = build(with_damage, seconds=1.6, cache=True)
+        first, second = dataset[Draw(0, 2)], dataset[Draw(0, 2)]
+        assert same(first, second) and first.bad
+        assert not dataset[Draw(0, first.index)].bad
+
+
+class TestCollate:
+    def sample(self, index: int, height: int, width: int, **changes) -> Sample:
+        frames = torch.full((2, height, width, 3), index, dtype=torch.uint8)
+        sample = Sample(frames, torch.full((5,), float(index)), torch.eye(3)[index % 3], index, view=index % 2)
+        return replace(sample, **changes)
+
+    def test_pads_pictures_and_leaves_out_the_empty(self) -> None:
+        bad = tuple(BadClip(name, f"{name}.mp4", "damaged") for name in "abc")
+        gone = self.sample(9, 8, 8, frames=None, waveform=None, bad=bad[1:])
+        batch = collate([self.sample(1, 4, 6, bad=bad[:1]), gone, self.sample(2, 6, 3)])
+        assert len(batch) == 2 and batch.bad == bad
+        assert batch.frames.shape == (2, 2, 6, 6, 3) and batch.sizes.tolist() == [[4, 6], [6, 3]]
+        assert (batch.frames[0, :, :4] == 1).all() and not batch.frames[0, :, 4:].any()
+        assert (batch.frames[1, :, :, :3] == 2).all() and not batch.frames[1, :, :, 3:].any()
+        assert batch.index.tolist() == [1, 2] and batch.view.tolist() == [1, 0]
+        assert batch.waveform.tolist() == [[1.0] * 5, [2.0] * 5] and batch.targets.tolist() == [[0, 1, 0], [0, 0, 1]]
+
+    def test_one_stream(self) -> None:
+        sound = collate([self.sample(i, 4, 4, frames=None) for i in (1, 2)])
+        assert sound.frames is None and sound.sizes is None and sound.waveform.shape == (2, 5)
+        pictures = collate([self.sample(i, 4, 4, waveform=None) for i in (1, 2)])
+        assert pictures.waveform is None and pictures.frames.shape == (2, 2, 4, 4, 3)
+
+    def test_nothing_but_empty_samples(self) -> None:
+        batch = collate([self.sample(1, 4, 4, frames=None, waveform=None, bad=(BadClip("a", "a.mp4", "damaged"),))] * 2)
+        assert len(batch) == 0 and len(batch.bad) == 2
+        assert batch.frames is None and batch.waveform is None and batch.targets.shape == (0, 3)
+        assert batch.to("cpu").index.dtype == torch.long
+
+
+class TestSampler:
+    def ranks(self, dataset, epoch: int = 0, shuffle: bool = True, seed: int = 0, world: int = 2) -> list[list[Draw]]:
+        samplers = [DrawSampler(dataset, world, rank, shuffle, seed) for rank in range(world)]
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        return [list(sampler) for sampler in samplers]
+
+    @pytest.mark.parametrize("num_clips", [7, 8, 1])
+    @pytest.mark.parametrize("num_views", [0, 1, 3])
+    @pytest.mark.parametrize("shuffle", [True, False])
+    def test_two_ranks_cover_everything(self, examples, num_clips, num_views, shuffle) -> None:
+        first, second = self.ranks(build(examples[:num_clips], num_views), shuffle=shuffle)
+        assert len(first) == len(second)
+        wanted = {(i, v) for i in range(num_clips) for v in range(max(1, num_views))}
+        got = Counter((draw.index, draw.view) for draw in first + second)
+        assert got.keys() == wanted and got.total() - len(wanted) == len(wanted) % 2  # what fills the last round
+
+    def test_order_by_seed_and_epoch(self, examples) -> None:
+        dataset = build(examples)
+        orders = [self.ranks(dataset, epoch, seed=seed) for epoch in (0, 1) for seed in (0, 10)]
+        plain = [tuple(draw.index for draw in first + second) for first, second in orders]
+        assert len(set(plain)) == 4
+        assert self.ranks(dataset, 1, seed=10) == orders[3]
+        assert {draw.epoch for rank in orders[3] for draw in rank} == {1}
+
+    def test_evaluation_is_in_order(self, examples) -> None:
+        (draws,) = self.ranks(build(examples[:2], num_views=2), shuffle=False, world=1)
+        assert draws == [Draw(0, 0, 0), Draw(0, 0, 1), Draw(0, 1, 0), Draw(0, 1, 1)]
+
+
+def bits(facts: Facts) -> tuple[bool, ...]:
+    return (facts.red, facts.early_flash, facts.high, facts.early_burst)
+
+
+class TestDemo:
+    def test_the_manifest(self, demo) -> None:
+        manifest = read_manifest(demo)
+        assert {split: len(rows) for split, rows in manifest.splits.items()} == {"train": 8, "val": 2, "test": 4}
+        assert (manifest.classes, manifest.groups) == tuple(zip(*CLASSES, strict=True))
+        assert all(Path(e.video).is_file() for rows in manifest.splits.values() for e in rows)
+
+    def test_its_bytes_depend_on_its_seed_only(self, tmp_path) -> None:
+        def files(folder: str, seed: int) -> dict[str, bytes]:
+            root = demo_manifest(DemoSize(2, 1, 0, seed), cache=tmp_path / folder).parent
+            return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+        first, again, other = files("a", 0), files("b", 0), files("a", 1)
+        assert first == again and len(first) == 5
+        assert first.keys() == other.keys()
+        assert all(first[name] != other[name] for name in first if name.endswith(".mp4"))
+
+    def test_facts_are_balanced_and_labels_follow_them(self) -> None:
+        size = DemoSize(64, 16, 32)
+        for split in ("train", "val", "test"):
+            clips = [(row, facts) for row, facts, _ in plan(size) if row["split"] == split]
+            assert set(Counter(bits(facts) for _, facts in clips).values()) == {len(clips) // 16}
+            labels = Counter(label for row, _ in clips for label in row["labels"].split("|"))
+            assert labels == dict.fromkeys(NAMES, len(clips) // 2)
+            assert all(row["labels"].split("|") == facts.labels() for row, facts in clips)
+        seeds = [seed for _, _, seed in plan(size)]
+        assert len(set(seeds)) == len(seeds)
+
+    def test_no_modality_alone_says_anything_about_a_relation(self) -> None:
+        """Whatever is known of the pictures (or of the sound), every relation class is as likely as not."""
+        groups = dict(CLASSES)
+        relations = [name for name in NAMES if groups[name] == "relation"]
+        assert len(relations) == 4
+        everything = [Facts(*values) for values in itertools.product((False, True), repeat=4)]
+        for known in (lambda f: (f.red, f.early_flash), lambda f: (f.high, f.early_burst)):
+            for seen in set(map(known, everything)):
+                fitting = [facts.labels() for facts in everything if known(facts) == seen]
+                assert [sum(name in labels for labels in fitting) for name in relations] == [2, 2, 2, 2]
+        for facts in everything:
+            assert ("tone against colour" in facts.labels()) == facts.red ^ facts.high
+            assert ("burst apart from flash" in facts.labels()) == facts.early_flash ^ facts.early_burst
+
+    def test_a_relation_is_no_sum_of_scores(self) -> None:
+        """An exclusive-or: the scores of two clips of one kind sum to those of two clips of the other."""
+        fits = [Facts(True, True, True, True), Facts(False, True, False, True)]
+        against = [Facts(True, True, False, True), Facts(False, True, True, True)]
+        assert all("tone fits colour" in f.labels() for f in fits)
+        assert all("tone against colour" in f.labels() for f in against)
+        for known in (lambda f: (f.red, f.early_flash), lambda f: (f.high, f.early_burst)):
+            assert Counter(map(known, fits)) == Counter(map(known, against))
+
+    def test_the_clips_show_their_facts(self, examples) -> None:
+        dataset = build(examples, num_views=1, seconds=1.6, num_frames=16)
+        for index, example in enumerate(examples):
+            sample = dataset[Draw(0, index)]
+            frames, sound = sample.frames.float(), sample.waveform
+            redness = (frames[..., 0] - frames[..., 2]).mean()
+            assert (redness > 0) == ("red disc" in example.labels)
+            brightness = frames.mean((1, 2, 3))
+            assert (brightness[:8].mean() > brightness[8:].mean()) == ("early flash" in example.labels)
+            spectrum = torch.fft.rfft(sound).abs()
+            pitch_hz = spectrum.argmax().item() / 1.6
+            assert (pitch_hz > 1000) == ("high tone" in example.labels)
+            hiss = torch.stft(sound, 256, window=torch.hann_window(256), return_complex=True).abs()[112:].mean(0)
+            middle = len(hiss) // 2
+            assert (hiss[:middle].mean() > hiss[middle:].mean()) == ("early burst" in example.labels)
+
+    def test_two_processes_at_once_make_one_data_set(self, tmp_path) -> None:
+        code = (
+            "from mbt_lightning.data.demo import DemoSize, demo_manifest\n"
+            f"print(demo_manifest(DemoSize(3, 0, 1), cache={str(tmp_path)!r}))"
+        )
+        both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        paths = {process.communicate(timeout=120)[0].strip() for process in both}
+        assert [process.returncode for process in both] == [0, 0]
+        (path,) = paths
+        assert {split: len(rows) for split, rows in read_manifest(path).splits.items()} == {"train": 3, "test": 1}
+        assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [Path(path).parent.name]  # nothing unfinished
+
+    def test_what_a_killed_process_left_is_not_used(self, tmp_path) -> None:
+        size = DemoSize(1, 0, 0)
+        left = tmp_path / ".demo-killed"
+        (left / "clips").mkdir(parents=True)
+        (left / "manifest.csv").write_text("clip_id,video,labels,split\n")
+        manifest = demo_manifest(size, cache=tmp_path)
+        assert manifest.parent != left and len(read_manifest(manifest).split("train")) == 1
+        before = manifest.stat().st_mtime_ns
+        assert demo_manifest(size, cache=tmp_path) == manifest and manifest.stat().st_mtime_ns == before

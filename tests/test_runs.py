@@ -1,0 +1,112 @@
+"""Whole runs as a user has them: real processes, killed and resumed, side by side, and several for one run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mbt_lightning.checkpoint import load_checkpoint
+from mbt_lightning.data.demo import DemoSize, demo_manifest
+
+PROJECT = Path(__file__).parent.parent
+TINY = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_layer", "1", "--model.drop_path", "0.2"]
+PLAIN = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.batch_size", "8"]
+DDP = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory) -> Path:
+    """A few real clips; the odd number of test clips cannot be shared evenly by two processes."""
+    return demo_manifest(DemoSize(32, 8, 13), cache=tmp_path_factory.mktemp("runs-demo"))
+
+
+def command(manifest: Path, runs: Path, *more: str) -> list[str]:
+    point = ["--config", "experiments/bottleneck_b4_lf8.yaml", "--data.manifest", str(manifest), "--runs", str(runs)]
+    return [sys.executable, "-m", "mbt_lightning", "fit", *point, *TINY, *PLAIN, "--data.num_workers", "0", *more]
+
+
+def environment() -> dict[str, str]:
+    """The variables of this process, without what an earlier run in it has left."""
+    left = ("PL_", "MBT_", "LOCAL_RANK", "MASTER_", "WORLD_SIZE", "NODE_RANK")
+    return {k: v for k, v in os.environ.items() if not k.startswith(left)} | {"OMP_NUM_THREADS": "1"}
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(arguments, cwd=PROJECT, env=environment(), start_new_session=True, **pipes)
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == code, output
+    return output
+
+
+def only(paths) -> Path:
+    paths = list(paths)
+    assert len(paths) == 1, paths
+    return paths[0]
+
+
+def test_a_killed_run_resumes_as_if_nothing_had_been(manifest: Path, tmp_path: Path) -> None:
+    """Kill -9 behind the first checkpoint; the resumed run ends with the very weights of an undisturbed one."""
+    epochs = ["--trainer.max_epochs", "12", "--data.max_bad_fraction", "0.5"]
+    undisturbed = start(command(manifest, tmp_path / "a", *epochs))
+    killed = start(command(manifest, tmp_path / "b", *epochs))
+    while not list(tmp_path.glob("b/*/*/checkpoints/last.ckpt")) and killed.poll() is None:
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    finish(killed, code=-signal.SIGKILL)
+    finish(undisturbed)
+
+    output = finish(start(command(manifest, tmp_path / "b", *epochs, "--ckpt_path", "last")))
+    run = only(tmp_path.glob("b/*/*"))
+    assert f"checkpoint: {run / 'checkpoints/last.ckpt'}" in output, "it says what it resumes"
+    assert f"run: {run}" in output, "and goes on in the same folder"
+    whole = only(tmp_path.glob("a/*/*"))
+    first, second = (load_checkpoint(folder / "checkpoints/last.ckpt").state_dict() for folder in (whole, run))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (whole, run)]
+    assert summaries[0]["test"] == summaries[1]["test"]
+    steps = [(folder / "metrics.csv").read_text().count("\n") for folder in (whole, run)]
+    assert steps[0] == steps[1], "no step is logged twice and none is lost"
+
+
+def test_two_processes_train_and_score_like_one(manifest: Path, tmp_path: Path) -> None:
+    finish(start(command(manifest, tmp_path, "--trainer.max_epochs", "1", *DDP)))
+    run = only(tmp_path.glob("*/*"))
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["processes"] == 2 and summary["fit"]["steps"] == 4 and summary["test"]["clips"] == 13
+
+    test = [sys.executable, "-m", "mbt_lightning", "test", *PLAIN, "--runs", str(tmp_path / "again")]
+    finish(start([*test, "--ckpt_path", str(run / "checkpoints/best.ckpt")]))
+    alone = json.loads(only(tmp_path.glob("again/*/*/summary.json")).read_text())
+    assert alone["processes"] == 1
+    assert alone["test"] == pytest.approx(summary["test"], abs=1e-9)
+
+
+def test_an_error_under_two_processes_ends_both(manifest: Path, tmp_path: Path) -> None:
+    output = finish(start(command(manifest, tmp_path, "--data.batch_size", "7", *DDP)), code=2)
+    assert "batch_size 7 cannot be shared evenly by 2 processes: give a multiple of 2" in output
+    assert "Traceback" not in output
+
+
+def test_two_runs_started_at_once_have_a_folder_each(manifest: Path, tmp_path: Path) -> None:
+    runs = [start(command(manifest, tmp_path, "--trainer.max_epochs", "1")) for _ in range(2)]
+    for run in runs:
+        finish(run)
+    folders = list(tmp_path.glob("*/*"))
+    assert len(folders) == 2 and all((folder / "summary.json").is_file() for folder in folders)
+
+
+@pytest.mark.slow
+def test_compiled_checkpoint_loads_without(manifest: Path, tmp_path: Path) -> None:
+    finish(start(command(manifest, tmp_path, "--trainer.max_epochs", "1", "--model.compile", "true")))
+    model = load_checkpoint(only(tmp_path.glob("*/*/checkpoints/last.ckpt")))
+    assert not any("_orig_mod" in name for name in model.state_dict())
