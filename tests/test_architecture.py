@@ -70,7 +70,7 @@ def test_the_map_is_of_real_files() -> None:
         ("model", ("model", "errors")),
         ("data", ("data", "errors")),
         ("tasks", ("data.records", "errors")),
-        ("module", ("model", "data.records", "data.mixup", "tasks", "errors")),
+        ("module", ("model", "data.records", "data.mixup", "data.sampling", "tasks", "errors")),
         ("errors", ()),
         ("model.fusion", ("errors",)),  # blocks are handed to it
         ("model.blocks", ("errors",)),

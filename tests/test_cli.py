@@ -61,12 +61,15 @@ def refusal(capsys: pytest.CaptureFixture, *arguments: str) -> str:
 
 WRONG = {
     "unknown key": (["--model.fusion_layr", "3"], "did you mean model.fusion_layer?"),
-    "not a number": (["--model.fusion_layer", "abc"], 'Parser key "model.fusion_layer": Expected a <class \'int\'>'),
+    "not a number": (["--model.fusion_layer", "abc"], "Parser key \"model.fusion_layer\": Expected a <class 'int'>"),
     "layer beyond the encoder": (["--model.fusion_layer", "13"], "fusion_layer is 13, but the encoder has 12 layers"),
     "unknown strategy": (["--model.fusion", "Botleneck"], "did you mean Bottleneck?"),
     "no bottleneck token": (["--model.fusion.num_bottlenecks", "0"], "num_bottlenecks is 0: give at least 1"),
     "unknown rule": (["--model.fusion.update", "both"], "choose one of sequential, symmetric"),
-    "unknown modality": (["--model.modalities", "[rgb,sound]"], "modality 'sound' is unknown: choose from rgb, spectrogram"),
+    "unknown modality": (
+        ["--model.modalities", "[rgb,sound]"],
+        "modality 'sound' is unknown: choose from rgb, spectrogram",
+    ),
     "unknown size": (["--model.size", "xl"], "size is 'xl': choose one of ti, s, b, l"),
     "unknown decoder": (["--data.decoder", "ffmpeg"], "decoder is 'ffmpeg': choose one of"),
     "no clips a batch": (["--data.batch_size", "0"], "batch_size is 0: give 1 or more"),
@@ -146,7 +149,9 @@ def test_a_run_leaves_its_records(finished: Path, manifest: Path) -> None:
     assert summary["fit"]["finished"] and summary["fit"]["steps"] == 2 and summary["fit"]["clips_per_second"] > 0
     assert summary["test"]["clips"] == 12 and summary["test"]["bad_clips"] == 0
     for logits in ("rgb", "spectrogram", "fused"):
-        assert {f"{logits}/mAP", f"{logits}/mAP/video", f"{logits}/mAP/audio", f"{logits}/mAP/relation"} <= set(summary["test"])
+        assert {f"{logits}/mAP", f"{logits}/mAP/video", f"{logits}/mAP/audio", f"{logits}/mAP/relation"} <= set(
+            summary["test"]
+        )
     assert summary["parameters"] > 0 and summary["gflops_per_clip"] > 0 and summary["peak_memory_gb"] > 0
     assert summary["versions"]["torch"] == torch.__version__.split("+")[0] or summary["versions"]["torch"]
     assert len(summary["data"]["hash"]) == 16 and summary["data"]["clips"] == {"train": 16, "val": 8, "test": 12}
@@ -174,7 +179,14 @@ def test_a_checkpoint_needs_no_config(finished: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_of_another_shape_is_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    options = ["--ckpt_path", str(finished / "checkpoints/best.ckpt"), "--runs", str(tmp_path), "--model.fusion_layer", "3"]
+    options = [
+        "--ckpt_path",
+        str(finished / "checkpoints/best.ckpt"),
+        "--runs",
+        str(tmp_path),
+        "--model.fusion_layer",
+        "3",
+    ]
     line = refusal(capsys, "test", *options)
     assert "the checkpoint does not fit this model: network.fusion.bottleneck is not known here" in line
 
@@ -183,7 +195,14 @@ def test_command_line_beats_file_beats_checkpoint(finished: Path, tmp_path: Path
     """Also for what the optimiser's state in the checkpoint would bring back."""
     file = tmp_path / "more.yaml"
     file.write_text("model:\n  warmup_fraction: 0.5\n  label_smoothing: 0.25\ntrainer:\n  max_epochs: 2\n")
-    options = ["--ckpt_path", str(finished / "checkpoints/last.ckpt"), "--config", str(file), "--runs", str(tmp_path / "r")]
+    options = [
+        "--ckpt_path",
+        str(finished / "checkpoints/last.ckpt"),
+        "--config",
+        str(file),
+        "--runs",
+        str(tmp_path / "r"),
+    ]
     main(["fit", *options, "--model.optimizer.lr", "0.007", "--model.warmup_fraction", "0"])
     run = next((tmp_path / "r" / "more").iterdir())
     model = yaml.safe_load((run / "config.yaml").read_text())["model"]
@@ -209,10 +228,21 @@ def test_predict_names_the_best_classes(finished: Path, manifest: Path, tmp_path
     assert "top 1" in capsys.readouterr().out
 
     (tmp_path / "broken.mp4").write_bytes(one.read_bytes()[:500])
-    text = refusal(capsys, "predict", str(tmp_path / "broken.mp4"), str(one), "--ckpt_path", checkpoint, "--runs", str(tmp_path / "s"))
+    text = refusal(
+        capsys,
+        "predict",
+        str(tmp_path / "broken.mp4"),
+        str(one),
+        "--ckpt_path",
+        checkpoint,
+        "--runs",
+        str(tmp_path / "s"),
+    )
     assert "1 of the files could not be read" in text
     assert len(list(tmp_path.glob("s/*/*/predictions.csv"))) == 1, "the others are predicted all the same"
-    assert "no such file or folder" in refusal(capsys, "predict", "nope.mp4", "--ckpt_path", checkpoint, "--runs", str(tmp_path / "t"))
+    assert "no such file or folder" in refusal(
+        capsys, "predict", "nope.mp4", "--ckpt_path", checkpoint, "--runs", str(tmp_path / "t")
+    )
 
 
 @pytest.mark.parametrize("modality", ["rgb", "spectrogram"])
@@ -231,7 +261,8 @@ def test_bf16_checkpoint_loads_without(manifest: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("broken", [1, 6])
 def test_unreadable_clips_are_counted_and_limited(broken: int, manifest: Path, tmp_path: Path, capsys, caplog) -> None:
     """One broken training clip of sixteen is tolerated by an option; six are too many."""
-    rows = list(csv.DictReader(open(manifest, newline="")))
+    with open(manifest, newline="") as file:
+        rows = list(csv.DictReader(file))
     for row in rows:
         row["video"] = str(manifest.parent / row["video"])
     bad = [row for row in rows if row["split"] == "train"][:broken]
@@ -243,7 +274,10 @@ def test_unreadable_clips_are_counted_and_limited(broken: int, manifest: Path, t
         writer.writeheader()
         writer.writerows(rows)
     (tmp_path / "classes.csv").write_bytes((manifest.parent / "classes.csv").read_bytes())
-    arguments = ["fit", *tiny(tmp_path / "m.csv", tmp_path / "r", "--data.max_bad_fraction", "0.2", "--trainer.max_epochs", "2")]
+    arguments = [
+        "fit",
+        *tiny(tmp_path / "m.csv", tmp_path / "r", "--data.max_bad_fraction", "0.2", "--trainer.max_epochs", "2"),
+    ]
     if broken == 1:
         main(arguments)
         with open(next(tmp_path.glob("r/*/*/metrics.csv")), newline="") as file:

@@ -26,7 +26,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path}: no such file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        content["mbt_lightning"]["config"], content["mbt_lightning"]["spec"]  # noqa: B018
+        content["mbt_lightning"]["config"], content["mbt_lightning"]["spec"]
     except (RuntimeError, OSError, EOFError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"{path}: not a checkpoint of mbt ({type(error).__name__}: {text[:120]})") from None

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mbt_lightning.checkpoint import read_checkpoint
-from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.data.augment import RgbAugment
+from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.data.decode import ClipError
 from mbt_lightning.data.mixup import Mixup
 from mbt_lightning.data.records import DataSpec
@@ -65,7 +65,8 @@ def told_to_the_user(error: BaseException | None) -> Exception | None:
 
 def subclasses(base: type) -> list[type]:
     """All classes that derive from a class."""
-    return [c for child in base.__subclasses__() for c in (child, *subclasses(child))]
+    children: list[type] = base.__subclasses__()
+    return [c for child in children for c in (child, *subclasses(child))]
 
 
 NOISE = (
@@ -119,7 +120,10 @@ class MbtCLI(LightningCLI):
             AudioVisualData,
             args=args,
             parser_class=Parser,
-            parser_kwargs={"description": "Audio-visual classification with transformers: one experiment from clips to scores."},
+            parser_kwargs={
+                "prog": "mbt",
+                "description": "Audio-visual classification with transformers: one experiment from clips to scores.",
+            },
             save_config_callback=None,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -161,7 +165,9 @@ class MbtCLI(LightningCLI):
             settings.ckpt_path = str(find_checkpoint(runs, settings.experiment, resumed))
             say(f"checkpoint: {settings.ckpt_path}")
         if self.subcommand == "predict" and not settings.ckpt_path:
-            raise UserError("nothing to predict with: give --ckpt_path FILE (or last, or best, with the experiment's --config)")
+            raise UserError(
+                "nothing to predict with: give --ckpt_path FILE (or last, or best, with the experiment's --config)"
+            )
         if settings.ckpt_path:
             read_checkpoint(settings.ckpt_path)  # refuses, before anything is built, what is none
 
@@ -203,7 +209,9 @@ class MbtCLI(LightningCLI):
         if config["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in chosen):
             monitor = "val/score" if self.subcommand == "fit" and self.datamodule.has_val else None
             own.append(
-                ModelCheckpoint(filename="best", monitor=monitor, mode="max", save_last=True, enable_version_counter=False)
+                ModelCheckpoint(
+                    filename="best", monitor=monitor, mode="max", save_last=True, enable_version_counter=False
+                )
             )
         trainer = super()._instantiate_trainer(config, callbacks + own)
         if self.folder:
@@ -300,7 +308,9 @@ def expand(arguments: list[str]) -> list[str]:
 
 def split_equals(words: list[str]) -> list[str]:
     """`--config=FILE` and `--ckpt_path=FILE` as two words."""
-    return [part for word in words for part in (word.split("=", 1) if re.match(r"--(config|ckpt_path)=", word) else [word])]
+    return [
+        part for word in words for part in (word.split("=", 1) if re.match(r"--(config|ckpt_path)=", word) else [word])
+    ]
 
 
 def value_of(option: str, words: list[str]) -> str | None:
@@ -398,7 +408,8 @@ def print_predictions(cli: MbtCLI, top: int = 5) -> None:
         for i, row, values, places in zip(index.tolist(), probabilities, best.values, best.indices, strict=True):
             writer.writerow([examples[i].clip_id, *(f"{p:.6f}" for p in row.tolist())])
             table.add_row(
-                examples[i].clip_id, *(f"{classes[c]} {p:.2f}" for p, c in zip(values.tolist(), places.tolist(), strict=True))
+                examples[i].clip_id,
+                *(f"{classes[c]} {p:.2f}" for p, c in zip(values.tolist(), places.tolist(), strict=True)),
             )
     Console().print(table)
     say(f"all probabilities: {cli.folder / 'predictions.csv'}")
@@ -431,4 +442,3 @@ def quieten() -> None:
         ".*recommended to use `self.log.*sync_dist.*",
     ):
         warnings.filterwarnings("ignore", message=text)
-

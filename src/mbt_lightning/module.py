@@ -18,6 +18,7 @@ from mbt_lightning.data.records import Batch, DataSpec
 from mbt_lightning.data.sampling import chance
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.mbt import MBT, fuse
+from mbt_lightning.model.tokens import PatchTokens
 from mbt_lightning.tasks import Multilabel, Task
 
 
@@ -88,6 +89,13 @@ class AudioVisualClassifier(L.LightningModule):
         """Loss of each clip, (B,): the mean over the modalities' losses."""
         return torch.stack([self.task.loss(x, targets[m]) for m, x in logits.items()]).mean(0)
 
+    def setup(self, stage: str) -> None:
+        """Refuse labels that make no sense for the task."""
+        data = getattr(self.trainer, "datamodule", None)
+        for example in [] if data is None or stage == "predict" else data.examples(stage):
+            if problem := self.task.problem(example.labels):
+                raise UserError(f"clip {example.clip_id!r} has the labels {list(example.labels)}: {problem}")
+
     def on_train_start(self) -> None:
         """Let the optimiser's settings of this run win over those that a checkpoint has brought along."""
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
@@ -106,16 +114,20 @@ class AudioVisualClassifier(L.LightningModule):
             if theirs[name].shape != ours[name].shape
         ]
         if missing or unknown or other:
-            told = [*sorted(other), *(f"{n} is missing there" for n in missing), *(f"{n} is not known here" for n in unknown)]
+            told = [
+                *sorted(other),
+                *(f"{n} is missing there" for n in missing),
+                *(f"{n} is not known here" for n in unknown),
+            ]
             raise UserError(
                 f"the checkpoint does not fit this model: {'; '.join(told[:3])}"
-                f"{f' and {len(told) - 3} more' if len(told) > 3 else ''}; give the settings it was trained with, or none"
+                f"{f' and {len(told) - 3} more' if len(told) > 3 else ''}; "
+                "give the settings it was trained with, or none"
             )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed what the step draws by seed, step and rank, so that a resumed run draws what it would have drawn."""
         torch.manual_seed(chance("step", self.seed, self.global_step, self.global_rank).getrandbits(63))
-
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mix, smooth, and take the loss."""
@@ -123,7 +135,10 @@ class AudioVisualClassifier(L.LightningModule):
         if self.mixup:
             inputs, targets = self.mixup(inputs, batch.targets)
         logits = self(inputs)
-        targets = {m: self.task.smooth(targets.get(m, batch.targets), self.label_smoothing) for m in logits}
+        targets = {
+            m: self.task.smooth(targets[m] if m in targets else next(iter(targets.values())), self.label_smoothing)
+            for m in logits
+        }
         loss = self.loss(logits, targets).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
@@ -205,7 +220,7 @@ class AudioVisualClassifier(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimiser, and the schedule in steps of the trainer."""
-        decayed = {id(m.weight) for m in self.network.modules() if isinstance(m, nn.Linear)}
+        decayed = {id(m.weight) for m in self.network.modules() if isinstance(m, nn.Linear | PatchTokens)}
         groups = [
             {"params": [p for p in self.network.parameters() if id(p) in decayed]},
             {"params": [p for p in self.network.parameters() if id(p) not in decayed], "weight_decay": 0.0},

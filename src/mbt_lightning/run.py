@@ -172,7 +172,9 @@ class BadClipGuard(L.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:  # noqa: D102
         self.note(trainer, "train", batch, batch_idx)
         if not len(batch):
-            raise UserError(f"no clip of a whole batch could be read; one is {batch.bad[0].path}: {batch.bad[0].reason}")
+            raise UserError(
+                f"no clip of a whole batch could be read; one is {batch.bad[0].path}: {batch.bad[0].reason}"
+            )
 
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:  # noqa: D102
         self.note(trainer, trainer.datamodule.val_split, batch, batch_idx)
@@ -336,4 +338,3 @@ def git_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-

@@ -28,6 +28,10 @@ class Task:
         self.classes = spec.classes
         self.groups = spec.groups
 
+    def problem(self, labels: tuple[str, ...]) -> str | None:
+        """What is wrong with the labels of a clip for this task; None if nothing is."""
+        return None
+
     def smooth(self, targets: Tensor, amount: float) -> Tensor:
         """Label smoothing, y (1 - s) + s / C; after mixup, as the authors do."""
         return targets * (1 - amount) + amount / targets.shape[-1]
@@ -78,6 +82,10 @@ class Multiclass(Task):
 
     main_score = "top1"
 
+    def problem(self, labels: tuple[str, ...]) -> str | None:
+        """A clip has one label."""
+        return None if len(labels) == 1 else f"task Multiclass wants one label, not {len(labels)}"
+
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross entropy with (mixed) targets."""
         return F.cross_entropy(logits, targets, reduction="none")
@@ -119,7 +127,16 @@ class Multihead(Task):
                 raise UserError(f"class {name!r} names no head: task Multihead wants names like verb:3 and noun:17")
         self.heads = {head: slice(names.index(head), names.index(head) + names.count(head)) for head in names}
         if any(set(names[where]) != {head} for head, where in self.heads.items()):
-            raise UserError(f"the classes of a head must stand together in the class list; heads: {', '.join(self.heads)}")
+            raise UserError(
+                f"the classes of a head must stand together in the class list; heads: {', '.join(self.heads)}"
+            )
+
+    def problem(self, labels: tuple[str, ...]) -> str | None:
+        """A clip has one label of each head."""
+        heads = sorted(label.split(":")[0] for label in labels)
+        return (
+            None if heads == sorted(self.heads) else f"task Multihead wants one label of each: {', '.join(self.heads)}"
+        )
 
     def smooth(self, targets: Tensor, amount: float) -> Tensor:
         """Label smoothing within each head."""
@@ -136,7 +153,7 @@ class Multihead(Task):
 
     def scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
         """`<head>_top1`, `<head>_top5`, and the same for `action`, ranked by the product of the heads' softmaxes."""
-        result = {}
+        result: dict[str, float] = {}
         for head, where in self.heads.items():
             true = targets[:, where].argmax(-1)
             result |= {f"{head}_top{k}": topk_accuracy(logits[:, where], true, k) for k in (1, 5)}

@@ -1,0 +1,1 @@
+"""From media files to batches on the device."""

@@ -90,7 +90,9 @@ class AudioVisualData(L.LightningDataModule):
         counts |= {"frame_size": frame_size, "short_side": short_side, "num_workers": num_workers + 1}
         for name, value in counts.items():
             if value < 1:
-                raise UserError(f"{name} is {value - (name == 'num_workers')}: give {int(name != 'num_workers')} or more")
+                raise UserError(
+                    f"{name} is {value - (name == 'num_workers')}: give {int(name != 'num_workers')} or more"
+                )
         for name, seconds in {"window_seconds": window_seconds, "rgb_window_seconds": rgb_window_seconds}.items():
             if seconds is not None and not 0 < seconds < math.inf:
                 raise UserError(f"{name} is {seconds}: give a length above 0")
@@ -99,7 +101,7 @@ class AudioVisualData(L.LightningDataModule):
         if decoder not in DECODERS:
             raise UserError(f"decoder is {decoder!r}: choose one of {', '.join(DECODERS)}")
         self.manifest_path, self.media_root, self.class_file = manifest, media_root, classes
-        self.val_split, self.test_split = val_split, test_split
+        self.val_split, self.test_split = val_split or "", test_split
         self.modalities = tuple(modalities)
         self.frame_size = frame_size
         self.spectrogram, self.spec_augment = spectrogram, spec_augment
@@ -148,7 +150,13 @@ class AudioVisualData(L.LightningDataModule):
     @property
     def has_val(self) -> bool:
         """Whether there is a split to validate on."""
-        return self.val_split is not None and bool(self.manifest.splits.get(self.val_split))
+        return bool(self.val_split and self.manifest.splits.get(self.val_split))
+
+    def examples(self, stage: str) -> list[Example]:
+        """The rows that a stage reads; refuses a split without any."""
+        own = {"fit": "train", "validate": self.val_split, "test": self.test_split}[stage]
+        examples = list(self.manifest.split(own))
+        return examples + self.manifest.split(self.val_split) if stage == "fit" and self.has_val else examples
 
     def prepare_data(self) -> None:
         """Make the embedded clips if they are wanted and not there yet."""
@@ -216,7 +224,7 @@ class AudioVisualData(L.LightningDataModule):
 
     def make_rgb(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
         """Pictures (B, 3, T, S, S) in [-1, 1]; augmented by the generator's draws, if there is one."""
-        assert batch.frames is not None
+        assert batch.frames is not None and batch.sizes is not None
         transform = self.rgb_augment if generator else self.rgb_crop
         return transform(batch.frames, batch.sizes, self.frame_size, generator)
 
@@ -246,7 +254,9 @@ def media_files(names: list[str]) -> list[Path]:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in MEDIA_SUFFIXES and p.is_file())
             if not inside:
-                raise UserError(f"{path}: no media file in this folder (looked for {', '.join(sorted(MEDIA_SUFFIXES))})")
+                raise UserError(
+                    f"{path}: no media file in this folder (looked for {', '.join(sorted(MEDIA_SUFFIXES))})"
+                )
             files += inside
         elif path.is_file():
             files.append(path)

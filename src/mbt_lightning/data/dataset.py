@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -124,7 +125,9 @@ class ClipDataset(Dataset):
             return replace(self.kept[draw.index], view=draw.view, bad=bad)
         example, setting = self.examples[draw.index], self.setting
         wants_video = "video" in setting.streams
-        main = example.video if wants_video and example.video else example.audio
+        if wants_video and example.video is None:
+            raise ClipError(example.audio or example.clip_id, "the manifest names no file with pictures for this clip")
+        main = example.video if wants_video else example.audio
         if main is None:
             raise ClipError(example.video or example.clip_id, "the manifest names no file with sound for this clip")
         info = probe(main)
@@ -213,14 +216,16 @@ def collate(samples: Sequence[Sample]) -> Batch:
     bad = tuple(clip for sample in samples for clip in sample.bad)
     full = [s for s in samples if not s.is_empty]
     frames = [s.frames for s in full if s.frames is not None]
-    sizes = torch.tensor([f.shape[1:3] for f in frames]) if frames else None
+    waveforms = [s.waveform for s in full if s.waveform is not None]
+    sizes = None
     if frames:
-        height, width = (int(n) for n in sizes.amax(0))
+        sizes = torch.tensor([f.shape[1:3] for f in frames])
+        height, width = sizes.amax(0).tolist()
         frames = [F.pad(f, (0, 0, 0, width - f.shape[2], 0, height - f.shape[1])) for f in frames]
     return Batch(
         frames=torch.stack(frames) if frames else None,
         sizes=sizes,
-        waveform=torch.stack([s.waveform for s in full]) if full and full[0].waveform is not None else None,
+        waveform=torch.stack(waveforms) if waveforms else None,
         targets=torch.stack([s.target for s in full]) if full else torch.zeros(0, len(samples[0].target)),
         index=torch.tensor([s.index for s in full], dtype=torch.long),
         view=torch.tensor([s.view for s in full], dtype=torch.long),
@@ -244,7 +249,10 @@ class DrawSampler(DistributedSampler):
 
     def __init__(self, dataset: ClipDataset, num_replicas: int, rank: int, shuffle: bool, seed: int):
         self.views = max(1, dataset.num_views)
-        super().__init__(range(len(dataset) * self.views), num_replicas, rank, shuffle=shuffle, seed=seed)
+        # DistributedSampler adds the epoch to the seed: consecutive seeds would share their orders.
+        order = chance("order", seed).getrandbits(62)
+        draws = cast(Dataset, range(len(dataset) * self.views))  # only its length is asked for
+        super().__init__(draws, num_replicas, rank, shuffle=shuffle, seed=order)
 
     def __iter__(self) -> Iterator[Draw]:
         """The draws of the epoch that was set last."""

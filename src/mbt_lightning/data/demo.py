@@ -104,6 +104,7 @@ def demo_manifest(size: DemoSize = DemoSize(), cache: str | Path | None = None) 
             unfinished = Path(tempfile.mkdtemp(prefix=".demo-", dir=root))
             try:
                 write_dataset(unfinished, size)
+                unfinished.chmod(0o755)
                 unfinished.rename(folder)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -191,7 +192,7 @@ def encode(path: Path, pictures: np.ndarray, sound: np.ndarray) -> None:
             frame.pts, frame.time_base = index, Fraction(1, FRAME_RATE)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-        frame = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, 0, Fraction(1, SAMPLE_RATE)
-        container.mux(audio.encode(frame))
+        samples = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+        samples.sample_rate, samples.pts, samples.time_base = SAMPLE_RATE, 0, Fraction(1, SAMPLE_RATE)
+        container.mux(audio.encode(samples))
         container.mux(audio.encode(None))

@@ -58,7 +58,9 @@ class Manifest:
         return self.splits[name]
 
 
-def read_manifest(path: str | Path, media_root: str | Path | None = None, classes: str | Path | None = None) -> Manifest:
+def read_manifest(
+    path: str | Path, media_root: str | Path | None = None, classes: str | Path | None = None
+) -> Manifest:
     """Read a manifest and its class list.
 
     Args:
@@ -82,6 +84,7 @@ def read_manifest(path: str | Path, media_root: str | Path | None = None, classe
     left_out: Counter[str] = Counter()
     seen: dict[str, str] = {}
     known = set(names)
+    check_text(path)
     for where, row in read_rows(path):
         status = row.get("status") or "ok"
         if status != "ok":
@@ -97,7 +100,7 @@ def read_manifest(path: str | Path, media_root: str | Path | None = None, classe
         splits.setdefault(row["split"], []).append(example)
     if not names:
         names = tuple(sorted({label for rows in splits.values() for e in rows for label in e.labels}))
-    digest = hashlib.sha256(path.read_bytes() + "\n".join(names).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(path.read_bytes() + "\n".join([*names, *groups]).encode()).hexdigest()[:16]
     return Manifest(path, splits, names, groups, dict(left_out), digest)
 
 
@@ -110,7 +113,9 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict]]:
             for row in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in row or None in row.values():
-                    raise UserError(f"{where}: the row does not have {len(reader.fieldnames or [])} columns as the header")
+                    raise UserError(
+                        f"{where}: the row does not have {len(reader.fieldnames or [])} columns as the header"
+                    )
                 yield where, row | {"labels": split_labels(row["labels"], where)}
     elif path.suffix == ".jsonl":
         with open(path, encoding="utf-8-sig") as file:
@@ -127,9 +132,18 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict]]:
                 check_columns(where, row)
                 if not isinstance(row["labels"], list):
                     raise UserError(f"{where}: labels is {row['labels']!r}; write a list of class names")
-                yield where, row
+                yield where, row | {"labels": [str(label) for label in row["labels"]]}
     else:
         raise UserError(f"{path}: a manifest ends in .csv or .jsonl, not {path.suffix!r}")
+
+
+def check_text(path: Path) -> None:
+    """Refuse a file in another encoding than UTF-8."""
+    try:
+        path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: {path.name}: not UTF-8 text; save it as UTF-8") from None
 
 
 def check_columns(where: str | Path, columns) -> None:
@@ -162,8 +176,10 @@ def to_example(row: dict, root: Path, where: str) -> Example:
     end = to_seconds(row.get("end_seconds"), "end_seconds", where)
     if end is not None and end <= start:
         raise UserError(f"{where}: end_seconds {end:g} is not after start_seconds {start:g}")
-    clip_id = str(row.get("clip_id") or row.get("video") or row.get("audio"))
-    return Example(clip_id, video, audio, start, end, tuple(row["labels"]))
+    clip_id = row.get("clip_id")
+    if clip_id is None or clip_id == "":
+        clip_id = row.get("video") or row.get("audio")
+    return Example(str(clip_id), video, audio, start, end, tuple(row["labels"]))
 
 
 def to_seconds(value, name: str, where: str) -> float | None:
@@ -184,12 +200,16 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if "name" not in (reader.fieldnames or []):
-            raise UserError(f"{path}: column name is missing; there are: {', '.join(reader.fieldnames or []) or 'none'}")
+            raise UserError(
+                f"{path}: column name is missing; there are: {', '.join(reader.fieldnames or []) or 'none'}"
+            )
         rows = list(reader)
     names = tuple(row["name"] for row in rows)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice or not names:
-        raise UserError(f"{path}: class {twice[0]!r} stands there twice" if twice else f"{path}: the class list is empty")
+        raise UserError(
+            f"{path}: class {twice[0]!r} stands there twice" if twice else f"{path}: the class list is empty"
+        )
     groups = tuple(row["group"] for row in rows) if rows[0].get("group") else ()
     return names, groups
 

@@ -1,0 +1,1 @@
+"""What a modality becomes: tokens, their fusion, logits."""

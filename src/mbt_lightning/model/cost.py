@@ -20,7 +20,7 @@ def gflops_per_clip(network: MBT, inputs: dict[str, tuple[int, ...]]) -> float:
         network: the encoder.
         inputs: shape of one example of each modality, (C, *grid).
     """
-    shadow = copy.deepcopy(network).to("meta").eval().requires_grad_(False)  # shapes only: costs no time and no memory
+    shadow = copy.deepcopy(network).to("meta").eval().requires_grad_(False)  # shapes only, nothing is computed
     example = {m: torch.empty(1, *shape, device="meta") for m, shape in inputs.items()}
     counter = FlopCounterMode(display=False)
     with counter:

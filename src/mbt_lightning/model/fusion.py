@@ -66,7 +66,7 @@ class Fusion(nn.Module):
 
 
 class JointSelfAttention(Fusion):
-    """Vanilla fusion: one sequence of all tokens through one block with shared parameters (paper eq. 5)."""
+    """Vanilla fusion: one sequence of all tokens through one block with shared parameters (paper eq. 4)."""
 
     one_block_for_all = True
 
@@ -86,7 +86,7 @@ class JointSelfAttention(Fusion):
 
 
 class CrossAttention(Fusion):
-    """Vanilla cross-attention: own blocks and own queries, keys and values from all tokens (paper eq. 6)."""
+    """Vanilla cross-attention: own blocks and own queries, keys and values from all tokens (paper eq. 5-6)."""
 
     def forward(
         self, tokens: Tokens, shared: Tensor | None, blocks: Blocks, keep: slice | None = None
@@ -98,7 +98,7 @@ class CrossAttention(Fusion):
 
 
 class Bottleneck(Fusion):
-    """Fusion through a few learned tokens that every modality reads and writes: MBT (paper 3.2.2, eq. 7-11).
+    """Fusion through a few learned tokens that every modality reads and writes: MBT (paper eq. 7-11).
 
     Args:
         geometry: the encoder that the strategy is built for.
@@ -117,7 +117,9 @@ class Bottleneck(Fusion):
     def __init__(self, geometry: Geometry, num_bottlenecks: int = 4, update: str = "sequential"):
         super().__init__(geometry)
         if num_bottlenecks < 1:
-            raise UserError(f"num_bottlenecks is {num_bottlenecks}: give at least 1 (fusion_layer = depth turns fusion off)")
+            raise UserError(
+                f"num_bottlenecks is {num_bottlenecks}: give at least 1 (fusion_layer = depth turns fusion off)"
+            )
         if update not in self.rules:
             raise UserError(f"update is {update!r}: choose one of {', '.join(self.rules)}")
         self.update = update
@@ -142,7 +144,7 @@ class Bottleneck(Fusion):
     ) -> tuple[Tokens, Tensor | None]:
         """Pass the bottleneck from one modality to the next."""
         updated = {}
-        last = next(reversed(tokens))
+        *_, last = tokens
         for m, x in tokens.items():
             if m == last and keep is not None:  # nobody reads the bottleneck behind the last modality of all
                 updated[m] = blocks[m](x[:, keep], context=torch.cat([x, shared], dim=1))
@@ -160,14 +162,9 @@ class Bottleneck(Fusion):
         return {m: x for m, (x, _) in pairs.items()}, torch.stack([b for _, b in pairs.values()]).mean(0)
 
     @staticmethod
-    def exchange(
-        block: Callable[..., Tensor], x: Tensor, shared: Tensor, keep: slice | None
-    ) -> tuple[Tensor, Tensor]:
+    def exchange(block: Callable[..., Tensor], x: Tensor, shared: Tensor, keep: slice | None) -> tuple[Tensor, Tensor]:
         """Run one modality's block over [its tokens, the bottleneck]; returns both, updated."""
         both = torch.cat([x, shared], dim=1)
-        if keep is None:
-            updated = block(both)
-        else:
-            updated = block(torch.cat([x[:, keep], shared], dim=1), context=both)
+        updated = block(both) if keep is None else block(torch.cat([x[:, keep], shared], dim=1), context=both)
         own = updated.shape[1] - shared.shape[1]
         return updated[:, :own], updated[:, own:]

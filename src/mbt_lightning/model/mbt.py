@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.blocks import Block
-from mbt_lightning.model.fusion import Bottleneck, Fusion, Geometry
+from mbt_lightning.model.fusion import Bottleneck, Fusion, Geometry, Tokens
 from mbt_lightning.model.tokens import PatchTokens
 
 
@@ -40,39 +40,55 @@ SIZES = {
 """The ViT family by its usual names; the paper uses `b`."""
 
 
-class ClsHead(nn.Module):
+class Head(nn.Module):
+    """Reads logits out of the final tokens.
+
+    Args:
+        dim: width D of the tokens.
+        num_classes: number of logits.
+    """
+
+    num_cls: int
+    """CLS tokens that it wants in front of each modality."""
+    keep: slice
+    """The tokens of each modality that it reads."""
+    per_modality: bool
+    """Whether it gives logits for each modality."""
+
+    def __init__(self, dim: int, num_classes: int):
+        super().__init__()
+        self.linear = zero_linear(dim, num_classes)
+
+    def forward(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Read {modality: (B, N_m, D)}, of which only `keep`, out as {entry: (B, num_classes)}."""
+        raise NotImplementedError
+
+
+class ClsHead(Head):
     """Logits a modality: one linear layer, shared by the modalities, on each one's CLS token (paper 3.2.3)."""
 
     num_cls = 1
     keep = slice(0, 1)
     per_modality = True
 
-    def __init__(self, dim: int, num_classes: int):
-        super().__init__()
-        self.linear = zero_linear(dim, num_classes)
-
     def forward(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Read {modality: (B, 1, D)} out as {modality: (B, num_classes)}."""
         return {m: self.linear(x[:, 0]) for m, x in tokens.items()}
 
 
-class MeanPoolHead(nn.Module):
+class MeanPoolHead(Head):
     """One entry of logits, `fused`: a linear layer on the mean of all tokens of all modalities (the authors' `gap`)."""
 
     num_cls = 0
     keep = slice(None)
     per_modality = False
 
-    def __init__(self, dim: int, num_classes: int):
-        super().__init__()
-        self.linear = zero_linear(dim, num_classes)
-
     def forward(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Read {modality: (B, N_m, D)} out as {"fused": (B, num_classes)}."""
         return {"fused": self.linear(torch.cat(list(tokens.values()), dim=1).mean(1))}
 
 
-HEADS = {"cls": ClsHead, "mean": MeanPoolHead}
+HEADS: dict[str, type[Head]] = {"cls": ClsHead, "mean": MeanPoolHead}
 
 
 class MBT(nn.Module):
@@ -122,7 +138,7 @@ class MBT(nn.Module):
         self.modalities = tuple(inputs)
         self.fusion_layer = fusion_layer if len(inputs) > 1 else depth
 
-        self.head = HEADS[head](dim, num_classes)
+        self.head: Head = HEADS[head](dim, num_classes)
         self.tokens = nn.ModuleDict(
             {
                 m: PatchTokens(shape, patches[m], dim, self.head.num_cls, position_std=position_std)
@@ -132,7 +148,7 @@ class MBT(nn.Module):
         geometry = Geometry(self.modalities, dim, depth - self.fusion_layer)
         self.unimodal = Fusion(geometry)
         self.fusion = fusion(geometry) if geometry.num_fused_layers else self.unimodal
-        drops = torch.linspace(0, drop_path, depth).tolist()
+        drops = [drop_path * layer / max(1, depth - 1) for layer in range(depth)]
         self.layers = nn.ModuleList()
         for layer, drop in enumerate(drops):
             one_for_all = share_encoder or (layer >= self.fusion_layer and self.fusion.one_block_for_all)
@@ -147,9 +163,10 @@ class MBT(nn.Module):
 
     def encode(self, inputs: Mapping[str, Tensor], keep: slice = slice(None)) -> dict[str, Tensor]:
         """Return the final tokens {modality: (B, N_m, D)}, normalised; of each modality only those of `keep`."""
-        tokens = {m: self.tokens[m](inputs[m]) for m in self.modalities}
+        tokens: Tokens = {m: self.tokens[m](inputs[m]) for m in self.modalities}
         shared = None
         for layer, modules in enumerate(self.layers):
+            assert isinstance(modules, nn.ModuleDict)
             blocks = {m: modules[m if m in modules else SHARED] for m in self.modalities}
             strategy = self.fusion if layer >= self.fusion_layer else self.unimodal
             if layer == self.fusion_layer:
@@ -192,8 +209,8 @@ def check(inputs, fusion_layer, size, patches, head, drop_path) -> None:
     for m in inputs:
         if m not in patches:
             raise UserError(f"modality {m!r} has no patch size: add it to patches, which has {', '.join(patches)}")
-    if SHARED in inputs:
-        raise UserError(f"a modality cannot be called {SHARED!r}: that is the name of shared blocks")
+    for taken in {SHARED, "fused"} & set(inputs):
+        raise UserError(f"a modality cannot be called {taken!r}: that name has a meaning already")
     if size.dim % size.num_heads:
         raise UserError(f"dim {size.dim} is not a multiple of num_heads {size.num_heads}")
     if not 0 <= fusion_layer <= size.depth:

@@ -41,13 +41,18 @@ class PatchTokens(nn.Module):
         super().__init__()
         channels, *size = input_shape
         if len(patch) != len(size):
-            raise UserError(f"patch {list(patch)} has {len(patch)} axes, but the input {list(input_shape)} has {len(size)}")
+            raise UserError(
+                f"patch {list(patch)} has {len(patch)} axes, but the input {list(input_shape)} has {len(size)}"
+            )
         if channels not in (1, filter_channels):
             raise UserError(f"an input of {channels} channels does not fit a filter of {filter_channels}")
+        self.size = tuple(size)
         self.patch = tuple(patch)
         self.grid = tuple(s // p for s, p in zip(size, patch, strict=True))
         if not all(self.grid):
-            raise UserError(f"patch {list(patch)} is larger than the input {size}: use smaller patches or a larger input")
+            raise UserError(
+                f"patch {list(patch)} is larger than the input {size}: use smaller patches or a larger input"
+            )
         self.weight = nn.Parameter(torch.empty(dim, filter_channels, *patch))
         self.bias = nn.Parameter(torch.zeros(dim))
         self.cls = nn.Parameter(torch.zeros(1, num_cls, dim)) if num_cls else None
@@ -59,7 +64,7 @@ class PatchTokens(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Turn `x` (B, C, *grid) into tokens (B, num_cls + N, D)."""
         patches = self.split(x)
-        weight = self.weight
+        weight: Tensor = self.weight
         if x.shape[1] == 1:
             weight = weight.sum(1, keepdim=True)  # the same as repeating the input, at a third of the cost
         tokens = F.linear(patches, weight.flatten(1), self.bias)
@@ -69,6 +74,8 @@ class PatchTokens(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """Cut `x` (B, C, *grid) into patches (B, N, C * prod(patch))."""
+        if tuple(x.shape[2:]) != self.size:
+            raise ValueError(f"the input is {list(x.shape[2:])}, but the tokeniser was built for {list(self.size)}")
         rank = len(self.grid)
         for axis, (count, size) in enumerate(zip(self.grid, self.patch, strict=True), start=2):
             x = x.narrow(axis, 0, count * size)
