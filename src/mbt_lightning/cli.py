@@ -39,6 +39,8 @@ from mbt_lightning.run import BadClipGuard, MetricsCsv, RunRecorder, find_checkp
 from mbt_lightning.tasks import Task
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
+NEWEST = ("last", "best")
+"""Values of --ckpt_path that stand for a checkpoint of the experiment's newest run."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -160,7 +162,7 @@ class MbtCLI(LightningCLI):
         self.settings.base = None  # has been read, and stands in the resolved configuration
         self.settings.experiment = self.settings.experiment or "default"
         settings, runs = self.settings, Path(self.settings.runs)
-        resumed = settings.ckpt_path if settings.ckpt_path in ("last", "best") else None
+        resumed = settings.ckpt_path if settings.ckpt_path in NEWEST else None
         if resumed:
             settings.ckpt_path = str(find_checkpoint(runs, settings.experiment, resumed))
             say(f"checkpoint: {settings.ckpt_path}")
@@ -293,16 +295,21 @@ def expand(arguments: list[str]) -> list[str]:
         else:
             expanded.append(word)
 
+    experiment = value_of("--experiment", expanded)
+    if not experiment:
+        stems = [Path(name).stem for name in named if name.endswith((".yaml", ".yml")) and Path(name).stem != "config"]
+        experiment = "+".join(dict.fromkeys(stems))
+        expanded += ["--experiment", experiment] if stems else []
     checkpoint = value_of("--ckpt_path", expanded)
+    resumes = subcommand == "fit" and checkpoint == "last"
+    if checkpoint in NEWEST:
+        checkpoint = str(find_checkpoint(Path(value_of("--runs", expanded) or "runs"), experiment, checkpoint))
     if checkpoint and Path(checkpoint).is_file():
         config = read_checkpoint(checkpoint)["mbt_lightning"]["config"]
-        config = {key: config[key] for key in ("experiment", "model", "data")}
+        kept = ("seed_everything", "trainer") if resumes else ()
+        config = {key: config[key] for key in ("experiment", "model", "data", *kept)}
         config["data"].pop("media", None)
         expanded = ["--config", yaml.safe_dump(config, sort_keys=False), *expanded]
-    if not value_of("--experiment", expanded):
-        stems = [Path(name).stem for name in named if name.endswith((".yaml", ".yml")) and Path(name).stem != "config"]
-        if stems:
-            expanded += ["--experiment", "+".join(dict.fromkeys(stems))]
     return [subcommand, *expanded]
 
 

@@ -126,8 +126,9 @@ class AudioVisualClassifier(L.LightningModule):
             )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed what the step draws by seed, step and rank, so that a resumed run draws what it would have drawn."""
-        torch.manual_seed(chance("step", self.seed, self.global_step, self.global_rank).getrandbits(63))
+        """Seed what is drawn by seed, epoch, batch and rank: a resumed run draws what it would have drawn."""
+        source = chance("step", self.seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(source.getrandbits(63))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mix, smooth, and take the loss."""

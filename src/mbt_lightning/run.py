@@ -58,6 +58,8 @@ def find_checkpoint(runs: Path, experiment: str, which: str) -> Path:
     Raises:
         UserError: there is none.
     """
+    if not experiment:
+        raise UserError(f"--ckpt_path {which}: of which experiment? Name it by --experiment NAME or --config FILE")
     found = sorted((runs / experiment).glob(f"*/checkpoints/{which}.ckpt"), key=lambda path: path.parent.parent.name)
     if not found:
         raise UserError(

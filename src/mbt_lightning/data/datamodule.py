@@ -215,7 +215,8 @@ class AudioVisualData(L.LightningDataModule):
         """Make the model's inputs on the device: augmented in training, plain otherwise."""
         generator = None
         if self.trainer is not None and self.trainer.training:
-            source = chance("augment", self.seed, self.trainer.global_step, self.trainer.global_rank)
+            number = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            source = chance("augment", self.seed, self.trainer.current_epoch, number, self.trainer.global_rank)
             generator = torch.Generator().manual_seed(source.getrandbits(63))
         if len(batch):
             batch.inputs = {m: getattr(self, f"make_{m}")(batch, generator) for m in self.modalities}

@@ -1,0 +1,102 @@
+"""Every command and every piece of Python in the README runs, on few clips and with a small budget."""
+
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from mbt_lightning.cli import main
+from mbt_lightning.data.demo import DemoSize, demo_manifest
+
+PROJECT = Path(__file__).parent.parent
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(console|python)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if kind == "console" for line in block.splitlines() if "mbt " in line]
+pytestmark = pytest.mark.xdist_group("readme")  # the commands build on each other
+
+SMALL = [
+    "--model.size",
+    "{dim: 16, depth: 12, num_heads: 2}",
+    "--data.num_workers",
+    "0",
+    "--trainer.enable_progress_bar",
+]
+SMALL += ["false", "--trainer.limit_train_batches", "1", "--data.frame_size", "32", "--data.num_frames", "2"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A copy of the experiments with a few clips, in which the commands run one after the other."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(PROJECT / "experiments", folder / "experiments")
+    manifest = demo_manifest(DemoSize(32, 4, 4), cache=folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield manifest
+
+
+def smaller(words: list[str], manifest: Path) -> list[str]:
+    """A command of the README with fewer clips, smaller and shorter; everything else as it stands."""
+    words = [
+        str(manifest.parent / "clips" / "test-00000.mp4") if word.startswith("~/.cache") else word for word in words
+    ]
+    if words[0] == "predict" or ("--ckpt_path" in words and words[0] != "fit"):
+        return words
+    epochs = [] if "--trainer.max_epochs" in words else ["--trainer.max_epochs", "1"]
+    words = words if "--print_config" not in words else [w for w in words if w != "--print_config"] + ["--print_config"]
+    return [words[0], *words[1:], "--data.manifest", str(manifest), "--model.task", "Multilabel", *epochs, *SMALL]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(c, marks=pytest.mark.slow if "compile" in c or "ddp" in c else ()) for c in COMMANDS],
+)
+def test_command(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shlex.split(command, comments=True)
+    while "=" in words[0]:
+        monkeypatch.setenv(*words.pop(0).split("=", 1))
+    assert words.pop(0) == "mbt"
+    for name in ("PL_GLOBAL_SEED", "MBT_RUN_FOLDER"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    if "--print_config" in words:
+        with pytest.raises(SystemExit) as stop:
+            main(smaller(words, place))
+        assert not stop.value.code
+    else:
+        main(smaller(words, place))
+
+
+def test_make_targets_exist() -> None:
+    targets = re.findall(r"^make (\w+)", README, re.MULTILINE)
+    makefile = (PROJECT / "Makefile").read_text()
+    assert targets and all(f"\n{target}:" in makefile for target in targets)
+
+
+def test_links_lead_somewhere() -> None:
+    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)]+)\)", prose):
+        assert link.startswith("https://") or (PROJECT / link).exists(), link
+
+
+def test_python(place: Path) -> None:
+    """Needs the runs of the commands above: a checkpoint called best."""
+    checkpoint = sorted(Path("runs/bottleneck_b4_lf8").glob("*/checkpoints/best.ckpt"))[-1]
+    shutil.copy(checkpoint, "best.ckpt")
+    shutil.copy(place.parent / "clips" / "test-00000.mp4", "clip.mp4")
+    names: dict = {}
+    for kind, block in BLOCKS:
+        if kind == "python":
+            exec(block, names)
+    assert names["clip"].frames.shape[0] == 8 and names["clip"].num_real_frames == 8
+    from mbt_lightning import MBT, EncoderSize
+
+    inputs = {"rgb": (3, 2, 32, 32), "spectrogram": (1, 32, 32)}
+    network = MBT(inputs, 5, fusion=names["MeanToken"], fusion_layer=1, size=EncoderSize(16, 3, 2))
+    logits = network({m: torch.randn(2, *shape) for m, shape in inputs.items()})
+    assert logits["rgb"].shape == (2, 5)
+    assert os.getcwd() != str(PROJECT)
