@@ -19,9 +19,10 @@ import torch
 import yaml
 
 import mbt_lightning.model.mbt as mbt
-from mbt_lightning.cli import MbtCLI, expand, main, read_yaml
+from mbt_lightning.cli import MbtCLI, expand, main
 from mbt_lightning.data.augment import ColourJitter, JitteredCrop, SpecAugment
 from mbt_lightning.data.spectrogram import LogMel
+from mbt_lightning.expand import read_yaml
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"

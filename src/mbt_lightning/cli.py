@@ -6,7 +6,6 @@ configuration that a checkpoint carries.
 
 from __future__ import annotations
 
-import csv
 import difflib
 import logging
 import os
@@ -21,8 +20,6 @@ import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from rich.console import Console
-from rich.table import Column, Table
 
 from mbt_lightning.checkpoint import read_checkpoint
 from mbt_lightning.data.augment import RgbAugment
@@ -31,16 +28,14 @@ from mbt_lightning.data.decode import ClipError
 from mbt_lightning.data.mixup import Mixup
 from mbt_lightning.data.records import DataSpec
 from mbt_lightning.data.spectrogram import Spectrogram
-from mbt_lightning.errors import UserError
+from mbt_lightning.errors import UserError, one_line
+from mbt_lightning.expand import NEWEST, expand
 from mbt_lightning.model.cost import count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Fusion
 from mbt_lightning.module import AudioVisualClassifier
+from mbt_lightning.report import print_predictions, print_scores
 from mbt_lightning.run import BadClipGuard, MetricsCsv, RunRecorder, find_checkpoint, new_run_folder
 from mbt_lightning.tasks import Task
-
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
-NEWEST = ("last", "best")
-"""Values of --ckpt_path that stand for a checkpoint of the experiment's newest run."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -165,7 +160,6 @@ class MbtCLI(LightningCLI):
         resumed = settings.ckpt_path if settings.ckpt_path in NEWEST else None
         if resumed:
             settings.ckpt_path = str(find_checkpoint(runs, settings.experiment, resumed))
-            say(f"checkpoint: {settings.ckpt_path}")
         if self.subcommand == "predict" and not settings.ckpt_path:
             raise UserError(
                 "nothing to predict with: give --ckpt_path FILE (or last, or best, with the experiment's --config)"
@@ -183,7 +177,9 @@ class MbtCLI(LightningCLI):
             else:
                 self.folder = new_run_folder(runs, settings.experiment)
             os.environ["MBT_RUN_FOLDER"] = str(self.folder)
-            say(f"run: {self.folder}")
+            if resumed:
+                print(f"checkpoint: {settings.ckpt_path}")
+            print(f"run: {self.folder}", flush=True)
         self.text = self._parser(self.subcommand).dump(settings, skip_none=False)
         for logger in as_list(settings.trainer.logger):
             if getattr(logger, "init_args", {}).get("save_dir", "") in (None, "."):
@@ -225,13 +221,13 @@ class MbtCLI(LightningCLI):
         if self.trainer.is_global_zero:
             network, spec = self.model.network, self.model.spec
             shapes = ", ".join(f"{m} {'x'.join(map(str, shape))}" for m, shape in spec.inputs.items())
-            say(f"data: {self.datamodule.manifest.path} ({len(spec.classes)} classes; {shapes})")
-            say(
+            print(f"data: {self.datamodule.manifest.path} ({len(spec.classes)} classes; {shapes})")
+            print(
                 f"model: {count_parameters(network) / 1e6:.2f} million parameters, "
                 f"{gflops_per_clip(network, spec.inputs):.3f} GFLOPs a clip"
             )
             if not self.datamodule.has_val:
-                say(f"no split {self.datamodule.val_split!r} to validate on: the last checkpoint counts as the best")
+                print(f"no split {self.datamodule.val_split!r} to validate on: the last checkpoint counts as the best")
 
     def after_fit(self) -> None:
         """Test the best checkpoint, if there is a test split."""
@@ -253,178 +249,11 @@ class MbtCLI(LightningCLI):
     def after_predict(self) -> None:
         """Print and write the most probable classes of every file."""
         if self.trainer.is_global_zero:
-            print_predictions(self)
+            assert self.folder is not None
+            print_predictions(self.trainer, self.model, self.folder)
             guard = next(c for c in self.trainer.callbacks if isinstance(c, BadClipGuard))
             if failed := guard.bad.get("predict"):
                 raise UserError(f"{len(failed)} of the files could not be read; see the warnings above")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The command line, before it is parsed
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def expand(arguments: list[str]) -> list[str]:
-    """Write out what the parser does not know: `base:` in experiment files, a checkpoint's configuration, media.
-
-    Raises:
-        UserError: a file that is missing or not what it should be.
-    """
-    if not arguments or arguments[0] not in SUBCOMMANDS:
-        return arguments
-    subcommand, *rest = arguments
-    media = []
-    while subcommand == "predict" and rest and not rest[0].startswith("-"):
-        media.append(rest.pop(0))
-    if media:
-        rest += ["--data.media", yaml.safe_dump(media, default_flow_style=True, width=10**9).strip()]
-    rest = split_equals(rest)
-
-    named: list[str] = []
-    expanded: list[str] = []
-    while rest:
-        word = rest.pop(0)
-        if word in ("-c", "--config") and rest:
-            name = rest.pop(0)
-            if not name.lstrip().startswith("{"):  # W&B may hand over JSON text
-                named.append(name)
-                for file in with_bases(Path(name)):
-                    expanded += ["--config", str(file)]
-                continue
-            expanded += ["--config", name]
-        else:
-            expanded.append(word)
-
-    experiment = value_of("--experiment", expanded)
-    if not experiment:
-        stems = [Path(name).stem for name in named if name.endswith((".yaml", ".yml")) and Path(name).stem != "config"]
-        experiment = "+".join(dict.fromkeys(stems))
-        expanded += ["--experiment", experiment] if stems else []
-    checkpoint = value_of("--ckpt_path", expanded)
-    resumes = subcommand == "fit" and checkpoint == "last"
-    if checkpoint in NEWEST:
-        checkpoint = str(find_checkpoint(Path(value_of("--runs", expanded) or "runs"), experiment, checkpoint))
-    if checkpoint and Path(checkpoint).is_file():
-        config = read_checkpoint(checkpoint)["mbt_lightning"]["config"]
-        kept = ("seed_everything", "trainer") if resumes else ()
-        config = {key: config[key] for key in ("experiment", "model", "data", *kept)}
-        config["data"].pop("media", None)
-        expanded = ["--config", yaml.safe_dump(config, sort_keys=False), *expanded]
-    return [subcommand, *expanded]
-
-
-def split_equals(words: list[str]) -> list[str]:
-    """`--config=FILE` and `--ckpt_path=FILE` as two words."""
-    return [
-        part for word in words for part in (word.split("=", 1) if re.match(r"--(config|ckpt_path)=", word) else [word])
-    ]
-
-
-def value_of(option: str, words: list[str]) -> str | None:
-    """The last value given to an option; None if it is not given."""
-    found = [words[i + 1] for i, word in enumerate(words[:-1]) if word == option]
-    found += [word.split("=", 1)[1] for word in words if word.startswith(option + "=")]
-    return found[-1] if found else None
-
-
-def with_bases(path: Path, seen: tuple[Path, ...] = ()) -> list[Path]:
-    """An experiment file behind the files that it names as its `base`, the first of all first."""
-    if not path.is_file():
-        close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
-        hint = f"; did you mean {path.parent / close[0]}?" if close else ""
-        raise UserError(f"--config {path}: no such file{hint}")
-    if path in seen:
-        raise UserError(f"{path}: is its own base")
-    content = read_yaml(path)
-    base = content.get("base")
-    return ([] if base is None else with_bases(path.parent / base, (*seen, path))) + [path]
-
-
-class StrictLoader(yaml.SafeLoader):
-    """Loads YAML, and refuses a key that stands twice: plain YAML drops the first without a word."""
-
-
-def no_duplicates(loader: StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict:
-    """Build a mapping whose keys are all different."""
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for i, key in enumerate(keys):
-        if key in keys[:i]:
-            mark = node.value[i][0].start_mark
-            raise UserError(f"{mark.name}:{mark.line + 1}: key {key!r} stands there twice; the first would be lost")
-    return loader.construct_mapping(node, deep=deep)
-
-
-StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, no_duplicates)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read an experiment file, strictly."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a YAML file: {one_line(error)}") from None
-    if content is not None and not isinstance(content, dict):
-        raise UserError(f"{path}: an experiment file holds keys and values, not {type(content).__name__}")
-    if "config" in (content or {}):
-        raise UserError(f"{path}: key 'config' is not for files; write `base: FILE` to build on another file")
-    return content or {}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What is printed
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def say(text: str) -> None:
-    """Print a line, on the first process only."""
-    print(text, flush=True)
-
-
-def print_scores(trainer: Trainer, stage: str, folder: Path | None) -> None:
-    """Print a row of scores for each modality and for their fusion."""
-    if not trainer.is_global_zero:
-        return
-    prefix = f"{stage}/"
-    values = {k[len(prefix) :]: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
-    rows = list(dict.fromkeys(k.split("/")[0] for k in values if "/" in k))
-    columns = list(dict.fromkeys(k.split("/", 1)[1] for k in values if "/" in k))
-    table = Table(title=f"{stage}: {values['clips']:.0f} clips, {values.get('bad_clips', 0):.0f} unreadable")
-    table.add_column("logits of")
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
-    for row in rows:
-        cells = (values.get(f"{row}/{column}", float("nan")) for column in columns)
-        table.add_row(row, *(f"{x:.0f}" if x == int(x) and x > 1 else f"{x:.3f}" for x in cells))
-    Console().print(table)
-    say(f"summary: {folder}/summary.json")
-
-
-def print_predictions(cli: MbtCLI, top: int = 5) -> None:
-    """Print the most probable classes of every file, and write all of them to `predictions.csv`."""
-    index, logits, _ = cli.model.predictions
-    probabilities = cli.model.task.probabilities(logits["fused"])
-    examples = cli.trainer.predict_dataloaders.dataset.examples
-    classes = cli.model.spec.classes
-    best = probabilities.topk(min(top, len(classes)))
-    table = Table(Column("file", overflow="fold"), *(f"top {k + 1}" for k in range(best.indices.shape[1])))
-    assert cli.folder is not None
-    with open(cli.folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", *classes])
-        for i, row, values, places in zip(index.tolist(), probabilities, best.values, best.indices, strict=True):
-            writer.writerow([examples[i].clip_id, *(f"{p:.6f}" for p in row.tolist())])
-            table.add_row(
-                examples[i].clip_id,
-                *(f"{classes[c]} {p:.2f}" for p, c in zip(values.tolist(), places.tolist(), strict=True)),
-            )
-    Console().print(table)
-    say(f"all probabilities: {cli.folder / 'predictions.csv'}")
-
-
-def one_line(message: object) -> str:
-    """A text without line breaks."""
-    return " ".join(str(message).split())
 
 
 def as_list(value: Any) -> list:

@@ -3,3 +3,8 @@
 
 class UserError(ValueError):
     """A wrong setting, file or value; its text names the value got, the values allowed and the fix."""
+
+
+def one_line(message: object) -> str:
+    """A text without line breaks."""
+    return " ".join(str(message).split())

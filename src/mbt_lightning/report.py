@@ -1,0 +1,51 @@
+"""What a run prints at its end: tables of scores and of predictions."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from rich.console import Console
+from rich.table import Column, Table
+
+from mbt_lightning.module import AudioVisualClassifier
+from mbt_lightning.run import numbers
+
+
+def print_scores(trainer: Trainer, stage: str, folder: Path | None) -> None:
+    """Print a row of scores for each modality and for their fusion."""
+    if not trainer.is_global_zero:
+        return
+    values = numbers(trainer, f"{stage}/")
+    rows = list(dict.fromkeys(k.split("/")[0] for k in values if "/" in k))
+    columns = list(dict.fromkeys(k.split("/", 1)[1] for k in values if "/" in k))
+    table = Table(title=f"{stage}: {values['clips']:.0f} clips, {values.get('bad_clips', 0):.0f} unreadable")
+    table.add_column("logits of")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(row, *(f"{values[f'{row}/{c}']:.{0 if c.startswith('classes') else 3}f}" for c in columns))
+    Console().print(table)
+    print(f"summary: {folder}/summary.json")
+
+
+def print_predictions(trainer: Trainer, model: AudioVisualClassifier, folder: Path, top: int = 5) -> None:
+    """Print the most probable classes of every file, and write all probabilities to `predictions.csv`."""
+    index, logits, _ = model.predictions
+    probabilities = model.task.probabilities(logits["fused"])
+    examples = trainer.predict_dataloaders.dataset.examples  # type: ignore[union-attr]
+    classes = model.spec.classes
+    best = probabilities.topk(min(top, len(classes)))
+    table = Table(Column("file", overflow="fold"), *(f"top {k + 1}" for k in range(best.indices.shape[1])))
+    with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", *classes])
+        for i, row, values, places in zip(index.tolist(), probabilities, best.values, best.indices, strict=True):
+            writer.writerow([examples[i].clip_id, *(f"{p:.6f}" for p in row.tolist())])
+            table.add_row(
+                examples[i].clip_id,
+                *(f"{classes[c]} {p:.2f}" for p, c in zip(values.tolist(), places.tolist(), strict=True)),
+            )
+    Console().print(table)
+    print(f"all probabilities: {folder / 'predictions.csv'}")
