@@ -1,5 +1,10 @@
 """What several test files share."""
 
+import os
+
+# One thread a process: several test processes share the cores. Must stand before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import pytest

@@ -76,6 +76,7 @@ WRONG = {
     "no window": (["--data.window_seconds", "0"], "window_seconds is 0.0: give a length above 0"),
     "smoothing": (["--model.label_smoothing", "1.5"], "label_smoothing is 1.5: give a part from 0 to below 1"),
     "missing manifest": (["--data.manifest", "nope.csv"], "nope.csv: no such manifest"),
+    "precision": (["--trainer.precision", "bf16-true"], "trainer.precision is bf16-true: choose one of 32-true"),
     "missing checkpoint": (["--ckpt_path", "nope.ckpt"], "checkpoint nope.ckpt: no such file"),
     "nothing to resume": (["--ckpt_path", "last"], "--ckpt_path last: no run of experiment 'bottleneck_b4_lf8'"),
 }
@@ -106,6 +107,25 @@ def test_a_wrong_file_is_refused_in_one_line(
 ) -> None:
     (tmp_path / "wrong.yaml").write_text(content)
     assert text in refusal(capsys, "fit", "--config", str(tmp_path / "wrong.yaml"), "--runs", str(tmp_path / "runs"))
+
+
+def test_a_score_needs_a_checkpoint(capsys: pytest.CaptureFixture) -> None:
+    assert "nothing to test with: give --ckpt_path FILE" in refusal(capsys, "test", "--config", POINT)
+
+
+def test_runs_must_be_a_folder(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    line = refusal(capsys, "fit", "--config", POINT, "--runs", str(tmp_path / "file"))
+    assert "cannot make folders there (Not a directory)" in line
+
+
+def test_a_class_without_positives_has_no_score(manifest: Path, tmp_path: Path, capsys) -> None:
+    classes = (manifest.parent / "classes.csv").read_text() + "never seen,rare\n"
+    (tmp_path / "classes.csv").write_text(classes)
+    main(["fit", *tiny(manifest, tmp_path / "r", "--data.classes", str(tmp_path / "classes.csv"))])
+    test = json.loads(next(tmp_path.glob("r/*/*/summary.json")).read_text())["test"]
+    assert test["fused/mAP/rare"] is None and test["fused/classes_with_positives"] == 12
+    assert "–" in capsys.readouterr().out
 
 
 def test_a_misspelt_file_is_hinted_at(capsys: pytest.CaptureFixture) -> None:
@@ -140,7 +160,29 @@ def test_bases_and_checkpoints_become_earlier_configs(finished: Path) -> None:
     words = expand(["test", "--ckpt_path", str(finished / "checkpoints/best.ckpt"), "--config", POINT])
     assert words[1] == "--config" and yaml.safe_load(words[2])["model"]["fusion_layer"] == 2
     assert words.index("experiments/base.yaml") > 2
-    assert expand(["predict", "a.mp4", "b c.mp4", "--ckpt_path", "x"])[-2:] == ["--data.media", "[a.mp4, b c.mp4]"]
+    checkpoint = str(finished / "checkpoints/best.ckpt")
+    words = expand(["predict", "a.mp4", "--ckpt_path", checkpoint, "--print_config", "b c.mp4"])
+    assert words[-2:] == ["--data.media", "[a.mp4, b c.mp4]"], "media may stand anywhere"
+
+
+def test_options_beat_files_wherever_they_stand(tmp_path: Path) -> None:
+    words = expand(["fit", "--model.fusion_layer", "2", "--config", POINT])
+    assert words.index("--model.fusion_layer") > words.index(POINT)
+    (tmp_path / "named.yaml").write_text("experiment: mine\n")
+    assert expand(["fit", "--config", POINT, "--config", str(tmp_path / "named.yaml")])[-2:] == ["--experiment", "mine"]
+
+
+def test_the_newest_run_goes_on_with_its_own_settings(manifest: Path, tmp_path: Path) -> None:
+    """What was said on the command line of the first run needs not be said again."""
+    main(["fit", *tiny(manifest, tmp_path, "--model.label_smoothing", "0.2", "--seed_everything", "5")])
+    main(["fit", "--runs", str(tmp_path), "--experiment", "bottleneck_b4_lf8", "--ckpt_path", "last", "--trainer.max_epochs", "2"])  # fmt: skip
+    run = next((tmp_path / "bottleneck_b4_lf8").iterdir())
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["label_smoothing"] == 0.2 and config["seed_everything"] == 5
+    assert config["trainer"]["gradient_clip_val"] == 1.0 and config["trainer"]["max_epochs"] == 2
+    assert json.loads((run / "summary.json").read_text())["fit"]["steps"] == 4
+    main(["test", "--runs", str(tmp_path), "--experiment", "bottleneck_b4_lf8", "--ckpt_path", "best"])
+    assert (run / "config.1.yaml").is_file(), "the first configuration is kept"
 
 
 def test_a_run_leaves_its_records(finished: Path, manifest: Path) -> None:

@@ -215,7 +215,7 @@ class TestGather:
         assert clips.tolist() == [0, 2] and logits["rgb"][:, 0].tolist() == [1.5, 5.0]
 
     def test_nothing(self) -> None:
-        with pytest.raises(UserError, match="no clip could be read, so there is nothing to score"):
+        with pytest.raises(UserError, match="no clip could be read; see the warnings above"):
             self.gather()
 
     def test_first_of_each(self) -> None:

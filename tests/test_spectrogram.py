@@ -185,7 +185,7 @@ class TestKaldiFbank:
                 frame_shift=10,
             )
             assert expected.shape == (98, num_mels)
-            torch.testing.assert_close(log_mel[:98], expected, rtol=0, atol=1e-5)
+            torch.testing.assert_close(log_mel[:98], expected, rtol=0, atol=5e-5)
             assert (log_mel[98:] == 0).all()  # AST fills up with zeros, then standardises
 
     def test_standardises_as_ast(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path}: no such file")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: not a checkpoint of mbt (or cut off)")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         content["mbt_lightning"]["config"], content["mbt_lightning"]["spec"]

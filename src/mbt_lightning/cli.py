@@ -10,6 +10,7 @@ import difflib
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from mbt_lightning.checkpoint import read_checkpoint
 from mbt_lightning.data.augment import RgbAugment
@@ -43,6 +45,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         MbtCLI(expand(arguments))
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)  # Lightning's own exit looks like success
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            print("mbt: interrupted; the same command with --ckpt_path last goes on", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
+        raise
     except Exception as error:
         told = told_to_the_user(error)
         if told is None or os.environ.get("MBT_DEBUG"):
@@ -54,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def told_to_the_user(error: BaseException | None) -> Exception | None:
     """The error that a person can mend, among an exception and its causes; None if there is none."""
     while error is not None:
-        if isinstance(error, UserError | ClipError):
+        if isinstance(error, UserError | ClipError | MisconfigurationException):
             return error
         error = error.__cause__ or error.__context__
     return None
@@ -72,6 +81,10 @@ NOISE = (
     r" Given value type: .*$",
 )
 """What jsonargparse adds to its messages and helps nobody."""
+
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "None", "32", "bf16", "16")
+"""What `trainer.precision` may be: the half-precision "true" kinds would round the sound before its spectrogram."""
 
 
 class Parser(LightningArgumentParser):
@@ -160,10 +173,10 @@ class MbtCLI(LightningCLI):
         resumed = settings.ckpt_path if settings.ckpt_path in NEWEST else None
         if resumed:
             settings.ckpt_path = str(find_checkpoint(runs, settings.experiment, resumed))
-        if self.subcommand == "predict" and not settings.ckpt_path:
-            raise UserError(
-                "nothing to predict with: give --ckpt_path FILE (or last, or best, with the experiment's --config)"
-            )
+        if self.subcommand != "fit" and not settings.ckpt_path:
+            raise UserError(f"nothing to {self.subcommand} with: give --ckpt_path FILE, or --experiment NAME and best")
+        if str(settings.trainer.precision) not in PRECISIONS:
+            raise UserError(f"trainer.precision is {settings.trainer.precision}: choose one of {', '.join(PRECISIONS)}")
         if settings.ckpt_path:
             read_checkpoint(settings.ckpt_path)  # refuses, before anything is built, what is none
 
@@ -177,13 +190,11 @@ class MbtCLI(LightningCLI):
             else:
                 self.folder = new_run_folder(runs, settings.experiment)
             os.environ["MBT_RUN_FOLDER"] = str(self.folder)
-            if resumed:
-                print(f"checkpoint: {settings.ckpt_path}")
-            print(f"run: {self.folder}", flush=True)
+            print(f"checkpoint: {settings.ckpt_path}\n" * bool(resumed), end="", flush=True)
         self.text = self._parser(self.subcommand).dump(settings, skip_none=False)
         for logger in as_list(settings.trainer.logger):
             if getattr(logger, "init_args", {}).get("save_dir", "") in (None, "."):
-                logger.init_args.save_dir = str(self.folder)
+                logger.init_args.save_dir = str(self.folder or ".")
 
     def instantiate_classes(self) -> None:
         """Build everything; a run that cannot be built leaves no empty folder behind."""
@@ -193,6 +204,8 @@ class MbtCLI(LightningCLI):
             if self.folder and not any(self.folder.iterdir()):
                 self.folder.rmdir()
             raise
+        if self.trainer.is_global_zero:
+            print(f"run: {self.folder}", flush=True)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse the expanded command line."""
@@ -232,9 +245,11 @@ class MbtCLI(LightningCLI):
     def after_fit(self) -> None:
         """Test the best checkpoint, if there is a test split."""
         data, trainer = self.datamodule, self.trainer
-        if trainer.interrupted or trainer.fast_dev_run or not data.manifest.splits.get(data.test_split):
+        if trainer.fast_dev_run or not data.manifest.splits.get(data.test_split):
             return
         best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else None
+        if not best and trainer.is_global_zero:
+            print("no validation was run: the test is of the last weights")
         trainer.test(self.model, datamodule=data, ckpt_path=best or None, verbose=False)
         self.after_test()
 
@@ -276,5 +291,7 @@ def quieten() -> None:
         ".*callbacks used to create the checkpoint need to be provided.*",
         ".*predict returned None.*",
         ".*recommended to use `self.log.*sync_dist.*",
+        ".*could not find the monitored key.*",
+        ".*The dirpath has changed from.*",
     ):
         warnings.filterwarnings("ignore", message=text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -18,53 +19,80 @@ NEWEST = ("last", "best")
 """Values of --ckpt_path that stand for a checkpoint of the experiment's newest run."""
 
 
+MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "logger", "callbacks")
+"""Settings of the trainer that belong to where and how a run is watched, not to what it computes."""
+
+
 def expand(arguments: list[str]) -> list[str]:
     """Write out what the parser does not know: `base:` in experiment files, a checkpoint's configuration, media.
+
+    The result names the checkpoint's configuration first, then the files, then all else: the last one wins.
 
     Raises:
         UserError: a file that is missing or not what it should be.
     """
     if not arguments or arguments[0] not in SUBCOMMANDS:
         return arguments
-    subcommand, *rest = arguments
-    media = []
-    while subcommand == "predict" and rest and not rest[0].startswith("-"):
-        media.append(rest.pop(0))
-    if media:
-        rest += ["--data.media", yaml.safe_dump(media, default_flow_style=True, width=10**9).strip()]
-    rest = split_equals(rest)
+    subcommand, *words = arguments
+    words = split_equals(words)
+    if subcommand == "predict":
+        words = name_media(words)
 
-    named: list[str] = []
-    expanded: list[str] = []
-    while rest:
-        word = rest.pop(0)
-        if word in ("-c", "--config") and rest:
-            name = rest.pop(0)
-            if not name.lstrip().startswith("{"):  # W&B may hand over JSON text
-                named.append(name)
-                for file in with_bases(Path(name)):
-                    expanded += ["--config", str(file)]
-                continue
-            expanded += ["--config", name]
+    named, options = [], []
+    while words:
+        word = words.pop(0)
+        if word in ("-c", "--config") and words:
+            named.append(words.pop(0))
         else:
-            expanded.append(word)
+            options.append(word)
+    texts = [name for name in named if name.lstrip().startswith("{")]  # W&B may hand over JSON text
+    files = [[name] if name in texts else [str(path) for path in with_bases(Path(name))] for name in named]
+    configs = list(itertools.chain(*files))
 
-    experiment = value_of("--experiment", expanded)
-    if not experiment:
-        stems = [Path(name).stem for name in named if name.endswith((".yaml", ".yml")) and Path(name).stem != "config"]
-        experiment = "+".join(dict.fromkeys(stems))
-        expanded += ["--experiment", experiment] if stems else []
-    checkpoint = value_of("--ckpt_path", expanded)
-    resumes = subcommand == "fit" and checkpoint == "last"
-    if checkpoint in NEWEST:
-        checkpoint = str(find_checkpoint(Path(value_of("--runs", expanded) or "runs"), experiment, checkpoint))
-    if checkpoint and Path(checkpoint).is_file():
-        config = read_checkpoint(checkpoint)["mbt_lightning"]["config"]
-        kept = ("seed_everything", "trainer") if resumes else ()
-        config = {key: config[key] for key in ("experiment", "model", "data", *kept)}
-        config["data"].pop("media", None)
-        expanded = ["--config", yaml.safe_dump(config, sort_keys=False), *expanded]
-    return [subcommand, *expanded]
+    said = [read_yaml(Path(name)) for name in configs if name not in texts]
+    stems = [Path(name).stem for name in named if name.endswith((".yaml", ".yml")) and Path(name).stem != "config"]
+    given = [content["experiment"] for content in said if content.get("experiment")]
+    experiment = value_of("--experiment", options) or (given[-1] if given else "+".join(dict.fromkeys(stems)))
+    if experiment and not value_of("--experiment", options):
+        options += ["--experiment", experiment]
+
+    checkpoint = value_of("--ckpt_path", options) or next((c["ckpt_path"] for c in said if c.get("ckpt_path")), None)
+    if checkpoint:
+        runs = value_of("--runs", options) or next((c["runs"] for c in said if c.get("runs")), "runs")
+        configs.insert(0, yaml.safe_dump(config_of(checkpoint, subcommand, Path(runs), experiment), sort_keys=False))
+    return [subcommand, *(word for config in configs for word in ("--config", config)), *options]
+
+
+def config_of(checkpoint: str, subcommand: str, runs: Path, experiment: str) -> dict[str, Any]:
+    """What a checkpoint gives as the first of all configurations.
+
+    That is its model and data; for `fit`, which goes on with the training, also its seed and trainer: of a file
+    without what belongs to the machine, of `last`, the run itself, all.
+    """
+    path = str(find_checkpoint(runs, experiment, checkpoint)) if checkpoint in NEWEST else checkpoint
+    config = read_checkpoint(path)["mbt_lightning"]["config"]
+    config["data"].pop("media", None)
+    if subcommand == "fit" and checkpoint not in NEWEST:
+        config["trainer"] = {key: value for key, value in config["trainer"].items() if key not in MACHINE}
+    kept = ("seed_everything", "trainer") if subcommand == "fit" else ()
+    return {key: config[key] for key in ("experiment", "model", "data", *kept)}
+
+
+def name_media(words: list[str]) -> list[str]:
+    """The words of `mbt predict` with the files among them, wherever they stand, as the option that they mean."""
+    media, options = [], []
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-"):
+            media.append(word)
+            continue
+        options.append(word)
+        if "=" not in word and words and word not in ("-h", "--help", "--print_config"):
+            options.append(words.pop(0))
+    if media:
+        options += ["--data.media", yaml.safe_dump(media, default_flow_style=True, width=10**9).strip()]
+    return options
 
 
 def split_equals(words: list[str]) -> list[str]:

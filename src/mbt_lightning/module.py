@@ -188,7 +188,7 @@ class AudioVisualClassifier(L.LightningModule):
             dist.all_gather_object(everywhere, parts)
             parts = [part for rank in everywhere for part in rank]
         if not parts:
-            raise UserError("no clip could be read, so there is nothing to score; see the warnings above")
+            raise UserError("no clip could be read; see the warnings above")
         index, view, targets = (torch.cat([part[name] for part in parts]) for name in ("index", "view", "targets"))
         logits = {m: torch.cat([part["logits"][m] for part in parts]) for m in parts[0]["logits"]}
 

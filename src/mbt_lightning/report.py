@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 from lightning.pytorch import Trainer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from mbt_lightning.module import AudioVisualClassifier
@@ -25,7 +27,9 @@ def print_scores(trainer: Trainer, stage: str, folder: Path | None) -> None:
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")
     for row in rows:
-        table.add_row(row, *(f"{values[f'{row}/{c}']:.{0 if c.startswith('classes') else 3}f}" for c in columns))
+        scores = {c: values[f"{row}/{c}"] for c in columns}
+        digits = {c: 0 if c.startswith("classes") else 3 for c in columns}
+        table.add_row(row, *("–" if math.isnan(x) else f"{x:.{digits[c]}f}" for c, x in scores.items()))
     Console().print(table)
     print(f"summary: {folder}/summary.json")
 
@@ -44,8 +48,8 @@ def print_predictions(trainer: Trainer, model: AudioVisualClassifier, folder: Pa
         for i, row, values, places in zip(index.tolist(), probabilities, best.values, best.indices, strict=True):
             writer.writerow([examples[i].clip_id, *(f"{p:.6f}" for p in row.tolist())])
             table.add_row(
-                examples[i].clip_id,
-                *(f"{classes[c]} {p:.2f}" for p, c in zip(values.tolist(), places.tolist(), strict=True)),
+                escape(examples[i].clip_id),
+                *(escape(f"{classes[c]} {p:.2f}") for p, c in zip(values.tolist(), places.tolist(), strict=True)),
             )
     Console().print(table)
     print(f"all probabilities: {folder / 'predictions.csv'}")

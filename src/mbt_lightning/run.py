@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -37,7 +38,10 @@ def new_run_folder(runs: Path, experiment: str) -> Path:
     time, to the second, with a number behind it if that is taken.
     """
     parent = runs / experiment
-    parent.mkdir(parents=True, exist_ok=True)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--runs {runs}: cannot make folders there ({error.strerror}); name another") from None
     if run_id := os.environ.get("WANDB_RUN_ID"):
         (parent / run_id).mkdir(exist_ok=True)
         return parent / run_id
@@ -60,13 +64,14 @@ def find_checkpoint(runs: Path, experiment: str, which: str) -> Path:
     """
     if not experiment:
         raise UserError(f"--ckpt_path {which}: of which experiment? Name it by --experiment NAME or --config FILE")
-    found = sorted((runs / experiment).glob(f"*/checkpoints/{which}.ckpt"), key=lambda path: path.parent.parent.name)
-    if not found:
+    found = (runs / experiment).glob(f"*/checkpoints/{which}.ckpt")
+    newest = max(found, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
+    if newest is None:
         raise UserError(
             f"--ckpt_path {which}: no run of experiment {experiment!r} has a checkpoint "
             f"(looked for {runs / experiment}/*/checkpoints/{which}.ckpt); start one without --ckpt_path"
         )
-    return found[-1]
+    return newest
 
 
 class MetricsCsv(Logger):
@@ -80,6 +85,7 @@ class MetricsCsv(Logger):
         super().__init__()
         self.path = folder / "metrics.csv"
         self.rows: list[dict[str, Any]] = []
+        self.written = -math.inf
         if self.path.is_file():
             with open(self.path, newline="", encoding="utf-8") as file:
                 self.rows = list(csv.DictReader(file))
@@ -105,7 +111,8 @@ class MetricsCsv(Logger):
     @rank_zero_only
     def go_back_to(self, step: int) -> None:
         """Forget what was logged after `step`: a resumed run logs it again."""
-        self.rows = [row for row in self.rows if int(row["step"]) <= step]
+        kept = [row for row in self.rows if int(row["step"]) <= step]
+        self.rows = [{k: v for k, v in row.items() if not k.startswith("test/")} for row in kept]
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -115,9 +122,15 @@ class MetricsCsv(Logger):
             self.rows.append({"step": step})
         self.rows[-1].update(metrics)
 
-    @rank_zero_only
     def save(self) -> None:
+        """Write the file, at most every few seconds (Lightning asks at every step)."""
+        if time.monotonic() - self.written > 5:
+            self.write()
+
+    @rank_zero_only
+    def write(self) -> None:
         """Write the file; it is complete at every moment."""
+        self.written = time.monotonic()
         columns = list(dict.fromkeys(["step", *sorted({name for row in self.rows for name in row})]))
         unfinished = self.path.with_suffix(".csv.new")
         with open(unfinished, "w", newline="", encoding="utf-8") as file:
@@ -129,7 +142,7 @@ class MetricsCsv(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write what is left."""
-        self.save()
+        self.write()
 
 
 class BadClipGuard(L.Callback):
@@ -213,19 +226,22 @@ class RunRecorder(L.Callback):
         self.text = text
         self.clips = 0
         self.seconds = 0.0
-        self.started = 0.0
+        self.since = 0.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Agree on the folder and save the configuration."""
         self.folder = trainer.strategy.broadcast(self.folder)
         assert self.folder is not None
         for callback in trainer.checkpoint_callbacks:
-            callback.dirpath = str(self.folder / "checkpoints")
+            callback.dirpath = callback.dirpath or str(self.folder / "checkpoints")
         if trainer.is_global_zero:
             save_config(self.folder / "config.yaml", self.text)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
         """Put what is needed to build the model again into the checkpoint, as plain data."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCsv):
+                logger.write()  # a run that is resumed from here must find all that came before
         spec = pl_module.spec
         checkpoint["mbt_lightning"] = {
             "config": self.config,
@@ -239,18 +255,28 @@ class RunRecorder(L.Callback):
             if isinstance(logger, MetricsCsv):
                 logger.go_back_to(trainer.global_step)
 
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:  # noqa: D102
-        if self.clips == 0:
-            self.started = time.perf_counter()
-        self.clips += len(batch) * trainer.world_size
+    def on_train_epoch_start(self, trainer, pl_module) -> None:  # noqa: D102
+        self.since = time.perf_counter()
 
-    def on_train_epoch_end(self, trainer, pl_module) -> None:  # noqa: D102
-        self.seconds = time.perf_counter() - self.started
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # noqa: D102
+        now = time.perf_counter()
+        self.seconds += now - self.since
+        self.since = now
+        self.clips += len(batch) * trainer.world_size
 
     def on_fit_end(self, trainer, pl_module) -> None:
         """Write down the training's figures."""
+        self.write_fit(trainer, pl_module, finished=True)
+
+    def on_exception(self, trainer, pl_module, exception) -> None:
+        """Write down how far an interrupted training came."""
+        if trainer.state.fn == TrainerFn.FITTING and self.clips:
+            self.write_fit(trainer, pl_module, finished=False)
+
+    def write_fit(self, trainer: L.Trainer, pl_module: L.LightningModule, finished: bool) -> None:
+        """Write down the training's figures."""
         if trainer.is_global_zero:
-            fit = {"epochs": trainer.current_epoch, "steps": trainer.global_step, "finished": not trainer.interrupted}
+            fit: dict[str, Any] = {"epochs": trainer.current_epoch, "steps": trainer.global_step, "finished": finished}
             if self.seconds:
                 fit |= {"clips_per_second": self.clips / self.seconds, "training_seconds": self.seconds}
             self.write(trainer, pl_module, {"fit": fit})
@@ -289,13 +315,20 @@ class RunRecorder(L.Callback):
             },
         } | part
         unfinished = path.with_suffix(".json.new")
-        unfinished.write_text(json.dumps(summary, indent=2) + "\n")
+        unfinished.write_text(json.dumps(without_nan(summary), indent=2, allow_nan=False) + "\n")
         unfinished.replace(path)
 
 
 def numbers(trainer: L.Trainer, prefix: str) -> dict[str, float]:
     """The logged values whose name starts with `prefix`, without it."""
     return {k[len(prefix) :]: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
+
+
+def without_nan(value: Any) -> Any:
+    """The same plain data with null for what is not a number: JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def save_config(path: Path, text: str) -> None:

@@ -24,6 +24,9 @@ from mbt_lightning.errors import UserError
 STREAMS = {"rgb": "video", "spectrogram": "audio"}
 """The stream of a media file that each modality is made from."""
 
+READ_TIMEOUT_SECONDS = 900
+"""A batch that takes longer than this to read ends the run: a decoder hangs."""
+
 
 class AudioVisualData(L.LightningDataModule):
     """Audio-visual clips: windows are decoded in the workers; all that is bigger is made on the device.
@@ -208,6 +211,7 @@ class AudioVisualData(L.LightningDataModule):
             drop_last=train and len(sampler) >= per_rank,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            timeout=READ_TIMEOUT_SECONDS if self.num_workers else 0,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -131,7 +132,7 @@ class ClipDataset(Dataset):
         if main is None:
             raise ClipError(example.video or example.clip_id, "the manifest names no file with sound for this clip")
         info = probe(main)
-        end = info.duration_seconds if example.end_seconds is None else example.end_seconds
+        end = min(info.duration_seconds, math.inf if example.end_seconds is None else example.end_seconds)
         duration = end - example.start_seconds
         starts = self.starts(draw, duration)
         clip = read_clip(
@@ -221,7 +222,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
     if frames:
         sizes = torch.tensor([f.shape[1:3] for f in frames])
         height, width = sizes.amax(0).tolist()
-        frames = [F.pad(f, (0, 0, 0, width - f.shape[2], 0, height - f.shape[1])) for f in frames]
+        frames = [
+            f if f.shape[1:3] == (height, width) else F.pad(f, (0, 0, 0, width - f.shape[2], 0, height - f.shape[1]))
+            for f in frames
+        ]
     return Batch(
         frames=torch.stack(frames) if frames else None,
         sizes=sizes,

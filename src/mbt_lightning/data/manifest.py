@@ -109,7 +109,8 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict]]:
     if path.suffix == ".csv":
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            check_columns(path, reader.fieldnames or [])
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+            check_columns(path, reader.fieldnames)
             for row in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in row or None in row.values():
@@ -166,6 +167,9 @@ def split_labels(text: str, where: str) -> list[str]:
 
 def to_example(row: dict, root: Path, where: str) -> Example:
     """Check one row and make an Example of it."""
+    for name in ("video", "audio", "split", "status"):
+        if not isinstance(row.get(name) or "", str):
+            raise UserError(f"{where}: {name} is {row[name]!r}; write a text")
     video = str(root / row["video"]) if row.get("video") else None
     audio = str(root / row["audio"]) if row.get("audio") else video
     if audio is None:
@@ -197,21 +201,24 @@ def to_seconds(value, name: str, where: str) -> float | None:
 
 def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Read a class list: (names in index order, groups or empty)."""
+    check_text(path)
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        if "name" not in (reader.fieldnames or []):
-            raise UserError(
-                f"{path}: column name is missing; there are: {', '.join(reader.fieldnames or []) or 'none'}"
-            )
+        columns = [name.strip() for name in reader.fieldnames or []]
+        reader.fieldnames = columns
+        if "name" not in columns:
+            raise UserError(f"{path}: column name is missing; there are: {', '.join(columns) or 'none'}")
         rows = list(reader)
     names = tuple(row["name"] for row in rows)
+    groups = tuple(row.get("group") or "" for row in rows)
     twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice or not names:
-        raise UserError(
-            f"{path}: class {twice[0]!r} stands there twice" if twice else f"{path}: the class list is empty"
-        )
-    groups = tuple(row["group"] for row in rows) if rows[0].get("group") else ()
-    return names, groups
+    if not names:
+        raise UserError(f"{path}: the class list is empty")
+    if twice:
+        raise UserError(f"{path}: class {twice[0]!r} stands there twice")
+    if any(groups) and not all(groups):
+        raise UserError(f"{path}: class {names[groups.index('')]!r} has no group, others have; give every class one")
+    return names, groups if any(groups) else ()
 
 
 def nearest(name: str, known) -> str:

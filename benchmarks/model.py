@@ -1,0 +1,147 @@
+"""How long the encoder takes for each fusion strategy, beside a peer and the limit of the machine.
+
+    python benchmarks/model.py [--repeats 5] [--threads 1] [--device cuda] [--save]
+
+What is timed: the forward pass (no gradient), and a training step's forward and backward pass, without data, loss and
+optimiser. The model is a ViT-S of 12 layers, fused from layer 8 on, for 8 pictures of 112 pixels and a spectrogram of
+400 x 128, at random weights, float32.
+
+Peers: for late fusion two `timm.VisionTransformer`s of the same size and token counts, whose logits are averaged; all
+but cross-attention are compared with it. Cross-attention is compared with the authors' way: each modality's whole
+block, queries and MLP included, runs over the tokens of all modalities, and what is not its own is thrown away.
+
+Limit: the same number of multiply-adds (`gflops_per_clip`; three times for forward and backward) as plain matrix
+products of the shape of the block's first MLP layer, all clips' tokens of the pictures by dim by 4 dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import measure
+import torch
+from torch import Tensor, nn
+
+from mbt_lightning.model.cost import count_parameters, gflops_per_clip
+from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention
+from mbt_lightning.model.mbt import MBT, named_size
+
+try:
+    from timm.models.vision_transformer import VisionTransformer
+except ImportError:
+    VisionTransformer = None
+
+NUM_CLASSES = 527
+FUSION_LAYER = 8
+SHAPES = {"rgb": (3, 8, 112, 112), "spectrogram": (1, 400, 128)}
+
+STRATEGIES: dict[str, tuple[Callable, int]] = {  # with L_f
+    "late": (Fusion, 12),
+    "bottleneck, sequential, B=4": (partial(Bottleneck, num_bottlenecks=4, update="sequential"), FUSION_LAYER),
+    "bottleneck, symmetric, B=4": (partial(Bottleneck, num_bottlenecks=4, update="symmetric"), FUSION_LAYER),
+    "cross-attention": (CrossAttention, FUSION_LAYER),
+    "joint": (JointSelfAttention, FUSION_LAYER),
+}
+TIMM, AUTHORS = "peer: two timm ViTs, late", "peer: cross-attention, authors' way"
+
+
+class AuthorsCrossAttention(Fusion):
+    """Peer: the whole block over [the others' tokens, its own], of which its own are kept (scenic, projects/mbt)."""
+
+    def forward(self, tokens, shared, blocks, keep=None):
+        updated = {}
+        for m, x in tokens.items():
+            others = [y for other, y in tokens.items() if other != m]
+            own = blocks[m](torch.cat([*others, x], dim=1))[:, -x.shape[1] :]
+            updated[m] = own if keep is None else own[:, keep]
+        return updated, shared
+
+
+class TimmLateFusion(nn.Module):
+    """Peer: a timm ViT a modality; the pictures of a clip are stacked to one high picture, which gives equal tokens."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.pictures = self.encoder(size, 3, (8 * 112, 112))
+        self.spectrogram = self.encoder(size, 1, (400, 128))
+
+    @staticmethod
+    def encoder(size, channels: int, shape: tuple[int, int]) -> nn.Module:
+        width = {"embed_dim": size.dim, "depth": size.depth, "num_heads": size.num_heads, "mlp_ratio": size.mlp_ratio}
+        gelu = partial(nn.GELU, approximate="tanh")
+        return VisionTransformer(shape, 16, channels, NUM_CLASSES, act_layer=gelu, **width)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        stacked = inputs["rgb"].flatten(2, 3)  # (B, 3, 8 * 112, 112)
+        return {"rgb": self.pictures(stacked), "spectrogram": self.spectrogram(inputs["spectrogram"])}
+
+
+def networks(size) -> dict[str, nn.Module]:
+    build = partial(MBT, SHAPES, NUM_CLASSES, size=size)
+    built = {name: build(fusion=fusion, fusion_layer=layer) for name, (fusion, layer) in STRATEGIES.items()}
+    if VisionTransformer is None:
+        print("timm is not installed: its peer is left out (pip install timm)\n")
+    else:
+        built[TIMM] = TimmLateFusion(size)
+    built[AUTHORS] = build(fusion=AuthorsCrossAttention, fusion_layer=FUSION_LAYER)
+    for network in built.values():
+        for layer in network.modules():
+            if isinstance(layer, nn.Linear) and layer.out_features == NUM_CLASSES:
+                nn.init.normal_(layer.weight, std=0.02)  # heads start at zero: no gradient would reach the encoder
+    return built
+
+
+def infer(network: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        network(inputs)
+
+
+def train(network: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    network.zero_grad(set_to_none=True)
+    torch.stack(list(network(inputs).values())).logsumexp(-1).mean().backward()
+
+
+def main() -> None:
+    parser = measure.arguments(__doc__, repeats=5)
+    parser.add_argument("--batch", type=int, default=4, help="clips in a batch, default 4")
+    parser.add_argument("--size", default="s", help="ti, s, b or l, default s")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    size = named_size(options.size)
+    built = {name: network.to(options.device) for name, network in networks(size).items()}
+    inputs = {m: torch.randn(options.batch, *shape, device=options.device) for m, shape in SHAPES.items()}
+
+    num_tokens = options.batch * (1 + 8 * 49)
+    left = torch.randn(num_tokens, size.dim, device=options.device)
+    right = torch.randn(size.dim, round(size.mlp_ratio * size.dim), device=options.device)
+    gflops = {name: gflops_per_clip(network, SHAPES) for name, network in built.items()}
+    products = max(1, round(options.batch * gflops["late"] * 1e9 / (left.numel() * right.shape[1])))
+
+    def multiply() -> None:
+        for _ in range(products):
+            left @ right
+
+    parts = []
+    for title, step, passes in (("Forward", infer, 1), ("Forward and backward", train, 3)):
+        tasks = {name: partial(step, network, inputs) for name, network in built.items()}
+        times = measure.interleaved({**tasks, "limit": multiply}, options.repeats, options.device)
+        rate = products * left.numel() * right.shape[1] / times["limit"].busy.min() / 1e6
+        rows = []
+        for name, network in built.items():
+            work = options.batch * gflops[name] * 1e9 * passes / (products * left.numel() * right.shape[1])
+            peer = AUTHORS if name in ("cross-attention", AUTHORS) else TIMM
+            ratios = [times[name].over(times.get(peer)), times[name].over(times["limit"].scaled(work))]
+            sizes = [f"{count_parameters(network) / 1e6:.1f}", f"{gflops[name]:.2f}"]
+            rows.append([name, *sizes, *times[name].cells(), *ratios])
+        head = ["", "M parameters", "GFLOPs a clip", *measure.CLOCKS, "to peer", "to limit"]
+        parts += [f"### {title}, size {options.size}, batch {options.batch}", measure.table(head, rows)]
+        parts += [
+            f"Limit: {rate:.0f} billion multiply-adds a second. Ratios: of the least busy times (median of the ratios)."
+        ]
+    measure.report("model", "\n\n".join(parts), options, ["torch", "timm"])
+
+
+if __name__ == "__main__":
+    main()
