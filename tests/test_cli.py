@@ -175,13 +175,14 @@ def test_options_beat_files_wherever_they_stand(tmp_path: Path) -> None:
 def test_the_newest_run_goes_on_with_its_own_settings(manifest: Path, tmp_path: Path) -> None:
     """What was said on the command line of the first run needs not be said again."""
     main(["fit", *tiny(manifest, tmp_path, "--model.label_smoothing", "0.2", "--seed_everything", "5")])
-    main(["fit", "--runs", str(tmp_path), "--experiment", "bottleneck_b4_lf8", "--ckpt_path", "last", "--trainer.max_epochs", "2"])  # fmt: skip
+    newest = ["--runs", str(tmp_path), "--experiment", "bottleneck_b4_lf8", "--ckpt_path"]
+    main(["fit", *newest, "last", "--trainer.max_epochs", "2"])
     run = next((tmp_path / "bottleneck_b4_lf8").iterdir())
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["label_smoothing"] == 0.2 and config["seed_everything"] == 5
     assert config["trainer"]["gradient_clip_val"] == 1.0 and config["trainer"]["max_epochs"] == 2
     assert json.loads((run / "summary.json").read_text())["fit"]["steps"] == 4
-    main(["test", "--runs", str(tmp_path), "--experiment", "bottleneck_b4_lf8", "--ckpt_path", "best"])
+    main(["test", *newest, "best"])
     assert (run / "config.1.yaml").is_file(), "the first configuration is kept"
 
 
