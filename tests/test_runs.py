@@ -78,6 +78,20 @@ def test_a_killed_run_resumes_as_if_nothing_had_been(manifest: Path, tmp_path: P
     assert steps[0] == steps[1], "no step is logged twice and none is lost"
 
 
+def test_a_stopped_run_is_not_taken_for_a_finished_one(manifest: Path, tmp_path: Path) -> None:
+    codes = {signal.SIGTERM: 143, signal.SIGINT: 130}
+    stopped = {s: start(command(manifest, tmp_path / s.name, "--trainer.max_epochs", "2000")) for s in codes}
+    for sign, process in stopped.items():
+        while not list(tmp_path.glob(f"{sign.name}/*/*/checkpoints/last.ckpt")) and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(sign)
+    for sign, process in stopped.items():
+        output = finish(process, codes[sign])
+        assert "Traceback" not in output
+        fit = json.loads(only(tmp_path.glob(f"{sign.name}/*/*/summary.json")).read_text())["fit"]
+        assert fit["finished"] is False and fit["steps"] > 0
+
+
 def test_two_processes_train_and_score_like_one(manifest: Path, tmp_path: Path) -> None:
     finish(start(command(manifest, tmp_path, "--trainer.max_epochs", "1", *DDP)))
     run = only(tmp_path.glob("*/*"))
