@@ -32,11 +32,12 @@ from mbt_lightning.data.records import DataSpec
 from mbt_lightning.data.spectrogram import Spectrogram
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.expand import NEWEST, expand
+from mbt_lightning.guard import BadClipGuard
 from mbt_lightning.model.cost import count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Fusion
 from mbt_lightning.module import AudioVisualClassifier
 from mbt_lightning.report import print_predictions, print_scores
-from mbt_lightning.run import BadClipGuard, MetricsCsv, RunRecorder, find_checkpoint, new_run_folder
+from mbt_lightning.run import MetricsCsv, RunRecorder, find_checkpoint, new_run_folder
 from mbt_lightning.tasks import Task
 
 

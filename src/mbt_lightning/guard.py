@@ -1,0 +1,80 @@
+"""What happens when clips cannot be read: they are named and counted, and too many stop the run."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import lightning as L
+import torch.distributed as dist
+
+from mbt_lightning.data.records import BadClip, Batch
+from mbt_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class BadClipGuard(L.Callback):
+    """Names every clip that cannot be read once, counts them, and stops the run when they are too many."""
+
+    def __init__(self) -> None:
+        self.bad: dict[str, dict[str, BadClip]] = {}
+        self.told: set[str] = set()
+
+    def note(self, trainer: L.Trainer, split: str, batch: Batch, batch_idx: int) -> None:
+        """Take up a batch's bad clips; look at the limit where all processes do."""
+        for clip in batch.bad:
+            self.bad.setdefault(split, {})[clip.clip_id] = clip
+            if clip.path not in self.told:
+                self.told.add(clip.path)
+                log.warning("%s cannot be read and is left out: %s", clip.path, clip.reason)
+        if split != "predict" and (trainer.world_size == 1 or (batch_idx + 1) % 50 == 0):
+            self.check(trainer, split)
+
+    def check(self, trainer: L.Trainer, split: str) -> int:
+        """Gather the bad clips of all processes; returns how many there are.
+
+        Raises:
+            UserError: they are more than `data.max_bad_fraction` of the split.
+        """
+        bad = self.bad.setdefault(split, {})
+        if trainer.world_size > 1:
+            everywhere: list[Any] = [None] * trainer.world_size
+            dist.all_gather_object(everywhere, bad)
+            for part in everywhere:
+                bad.update(part)
+        data = trainer.datamodule
+        total, limit = len(data.manifest.splits.get(split, ())), data.max_bad_fraction
+        if bad and len(bad) > limit * total:
+            worst = next(iter(bad.values()))
+            raise UserError(
+                f"{len(bad)} of the {total} clips of split {split!r} cannot be read, more than data.max_bad_fraction = "
+                f"{limit:g}; one is {worst.path}: {worst.reason}; mend the files, drop their rows, or raise the limit"
+            )
+        return len(bad)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:  # noqa: D102
+        self.note(trainer, "train", batch, batch_idx)
+        if not len(batch):
+            raise UserError(
+                f"no clip of a whole batch could be read; one is {batch.bad[0].path}: {batch.bad[0].reason}"
+            )
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:  # noqa: D102
+        self.note(trainer, trainer.datamodule.val_split, batch, batch_idx)
+
+    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:  # noqa: D102
+        self.note(trainer, trainer.datamodule.test_split, batch, batch_idx)
+
+    def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:  # noqa: D102
+        self.note(trainer, "predict", batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:  # noqa: D102
+        pl_module.log("train/bad_clips", float(self.check(trainer, "train")))
+
+    def on_validation_epoch_end(self, trainer, pl_module) -> None:  # noqa: D102
+        if not trainer.sanity_checking:
+            pl_module.log("val/bad_clips", float(self.check(trainer, trainer.datamodule.val_split)))
+
+    def on_test_epoch_end(self, trainer, pl_module) -> None:  # noqa: D102
+        pl_module.log("test/bad_clips", float(self.check(trainer, trainer.datamodule.test_split)))
