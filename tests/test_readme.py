@@ -4,6 +4,8 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,7 +50,9 @@ def smaller(words: list[str], manifest: Path) -> list[str]:
         return words
     epochs = [] if "--trainer.max_epochs" in words else ["--trainer.max_epochs", "1"]
     words = words if "--print_config" not in words else [w for w in words if w != "--print_config"] + ["--print_config"]
-    return [words[0], *words[1:], "--data.manifest", str(manifest), "--model.task", "Multilabel", *epochs, *SMALL]
+    shallow = "{dim: 16, depth: 2, num_heads: 2}"  # compiling takes its time, a layer by a layer
+    compiled = ["--model.size", shallow, "--model.fusion_layer", "1"] if "--model.compile" in words else []
+    return [*words, "--data.manifest", str(manifest), "--model.task", "Multilabel", *epochs, *SMALL, *compiled]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +67,10 @@ def test_command(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("PL_GLOBAL_SEED", "MBT_RUN_FOLDER"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    if "--print_config" in words:
+    if "--trainer.strategy=ddp" in words:  # starts its other processes by its own command line
+        program = [sys.executable, "-m", "mbt_lightning", *smaller(words, place)]
+        assert subprocess.run(program, timeout=250).returncode == 0
+    elif "--print_config" in words:
         with pytest.raises(SystemExit) as stop:
             main(smaller(words, place))
         assert not stop.value.code
