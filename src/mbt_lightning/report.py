@@ -40,6 +40,9 @@ def print_predictions(trainer: Trainer, model: AudioVisualClassifier, folder: Pa
     probabilities = model.task.probabilities(logits["fused"])
     examples = trainer.predict_dataloaders.dataset.examples  # type: ignore[union-attr]
     classes = model.spec.classes
+    names = [Path(example.clip_id).name for example in examples]
+    if len(set(names)) < len(names):
+        names = [example.clip_id for example in examples]
     best = probabilities.topk(min(top, len(classes)))
     table = Table(Column("file", overflow="fold"), *(f"top {k + 1}" for k in range(best.indices.shape[1])))
     with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
@@ -48,7 +51,7 @@ def print_predictions(trainer: Trainer, model: AudioVisualClassifier, folder: Pa
         for i, row, values, places in zip(index.tolist(), probabilities, best.values, best.indices, strict=True):
             writer.writerow([examples[i].clip_id, *(f"{p:.6f}" for p in row.tolist())])
             table.add_row(
-                escape(examples[i].clip_id),
+                escape(names[i]),
                 *(escape(f"{classes[c]} {p:.2f}") for p, c in zip(values.tolist(), places.tolist(), strict=True)),
             )
     Console().print(table)
