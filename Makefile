@@ -17,13 +17,13 @@ demo: setup  ## one experiment, from encoded clips to a table of scores
 	$(BIN)/mbt fit --config experiments/bottleneck_b4_lf8.yaml
 
 test: setup  ## the default tests: no network, no GPU, minutes
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist worksteal
 
 check: setup  ## the gate: format, lint, types, tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist worksteal
 
 format: setup
 	$(BIN)/ruff format

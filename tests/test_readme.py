@@ -18,8 +18,6 @@ PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(console|python)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "console" for line in block.splitlines() if "mbt " in line]
-pytestmark = pytest.mark.xdist_group("readme")  # the commands build on each other
-
 SMALL = [
     "--model.size",
     "{dim: 16, depth: 12, num_heads: 2}",
@@ -55,11 +53,9 @@ def smaller(words: list[str], manifest: Path) -> list[str]:
     return [*words, "--data.manifest", str(manifest), "--model.task", "Multilabel", *epochs, *SMALL, *compiled]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [pytest.param(c, marks=pytest.mark.slow if "compile" in c or "ddp" in c else ()) for c in COMMANDS],
-)
-def test_command(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run one command of the README."""
+    print(f"$ {command}")
     words = shlex.split(command, comments=True)
     while "=" in words[0]:
         monkeypatch.setenv(*words.pop(0).split("=", 1))
@@ -78,6 +74,23 @@ def test_command(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> 
         main(smaller(words, place))
 
 
+SLOW = [command for command in COMMANDS if "compile" in command or "ddp" in command]
+
+
+def test_commands_one_after_the_other(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They build on each other: what is tested, resumed and used for predictions has been trained before."""
+    for command in COMMANDS:
+        if command not in SLOW:
+            run(command, place, monkeypatch)
+    python_blocks_work(place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", SLOW)
+def test_slow_command(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(command, place, monkeypatch)
+
+
 def test_make_targets_exist() -> None:
     targets = re.findall(r"^make (\w+)", README, re.MULTILINE)
     makefile = (PROJECT / "Makefile").read_text()
@@ -90,8 +103,8 @@ def test_links_lead_somewhere() -> None:
         assert link.startswith("https://") or (PROJECT / link).exists(), link
 
 
-def test_python(place: Path) -> None:
-    """Needs the runs of the commands above: a checkpoint called best."""
+def python_blocks_work(place: Path) -> None:
+    """Run the pieces of Python, on a checkpoint of the commands' runs."""
     checkpoint = sorted(Path("runs/bottleneck_b4_lf8").glob("*/checkpoints/best.ckpt"))[-1]
     shutil.copy(checkpoint, "best.ckpt")
     shutil.copy(place.parent / "clips" / "test-00000.mp4", "clip.mp4")
