@@ -6,10 +6,10 @@ from torch import nn
 
 from mbt_lightning.data.records import DataSpec
 from mbt_lightning.errors import UserError
-from mbt_lightning.model.blocks import Block, DropPath
+from mbt_lightning.model.blocks import Block, DropPath, Mlp
 from mbt_lightning.model.cost import count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, JointSelfAttention
-from mbt_lightning.model.mbt import MBT, SIZES, ClsHead, EncoderSize, MeanPoolHead, fuse
+from mbt_lightning.model.mbt import HEADS, MBT, POOLS, SIZES, ClsHead, EncoderSize, MeanPoolHead, fuse
 from mbt_lightning.module import AudioVisualClassifier
 
 SMALL = EncoderSize(dim=16, depth=3, num_heads=2)
@@ -31,7 +31,7 @@ def draw(inputs=INPUTS, batch: int = 2) -> dict[str, torch.Tensor]:
 
 class TestHeads:
     def test_logits_start_at_zero(self) -> None:
-        for head in ("cls", "mean"):
+        for head in HEADS:
             model = MBT(INPUTS, CLASSES, size=SMALL, fusion_layer=1, head=head)
             assert all(not x.any() for x in model(draw()).values())
 
@@ -52,11 +52,22 @@ class TestHeads:
         torch.testing.assert_close(logits["fused"], pooled @ head.linear.weight.T + head.linear.bias)
 
     @pytest.mark.parametrize("fusion", [Bottleneck, CrossAttention, JointSelfAttention])
-    def test_mean_has_no_cls_and_reads_all_tokens(self, fusion) -> None:
-        model, inputs = build(head="mean", fusion=fusion), draw()
+    @pytest.mark.parametrize(("head", "pool"), {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}.items())
+    def test_a_pool_has_no_cls_and_reads_all_tokens(self, fusion, head, pool) -> None:
+        model, inputs = build(head=head, fusion=fusion), draw()
+        assert isinstance(model.head, POOLS[head])
         tokens = model.encode(inputs)
         assert {m: x.shape[1] for m, x in tokens.items()} == {"rgb": 8, "spectrogram": 6}
-        torch.testing.assert_close(model(inputs)["fused"], model.head.linear(torch.cat([*tokens.values()], 1).mean(1)))
+        pooled = pool(torch.cat([*tokens.values()], 1), 1)
+        torch.testing.assert_close(model(inputs), {"fused": model.head.linear(pooled)})
+
+    def test_representation_is_a_tanh_before_the_logits(self) -> None:
+        model, inputs = build(representation_size=7), draw()
+        assert model.head.linear.in_features == 7
+        hidden, logits = model.head.pre_logits, model(inputs)
+        for m, x in model.encode(inputs).items():
+            by_hand = (x[:, 0] @ hidden.weight.T + hidden.bias).tanh() @ model.head.linear.weight.T
+            torch.testing.assert_close(logits[m], by_hand + model.head.linear.bias)
 
     def test_fuse_is_the_mean(self) -> None:
         logits = {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([[3.0, -2.0]]), "c": torch.tensor([[5.0, 3.0]])}
@@ -106,7 +117,14 @@ REFUSALS = {
     "heads": ({"size": EncoderSize(16, 3, 3)}, "dim 16 is not a multiple of num_heads 3"),
     "late": ({"fusion_layer": 4}, r"fusion_layer is 4, but the encoder has 3 layers: give 0 \(early.*\) to 3 \(late"),
     "early": ({"fusion_layer": -1}, "fusion_layer is -1, but the encoder has 3 layers"),
-    "head": ({"head": "max"}, "head is 'max': choose one of cls, mean"),
+    "head": ({"head": "median"}, "head is 'median': choose one of cls, mean, max, sum"),
+    "representation": (
+        {"representation_size": 8, "head": "mean"},
+        "representation_size is 8 with head mean: give 1 or",
+    ),
+    "no representation": ({"representation_size": 0}, "representation_size is 0 with head cls: give 1 or more"),
+    "dropout": ({"dropout": 1.0}, "dropout is 1.0: give a probability from 0 to below 1"),
+    "attention_dropout": ({"attention_dropout": -1}, "attention_dropout is -1"),
     "drop_path": ({"drop_path": 1.0}, "drop_path is 1.0: give a probability from 0 to below 1"),
     "negative drop_path": ({"drop_path": -0.1}, "drop_path is -0.1"),
 }
@@ -146,6 +164,40 @@ class TestDropPath:
         ]
         near = torch.stack([(out - case).abs().amax((1, 2)) < 1e-5 for case in cases])
         assert (near.sum(0) == 1).all() and (near.float().mean(1) > 0.15).all()
+
+
+class TestDropout:
+    def test_its_four_places(self) -> None:
+        """Attention weights, behind the attention's projection, behind the GELU, behind the MLP."""
+        torch.manual_seed(0)
+        x = torch.randn(1, 5, 64)
+        for settings in ({"dropout": 0.5}, {"attention_dropout": 0.5}):
+            block = Block(64, 2, **settings)
+            assert not torch.allclose(block(x), block(x))
+            block.eval()
+            assert torch.equal(block(x), block(x))
+        block = Block(64, 2, dropout=0.5)
+        block.attn.proj.weight.data.zero_()
+        block.mlp.fc2.weight.data.zero_()
+        nn.init.ones_(block.attn.proj.bias), nn.init.ones_(block.mlp.fc2.bias)
+        added = (block(x) - x).round(decimals=4)  # two branches of ones, each left out or doubled
+        assert set(added.unique().tolist()) == {0.0, 2.0, 4.0}
+        assert (added == 2).float().mean() == pytest.approx(0.5, abs=0.15)
+
+    def test_what_goes_behind_the_gelu_is_scaled(self) -> None:
+        torch.manual_seed(0)
+        mlp = Mlp(4, 4000, dropout=0.25)
+        nn.init.zeros_(mlp.fc1.weight), nn.init.ones_(mlp.fc1.bias), nn.init.ones_(mlp.fc2.weight)
+        nn.init.zeros_(mlp.fc2.bias)
+        x = torch.zeros(1, 1, 4)
+        ratio = (mlp(x) / mlp.eval()(x)).flatten()
+        assert ratio[0] != 1 and ratio[0].item() == pytest.approx(1, abs=0.05)
+
+    def test_settings_reach_every_block(self) -> None:
+        model = build(dropout=0.1, attention_dropout=0.2)
+        assert {b.attn.dropout for layer in model.layers for b in layer.values()} == {0.2}
+        assert {d.p for d in model.modules() if isinstance(d, nn.Dropout)} == {0.1}
+        assert model.state_dict().keys() == build().state_dict().keys()
 
 
 class TestTorch:

@@ -63,6 +63,23 @@ def test_without_cls() -> None:
     assert tokens.cls is None and {n for n, _ in tokens.named_parameters()} == {"weight", "bias", "positions"}
 
 
+def test_a_patch_without_frames_is_one_of_a_single_frame() -> None:
+    short, long = build((3, 4, 16, 12), (8, 4)), build((3, 4, 16, 12), (1, 8, 4))
+    assert short.grid == long.grid == (4, 2, 3)
+    short.load_state_dict(long.state_dict())
+    x = draw((3, 4, 16, 12))
+    torch.testing.assert_close(short(x), long(x))
+
+
+def test_frames_that_patches_do_not_fill_lie_below_each_other() -> None:
+    """Three frames of 10 rows are a picture of 30, in which patches of 8 rows run across the frames."""
+    stacked, flat = build((3, 3, 10, 12), (8, 4)), build((3, 30, 12), (8, 4))
+    assert stacked.grid == flat.grid == (3, 3)
+    stacked.load_state_dict(flat.state_dict())
+    x = draw((3, 3, 10, 12))
+    torch.testing.assert_close(stacked(x), flat(x.flatten(2, 3)))
+
+
 def test_start_values() -> None:
     torch.manual_seed(0)
     tokens = PatchTokens((3, 4, 64, 64), (1, 8, 8), 128, position_std=0.5)
@@ -74,7 +91,8 @@ def test_start_values() -> None:
 @pytest.mark.parametrize(
     ("input_shape", "patch", "message"),
     [
-        ((3, 8, 32, 32), (16, 16), r"patch \[16, 16\] has 2 axes, but the input \[3, 8, 32, 32\] has 3"),
+        ((3, 32, 32), (1, 16, 16), r"patch \[1, 16, 16\] has 3 axes, but the input \[3, 32, 32\] has 2"),
+        ((3, 32, 32), (), r"patch \[\] has 0 axes"),
         ((2, 32, 32), (16, 16), "an input of 2 channels does not fit a filter of 3"),
         (
             (3, 8, 32, 12),

@@ -11,11 +11,17 @@ import torch
 from jsonargparse import ArgumentParser
 
 from mbt_lightning.errors import UserError
+from mbt_lightning.model.mbt import MBT
+from mbt_lightning.model.pretrained.files import read_model_file
+from mbt_lightning.model.pretrained.start import ModelInit
 from mbt_lightning.module import AudioVisualClassifier
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint; nothing in the file is run.
+
+    Args:
+        path: a `.ckpt` file of a run, or a `model.safetensors` of `mbt import` or `mbt export`.
 
     Returns:
         The checkpoint; under `mbt_lightning` it holds the run's `config` and the data's `spec` as plain data.
@@ -25,6 +31,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path}: no such file")
+    if is_weights_only(path):
+        tensors, about = read_model_file(path)
+        return {"mbt_lightning": about, "state_dict": {f"network.{name}": x for name, x in tensors.items()}}
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: not a checkpoint of mbt (or cut off)")
     try:
@@ -36,11 +45,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def is_weights_only(path: str | Path) -> bool:
+    """Whether a checkpoint holds a model and no state of a training."""
+    return Path(path).suffix == ".safetensors"
+
+
 def load_checkpoint(path: str | Path) -> AudioVisualClassifier:
     """Build the trained model of a checkpoint, ready to evaluate on the CPU.
 
     Args:
-        path: a `.ckpt` file of a run.
+        path: a `.ckpt` file of a run, or a `model.safetensors` of `mbt import` or `mbt export`.
 
     Raises:
         UserError: a file that is no checkpoint of this program.
@@ -52,3 +66,24 @@ def load_checkpoint(path: str | Path) -> AudioVisualClassifier:
     model = parser.instantiate_classes(parser.parse_object({"model": settings})).model
     model.load_state_dict(content["state_dict"])
     return model.eval()
+
+
+class Checkpoint(ModelInit):
+    """A checkpoint of this program as starting weights.
+
+    Args:
+        path: a `.ckpt` file of a run, or a `model.safetensors` of `mbt import` or `mbt export`.
+        **common: `load_head`, `inflate` and `leave_cls`.
+    """
+
+    def __init__(self, path: str, **common):
+        super().__init__(**common)
+        self.path = path
+
+    def read(self) -> MBT:
+        """The model in the file."""
+        return load_checkpoint(self.path).network
+
+    def __str__(self) -> str:
+        """What is read, for messages."""
+        return self.path

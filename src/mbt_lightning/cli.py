@@ -7,6 +7,7 @@ configuration that a checkpoint carries.
 from __future__ import annotations
 
 import difflib
+import importlib
 import logging
 import os
 import re
@@ -23,29 +24,47 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgre
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from mbt_lightning.checkpoint import read_checkpoint
+from mbt_lightning.checkpoint import Checkpoint, is_weights_only, read_checkpoint
 from mbt_lightning.data.augment import RgbAugment
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.data.decode import ClipError
 from mbt_lightning.data.mixup import Mixup
-from mbt_lightning.data.records import DataSpec
+from mbt_lightning.data.records import UNNAMED, DataSpec
 from mbt_lightning.data.spectrogram import Spectrogram
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.expand import NEWEST, expand
 from mbt_lightning.guard import BadClipGuard
 from mbt_lightning.model.cost import count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Fusion
+from mbt_lightning.model.pretrained.ast import AST
+from mbt_lightning.model.pretrained.scenic import Scenic
+from mbt_lightning.model.pretrained.start import Init, PerModality
+from mbt_lightning.model.pretrained.vit import GoogleViT, TimmViT
 from mbt_lightning.module import AudioVisualClassifier
 from mbt_lightning.report import print_predictions, print_scores
 from mbt_lightning.run import MetricsCsv, RunRecorder, find_checkpoint, new_run_folder
 from mbt_lightning.tasks import Task
+
+SOURCES = (GoogleViT, TimmViT, AST, Scenic, Checkpoint, PerModality)
+"""Starting weights: imported here so that files may name them without their module."""
+
+TOOLS = {
+    "cost": "mbt_lightning.lab.cost:main",
+    "import": "mbt_lightning.convert:import_tool",
+    "export": "mbt_lightning.convert:export_tool",
+}
+"""What the program does beside the runs: first word to the function that takes the rest; imported when it is called."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the program; what a person can mend ends it with one line and exit code 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        MbtCLI(expand(arguments))
+        if arguments and arguments[0] in TOOLS:
+            module, _, function = TOOLS[arguments[0]].partition(":")
+            getattr(importlib.import_module(module), function)(arguments[1:])
+        else:
+            MbtCLI(expand(arguments))
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning's own exit looks like success
     except SystemExit as stop:
@@ -106,7 +125,7 @@ class Parser(LightningArgumentParser):
         found = re.search(r"(?:Key|option|arguments:) ['\"]?(?:--)?([\w.]+)|import path string: (\w+)", message)
         if not found:
             return ""
-        bases = (Fusion, Task, Mixup, Spectrogram, RgbAugment)
+        bases = (Fusion, Task, Mixup, Spectrogram, RgbAugment, Init)
         known = [c.__name__ for b in bases for c in subclasses(b)] if found[2] else [a.dest for a in self._actions]
         close = difflib.get_close_matches(found[1] or found[2], known, n=1, cutoff=0.6)
         return f" (did you mean {close[0]}?)" if close and close[0] not in message else ""
@@ -122,18 +141,25 @@ class Progress(RichProgressBar):
 
 
 class MbtCLI(LightningCLI):
-    """LightningCLI with a folder a run, loggers that live in it, and a test behind every fit."""
+    """LightningCLI with a folder a run, loggers that live in it, and a test behind every fit.
 
-    def __init__(self, args: list[str]):
+    Args:
+        args: the expanded command line.
+        run: whether the first word is one of Lightning's subcommands, which is run; else everything is built only.
+    """
+
+    def __init__(self, args: list[str], run: bool = True):
         quieten()
         super().__init__(
             AudioVisualClassifier,
             AudioVisualData,
             args=args,
+            run=run,
             parser_class=Parser,
             parser_kwargs={
                 "prog": "mbt",
                 "description": "Audio-visual classification with transformers: one experiment from clips to scores.",
+                "epilog": f"Tools beside the runs, each with its own --help: {', '.join(TOOLS)}.",
             },
             save_config_callback=None,
             auto_configure_optimizers=False,
@@ -158,9 +184,13 @@ class MbtCLI(LightningCLI):
 
     def spec(self, data: AudioVisualData) -> DataSpec:
         """The data as the model must know it; classes of a prediction are the checkpoint's."""
+        if not self.checkpoint:
+            return data.spec
+        known = read_checkpoint(self.checkpoint)["mbt_lightning"]["spec"]
+        trained = DataSpec(data.inputs, tuple(known["classes"]), tuple(known["groups"]))
         if self.subcommand == "predict":
-            classes = read_checkpoint(self.settings.ckpt_path)["mbt_lightning"]["spec"]
-            return DataSpec(data.inputs, tuple(classes["classes"]), tuple(classes["groups"]))
+            return trained
+        same_classes(trained.classes, data.spec.classes)
         return data.spec
 
     def before_instantiate_classes(self) -> None:
@@ -178,8 +208,9 @@ class MbtCLI(LightningCLI):
             raise UserError(f"nothing to {self.subcommand} with: give --ckpt_path FILE, or --experiment NAME and best")
         if str(settings.trainer.precision) not in PRECISIONS:
             raise UserError(f"trainer.precision is {settings.trainer.precision}: choose one of {', '.join(PRECISIONS)}")
-        if settings.ckpt_path:
-            read_checkpoint(settings.ckpt_path)  # refuses, before anything is built, what is none
+        self.checkpoint = settings.ckpt_path
+        if self.checkpoint:
+            read_checkpoint(self.checkpoint)  # refuses, before anything is built, what is none
 
         rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))))
         self.folder: Path | None
@@ -193,6 +224,8 @@ class MbtCLI(LightningCLI):
             os.environ["MBT_RUN_FOLDER"] = str(self.folder)
             print(f"checkpoint: {settings.ckpt_path}\n" * bool(resumed), end="", flush=True)
         self.text = self._parser(self.subcommand).dump(settings, skip_none=False)
+        if self.checkpoint and is_weights_only(self.checkpoint):
+            settings.ckpt_path = None  # which Lightning cannot read; see load_weights
         for logger in as_list(settings.trainer.logger):
             if getattr(logger, "init_args", {}).get("save_dir", "") in (None, "."):
                 logger.init_args.save_dir = str(self.folder or ".")
@@ -212,6 +245,9 @@ class MbtCLI(LightningCLI):
         """Parse the expanded command line."""
         self.config = parser.parse_args(args)
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: what a checkpoint says of its configuration has been read by `expand`."""
+
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Add what every run has: its records, checkpoints, progress bar and `metrics.csv`."""
         own: list[Callback] = [RunRecorder(self.folder, yaml.safe_load(self.text), self.text), BadClipGuard()]
@@ -229,6 +265,15 @@ class MbtCLI(LightningCLI):
         if self.folder:
             trainer.loggers = [MetricsCsv(self.folder), *trainer.loggers]
         return trainer
+
+    def load_weights(self) -> None:
+        """Load a model that comes without the state of a training, which Lightning does not know."""
+        if is_weights_only(self.checkpoint):
+            content = read_checkpoint(self.checkpoint)
+            self.model.on_load_checkpoint(content)
+            self.model.load_state_dict(content["state_dict"])
+
+    before_validate = before_test = before_predict = load_weights
 
     def before_fit(self) -> None:
         """Say what will be trained."""
@@ -270,6 +315,18 @@ class MbtCLI(LightningCLI):
             guard = next(c for c in self.trainer.callbacks if isinstance(c, BadClipGuard))
             if failed := guard.bad.get("predict"):
                 raise UserError(f"{len(failed)} of the files could not be read; see the warnings above")
+
+
+def same_classes(trained: Sequence[str], given: Sequence[str]) -> None:
+    """Refuse data whose classes are not those that a checkpoint was trained on; there they may be without names."""
+    named = any(name != f"{UNNAMED}{i}" for i, name in enumerate(trained))
+    wrong = next((i for i, pair in enumerate(zip(trained, given, strict=False)) if named and pair[0] != pair[1]), None)
+    if len(trained) != len(given) or wrong is not None:
+        example = f"number {wrong} is {trained[wrong]!r} there and {given[wrong]!r} here" if wrong is not None else ""
+        raise UserError(
+            f"the checkpoint has {len(trained)} classes and the data {len(given)}{example and ', ' + example}: "
+            "give data.classes, the list that it was trained with"
+        )
 
 
 def as_list(value: Any) -> list:

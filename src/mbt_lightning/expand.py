@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mbt_lightning.checkpoint import read_checkpoint
+from mbt_lightning.checkpoint import is_weights_only, read_checkpoint
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.run import find_checkpoint
 
@@ -49,18 +49,28 @@ def expand(arguments: list[str]) -> list[str]:
     files = [[name] if name in texts else [str(path) for path in with_bases(Path(name))] for name in named]
     configs = list(itertools.chain(*files))
 
-    said = [read_yaml(Path(name)) for name in configs if name not in texts]
+    paths = [Path(name) for name in configs if name not in texts]
+    said = [read_yaml(path) for path in paths]
     stems = [Path(name).stem for name in named if name.endswith((".yaml", ".yml")) and Path(name).stem != "config"]
     given = [content["experiment"] for content in said if content.get("experiment")]
     experiment = value_of("--experiment", options) or (given[-1] if given else "+".join(dict.fromkeys(stems)))
     if experiment and not value_of("--experiment", options):
         options += ["--experiment", experiment]
 
-    checkpoint = value_of("--ckpt_path", options) or next((c["ckpt_path"] for c in said if c.get("ckpt_path")), None)
+    checkpoint = value_of("--ckpt_path", options)
+    named_in_files = [beside(path, c["ckpt_path"]) for path, c in zip(paths, said, strict=True) if c.get("ckpt_path")]
+    if not checkpoint and named_in_files:
+        checkpoint = named_in_files[-1]
+        options += ["--ckpt_path", checkpoint]
     if checkpoint:
         runs = value_of("--runs", options) or next((c["runs"] for c in said if c.get("runs")), "runs")
         configs.insert(0, yaml.safe_dump(config_of(checkpoint, subcommand, Path(runs), experiment), sort_keys=False))
     return [subcommand, *(word for config in configs for word in ("--config", config)), *options]
+
+
+def beside(file: Path, checkpoint: str) -> str:
+    """A checkpoint that a file names: in the file's own folder if it is there."""
+    return str(file.parent / checkpoint) if (file.parent / checkpoint).is_file() else checkpoint
 
 
 def config_of(checkpoint: str, subcommand: str, runs: Path, experiment: str) -> dict[str, Any]:
@@ -70,6 +80,11 @@ def config_of(checkpoint: str, subcommand: str, runs: Path, experiment: str) -> 
     without what belongs to the machine, of `last`, the run itself, all.
     """
     path = str(find_checkpoint(runs, experiment, checkpoint)) if checkpoint in NEWEST else checkpoint
+    if subcommand == "fit" and is_weights_only(path):
+        raise UserError(
+            f"{path} holds a model and no training to go on with; "
+            f"to start from it, give --model.init Checkpoint --model.init.path {path}"
+        )
     config = read_checkpoint(path)["mbt_lightning"]["config"]
     config["data"].pop("media", None)
     if subcommand == "fit" and checkpoint not in NEWEST:

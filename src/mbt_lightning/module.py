@@ -18,6 +18,7 @@ from mbt_lightning.data.records import Batch, DataSpec
 from mbt_lightning.data.sampling import chance
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.mbt import MBT, fuse
+from mbt_lightning.model.pretrained.start import Init, Report
 from mbt_lightning.model.tokens import PatchTokens
 from mbt_lightning.tasks import Multilabel, Task
 
@@ -43,6 +44,8 @@ class AudioVisualClassifier(L.LightningModule):
             the rest follows half a cosine down to 0. The paper's 2.5 of 50 epochs are 0.05.
         label_smoothing: s in y (1 - s) + s / C, from 0 to below 1.
         mixup: `Mixup` or `ModalityMixup`; null: none.
+        init: starting weights of a training, e.g. `GoogleViT`, `TimmViT`, `AST`, `Scenic`, `Checkpoint` or
+            `PerModality`; null: the random ones. A training that goes on from its checkpoint does not read them.
         compile: whether `torch.compile` speeds up the encoder; checkpoints are the same with and without.
         **network: the settings of `mbt_lightning.model.mbt.MBT`.
 
@@ -59,6 +62,7 @@ class AudioVisualClassifier(L.LightningModule):
         warmup_fraction: float = 0.05,
         label_smoothing: float = 0.0,
         mixup: Mixup | None = None,
+        init: Init | None = None,
         compile: bool = False,
         **network: Any,
     ):
@@ -77,6 +81,8 @@ class AudioVisualClassifier(L.LightningModule):
             raise UserError("ModalityMixup needs logits a modality: use head cls, or Mixup")
         self.optimizer, self.warmup_fraction = optimizer, warmup_fraction
         self.label_smoothing, self.mixup = label_smoothing, mixup
+        self.init = init
+        self.init_report: Report | None = None
         if compile:
             self.network.compile()  # in place: names of parameters stay as they are
         self._outputs: list[dict[str, Any]] = []
@@ -90,11 +96,13 @@ class AudioVisualClassifier(L.LightningModule):
         return torch.stack([self.task.loss(x, targets[m]) for m, x in logits.items()]).mean(0)
 
     def setup(self, stage: str) -> None:
-        """Refuse labels that make no sense for the task."""
+        """Refuse labels that make no sense for the task; load the starting weights of a training that begins."""
         data = getattr(self.trainer, "datamodule", None)
         for example in [] if data is None or stage == "predict" else data.examples(stage):
             if problem := self.task.problem(example.labels):
                 raise UserError(f"clip {example.clip_id!r} has the labels {list(example.labels)}: {problem}")
+        if stage == "fit" and self.init and not self.trainer.ckpt_path:
+            self.init_report = self.init(self.network)
 
     def on_train_start(self) -> None:
         """Let the optimiser's settings of this run win over those that a checkpoint has brought along."""

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, fields
 
 from torch import Tensor
 
+UNNAMED = "class_"
+"""What classes are called, with their number behind it, as long as nobody has named them."""
+
 
 @dataclass(frozen=True)
 class Example:

@@ -13,11 +13,13 @@ class Attention(nn.Module):
     Args:
         dim: width D of the tokens.
         num_heads: number of heads H, a divisor of D.
+        dropout: probability of leaving out an attention weight in training.
     """
 
-    def __init__(self, dim: int, num_heads: int):
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
         super().__init__()
         self.num_heads = num_heads
+        self.dropout = dropout
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         for matrix in [*self.qkv.weight.chunk(3), self.proj.weight]:
@@ -27,15 +29,25 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Let `x` (B, N, D) read from `context` (B, M, D), by default from itself; returns (B, N, D)."""
+        q, k, v = self.project(x, context)
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+    def project(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, N, D/H) of `x`, keys and values (B, H, M, D/H) of `context`, by default of `x`."""
         if context is None:
             q, k, v = self.qkv(x).chunk(3, dim=-1)
         else:
             dim = x.shape[-1]
             q = F.linear(x, self.qkv.weight[:dim], self.qkv.bias[:dim])
             k, v = F.linear(context, self.qkv.weight[dim:], self.qkv.bias[dim:]).chunk(2, dim=-1)
-        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, H, N or M, D/H)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        return q, k, v
+
+    def scores(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The attention weights (B, H, N, M) that `forward` mixes the values by; each row sums to 1."""
+        q, k, _ = self.project(x, context)
+        return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
 
 
 class Mlp(nn.Module):
@@ -44,19 +56,21 @@ class Mlp(nn.Module):
     Args:
         dim: width D of the tokens.
         hidden_dim: width between the layers.
+        dropout: probability of leaving out a value behind the GELU in training.
     """
 
-    def __init__(self, dim: int, hidden_dim: int):
+    def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
+        self.dropout = nn.Dropout(dropout)
         for layer in (self.fc1, self.fc2):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.normal_(layer.bias, std=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each token of `x` (B, N, D)."""
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(self.dropout(F.gelu(self.fc1(x), approximate="tanh")))
 
 
 class DropPath(nn.Module):
@@ -91,14 +105,25 @@ class Block(nn.Module):
         num_heads: attention heads, a divisor of D.
         mlp_ratio: width of the MLP over D.
         drop_path: probability of leaving out each of the two branches, per example.
+        dropout: probability of leaving out a value behind the GELU and at the end of each branch.
+        attention_dropout: probability of leaving out an attention weight.
     """
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+    ):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, num_heads)
+        self.attn = Attention(dim, num_heads, attention_dropout)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, round(dim * mlp_ratio))
+        self.mlp = Mlp(dim, round(dim * mlp_ratio), dropout)
+        self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -108,5 +133,5 @@ class Block(nn.Module):
         and everything they may read as `context`; the result equals those rows of the full layer.
         """
         context = None if context is None else self.norm1(context)
-        x = x + self.drop_path(self.attn(self.norm1(x), context))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.dropout(self.attn(self.norm1(x), context)))
+        return x + self.drop_path(self.dropout(self.mlp(self.norm2(x))))

@@ -168,3 +168,14 @@ class Bottleneck(Fusion):
         updated = block(both) if keep is None else block(torch.cat([x[:, keep], shared], dim=1), context=both)
         own = updated.shape[1] - shared.shape[1]
         return updated[:, :own], updated[:, own:]
+
+
+class TrainOnlyBottleneck(Bottleneck):
+    """A bottleneck in training; at evaluation no exchange, as with the authors' `test_with_bottlenecks=False`."""
+
+    def forward(
+        self, tokens: Tokens, shared: Tensor | None, blocks: Blocks, keep: slice | None = None
+    ) -> tuple[Tokens, Tensor | None]:
+        """Run one layer; see `Fusion`."""
+        exchange = Bottleneck.forward if self.training else Fusion.forward
+        return exchange(self, tokens, shared, blocks, keep)

@@ -65,19 +65,34 @@ class Head(nn.Module):
 
 
 class ClsHead(Head):
-    """Logits a modality: one linear layer, shared by the modalities, on each one's CLS token (paper 3.2.3)."""
+    """Logits a modality: one linear layer, shared by the modalities, on each one's CLS token (paper 3.2.3).
+
+    Args:
+        dim: width D of the tokens.
+        num_classes: number of logits.
+        representation_size: width of a further linear layer with tanh before the logits (ViT's `pre_logits`), shared
+            by the modalities too; None: there is none.
+    """
 
     num_cls = 1
     keep = slice(0, 1)
     per_modality = True
 
+    def __init__(self, dim: int, num_classes: int, representation_size: int | None = None):
+        super().__init__(representation_size or dim, num_classes)
+        self.pre_logits = nn.Linear(dim, representation_size) if representation_size else None
+
     def forward(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Read {modality: (B, 1, D)} out as {modality: (B, num_classes)}."""
-        return {m: self.linear(x[:, 0]) for m, x in tokens.items()}
+        return {m: self.linear(self.represent(x[:, 0])) for m, x in tokens.items()}
+
+    def represent(self, x: Tensor) -> Tensor:
+        """What the logits are a linear function of: (B, D) -> (B, D or representation_size)."""
+        return x if self.pre_logits is None else self.pre_logits(x).tanh()
 
 
-class MeanPoolHead(Head):
-    """One entry of logits, `fused`: a linear layer on the mean of all tokens of all modalities (the authors' `gap`)."""
+class PoolHead(Head):
+    """One entry of logits, `fused`: a linear layer on one pool over all tokens of all modalities."""
 
     num_cls = 0
     keep = slice(None)
@@ -85,10 +100,39 @@ class MeanPoolHead(Head):
 
     def forward(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Read {modality: (B, N_m, D)} out as {"fused": (B, num_classes)}."""
-        return {"fused": self.linear(torch.cat(list(tokens.values()), dim=1).mean(1))}
+        return {"fused": self.linear(self.pool(torch.cat(list(tokens.values()), dim=1)))}
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """All tokens (B, N, D) in one, (B, D)."""
+        raise NotImplementedError
 
 
-HEADS: dict[str, type[Head]] = {"cls": ClsHead, "mean": MeanPoolHead}
+class MeanPoolHead(PoolHead):
+    """The mean of all tokens, so a modality counts by its number of tokens (the authors' `gap`)."""
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """All tokens (B, N, D) in one, (B, D)."""
+        return tokens.mean(1)
+
+
+class MaxPoolHead(PoolHead):
+    """The largest value of all tokens, in each of the D places (the authors' `gmp`)."""
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """All tokens (B, N, D) in one, (B, D)."""
+        return tokens.amax(1)
+
+
+class SumPoolHead(PoolHead):
+    """The sum of all tokens (the authors' `gsp`)."""
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """All tokens (B, N, D) in one, (B, D)."""
+        return tokens.sum(1)
+
+
+POOLS: dict[str, type[PoolHead]] = {"mean": MeanPoolHead, "max": MaxPoolHead, "sum": SumPoolHead}
+HEADS = ("cls", *POOLS)
 
 
 class MBT(nn.Module):
@@ -108,8 +152,12 @@ class MBT(nn.Module):
         patches: size of a patch along each axis of a modality's grid: (1, 16, 16) is a patch of one frame,
             (2, 16, 16) a tubelet.
         share_encoder: whether all modalities use the same blocks in every layer (the authors' `share_encoder`).
-        head: `cls` (logits a modality; the mean of them at test) or `mean` (one pool over all tokens).
+        head: `cls` (logits a modality; the mean of them at test), or `mean`, `max` or `sum` (one pool over all tokens).
+        representation_size: width of a linear layer with tanh between CLS token and logits; null: none. Only for
+            head `cls`.
         drop_path: stochastic depth: probability at the last layer, growing linearly from 0 at the first.
+        dropout: probability of leaving out a value behind each MLP's GELU and at the end of each branch.
+        attention_dropout: probability of leaving out an attention weight.
         position_std: standard deviation of the learned positions at the start. The authors' 0.02 suits pretrained
             weights; a small model trained from scratch learns where and when far sooner with 1.
 
@@ -128,17 +176,23 @@ class MBT(nn.Module):
         patches: dict[str, list[int]] = {"rgb": [1, 16, 16], "spectrogram": [16, 16]},  # noqa: B006
         share_encoder: bool = False,
         head: str = "cls",
+        representation_size: int | None = None,
         drop_path: float = 0.0,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
         position_std: float = 0.02,
     ):
         super().__init__()
         size = named_size(size)
-        check(inputs, fusion_layer, size, patches, head, drop_path)
+        chances = {"drop_path": drop_path, "dropout": dropout, "attention_dropout": attention_dropout}
+        check(inputs, fusion_layer, size, patches, head, representation_size, chances)
         dim, depth = size.dim, size.depth
         self.modalities = tuple(inputs)
         self.fusion_layer = fusion_layer if len(inputs) > 1 else depth
 
-        self.head: Head = HEADS[head](dim, num_classes)
+        self.head: Head = (
+            POOLS[head](dim, num_classes) if head in POOLS else ClsHead(dim, num_classes, representation_size)
+        )
         self.tokens = nn.ModuleDict(
             {
                 m: PatchTokens(shape, patches[m], dim, self.head.num_cls, position_std=position_std)
@@ -153,8 +207,8 @@ class MBT(nn.Module):
         for layer, drop in enumerate(drops):
             one_for_all = share_encoder or (layer >= self.fusion_layer and self.fusion.one_block_for_all)
             names = [SHARED] if one_for_all else self.modalities
-            blocks = {name: Block(dim, size.num_heads, size.mlp_ratio, drop) for name in names}
-            self.layers.append(nn.ModuleDict(blocks))
+            settings = (dim, size.num_heads, size.mlp_ratio, drop, dropout, attention_dropout)
+            self.layers.append(nn.ModuleDict({name: Block(*settings) for name in names}))
         self.norm = nn.LayerNorm(dim, eps=1e-6)  # one for all modalities, as the authors have it
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -165,15 +219,29 @@ class MBT(nn.Module):
         """Return the final tokens {modality: (B, N_m, D)}, normalised; of each modality only those of `keep`."""
         tokens: Tokens = {m: self.tokens[m](inputs[m]) for m in self.modalities}
         shared = None
-        for layer, modules in enumerate(self.layers):
-            assert isinstance(modules, nn.ModuleDict)
-            blocks = {m: modules[m if m in modules else SHARED] for m in self.modalities}
+        for layer in range(len(self.layers)):
+            blocks = {m: self.block_of(layer, m)[1] for m in self.modalities}
             strategy = self.fusion if layer >= self.fusion_layer else self.unimodal
             if layer == self.fusion_layer:
                 tokens, shared = strategy.start(tokens)
             is_last = layer == len(self.layers) - 1
             tokens, shared = strategy(tokens, shared, blocks, keep=keep if is_last else None)
         return {m: self.norm(x) for m, x in tokens.items()}
+
+    def block_of(self, layer: int, modality: str) -> tuple[str, Block]:
+        """The block that a modality goes through in a layer, with its name there."""
+        modules = self.layers[layer]
+        assert isinstance(modules, nn.ModuleDict)
+        name = modality if modality in modules else SHARED
+        block = modules[name]
+        assert isinstance(block, Block)
+        return name, block
+
+    def tokens_of(self, modality: str) -> PatchTokens:
+        """What makes a modality's tokens."""
+        tokens = self.tokens[modality]
+        assert isinstance(tokens, PatchTokens)
+        return tokens
 
 
 SHARED = "shared"
@@ -202,7 +270,7 @@ def zero_linear(dim: int, num_classes: int) -> nn.Linear:
     return linear
 
 
-def check(inputs, fusion_layer, size, patches, head, drop_path) -> None:
+def check(inputs, fusion_layer, size, patches, head, representation_size, chances) -> None:
     """Refuse, by name, what no model can be built from."""
     if not inputs:
         raise UserError("no modality is given: name at least one of " + ", ".join(patches))
@@ -220,5 +288,10 @@ def check(inputs, fusion_layer, size, patches, head, drop_path) -> None:
         )
     if head not in HEADS:
         raise UserError(f"head is {head!r}: choose one of {', '.join(HEADS)}")
-    if not 0 <= drop_path < 1:
-        raise UserError(f"drop_path is {drop_path}: give a probability from 0 to below 1")
+    if representation_size is not None and (head != "cls" or representation_size < 1):
+        raise UserError(
+            f"representation_size is {representation_size} with head {head}: give 1 or more with head cls, or null"
+        )
+    for name, chance in chances.items():
+        if not 0 <= chance < 1:
+            raise UserError(f"{name} is {chance}: give a probability from 0 to below 1")

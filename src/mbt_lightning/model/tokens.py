@@ -21,7 +21,9 @@ class PatchTokens(nn.Module):
 
     Args:
         input_shape: (C, *grid) of one example, e.g. (3, 8, 224, 224) or (1, 800, 128).
-        patch: size of a patch along each axis of the grid, e.g. (1, 16, 16) or (16, 16).
+        patch: size of a patch along each axis of the grid, e.g. (1, 16, 16) or (16, 16). One of fewer axes than the
+            grid stands for patches of one frame; where these do not fill the frame's height, frames are laid below
+            each other first, so that patches run across them (as the authors' `temporal_sampling` does).
         dim: width D of the tokens.
         num_cls: how many CLS tokens stand in front (0 or 1).
         filter_channels: channels of the filter. Three for every modality, so that filters trained on pictures fit;
@@ -40,15 +42,20 @@ class PatchTokens(nn.Module):
     ):
         super().__init__()
         channels, *size = input_shape
-        if len(patch) != len(size):
+        missing = len(size) - len(patch)
+        if missing < 0 or not patch:
             raise UserError(
                 f"patch {list(patch)} has {len(patch)} axes, but the input {list(input_shape)} has {len(size)}"
             )
+        self.num_stacked = missing if missing and size[missing] % patch[0] else 0
+        if not self.num_stacked:
+            patch = (*[1] * missing, *patch)
         if channels not in (1, filter_channels):
             raise UserError(f"an input of {channels} channels does not fit a filter of {filter_channels}")
         self.size = tuple(size)
         self.patch = tuple(patch)
-        self.grid = tuple(s // p for s, p in zip(size, patch, strict=True))
+        stacked = [prod(size[: self.num_stacked + 1]), *size[self.num_stacked + 1 :]]
+        self.grid = tuple(s // p for s, p in zip(stacked, patch, strict=True))
         if not all(self.grid):
             raise UserError(
                 f"patch {list(patch)} is larger than the input {size}: use smaller patches or a larger input"
@@ -76,6 +83,7 @@ class PatchTokens(nn.Module):
         """Cut `x` (B, C, *grid) into patches (B, N, C * prod(patch))."""
         if tuple(x.shape[2:]) != self.size:
             raise ValueError(f"the input is {list(x.shape[2:])}, but the tokeniser was built for {list(self.size)}")
+        x = x.flatten(2, 2 + self.num_stacked)
         rank = len(self.grid)
         for axis, (count, size) in enumerate(zip(self.grid, self.patch, strict=True), start=2):
             x = x.narrow(axis, 0, count * size)

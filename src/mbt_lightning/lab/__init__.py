@@ -1,0 +1,1 @@
+"""Tools beside the training: what a model costs. Training does not know them."""

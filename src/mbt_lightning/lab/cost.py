@@ -1,0 +1,278 @@
+"""`mbt cost`: what a model costs, part by part, and what every other way to fuse would cost."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import signature
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from rich.console import Console
+from rich.table import Table
+
+from mbt_lightning.cli import MbtCLI
+from mbt_lightning.data.datamodule import AudioVisualData
+from mbt_lightning.errors import UserError
+from mbt_lightning.expand import expand
+from mbt_lightning.model import cost
+from mbt_lightning.model.cost import Part, Reads, by_part, count_parameters, layers_multiply_adds, shape_of
+from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention
+from mbt_lightning.model.mbt import MBT
+
+AUDIOSET_CLASSES = 527
+
+CONVENTIONS = (
+    "GFLOPs are billions of multiply-adds of one clip, patch embedding and head included. Full layers: every layer "
+    "updates all its tokens. As run: what this program computes, whose last layer updates only the tokens that the "
+    "head reads. As coded: the authors' released code, full layers, where cross-attention runs each modality's block "
+    "over all tokens and joint self-attention needs a shared encoder; B counts true tokens, of which that code makes "
+    "one more than its setting says with a CLS head. At a fusion layer equal to the depth every strategy is late fusion."
+)
+
+
+def main(arguments: list[str]) -> None:
+    """Print the cost of an experiment, which is given as for `mbt fit`."""
+    parser = argparse.ArgumentParser(
+        prog="mbt cost",
+        usage="mbt cost --config FILE [--config FILE ...] [--classes N] [OPTION VALUE ...]",
+        description="Print what a model costs: parameters and multiply-adds of each part, and of every way to fuse.",
+        epilog="Files and options are those of `mbt fit`. Nothing is trained, and no clip is read.",
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument("--classes", type=int, metavar="N", help="number of classes; default: those of the manifest")
+    try:
+        own, others = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UserError(error) from None
+    if own.classes is not None and own.classes < 1:
+        raise UserError(f"--classes is {own.classes}: give 1 or more")
+    experiment = Experiment(others, own.classes)
+    print_cost(experiment.network, experiment.inputs)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The network of an experiment
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Experiment(MbtCLI):
+    """The network of an experiment, built without memory; nothing is run.
+
+    Args:
+        arguments: files and options as for `mbt fit`.
+        classes: number of classes; None: that of the manifest, or AudioSet's where there is none.
+    """
+
+    network: MBT
+    """The network, on the meta device."""
+    inputs: dict[str, tuple[int, ...]]
+    """Shape of one example of each modality, (C, *grid)."""
+
+    def __init__(self, arguments: list[str], classes: int | None = None):
+        self.classes = classes
+        super().__init__(expand(["fit", *arguments])[1:], run=False)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what `mbt fit` takes too, so that a run's own configuration can be read."""
+        super().add_arguments_to_parser(parser)
+        parser.add_method_arguments(Trainer, "fit", skip=set(self.subcommands()["fit"]))
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing: there is no run, and no folder for it."""
+
+    def instantiate_classes(self) -> None:
+        """Build the data, of which no clip is read, and the network, of shapes alone."""
+        self.config.trainer = self.parser.get_defaults().trainer  # nothing that watches a run
+        built = self.parser.instantiate_classes(self.config, instantiate_groups=False)
+        data = AudioVisualData(**vars(built.data))
+        settings = {name: value for name, value in vars(built.model).items() if name in signature(MBT).parameters}
+        self.inputs = data.inputs
+        with torch.device("meta"):
+            self.network = MBT(self.inputs, self.num_classes(data), **settings)
+
+    def spec(self, data: AudioVisualData) -> None:  # type: ignore[override]
+        """Nothing: the model as a whole is not built."""
+
+    def num_classes(self, data: AudioVisualData) -> int:
+        """The number of classes, also where there is no manifest yet."""
+        if self.classes is not None:
+            return self.classes
+        try:
+            return len(data.spec.classes)
+        except UserError as error:
+            print(f"{AUDIOSET_CLASSES} classes as in AudioSet; give --classes N for another number ({error})")
+            return AUDIOSET_CLASSES
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Every way to fuse
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to fuse, beside the numbers of what it computes.
+
+    Args:
+        name: what it is called in the table.
+        strategy: the class.
+        share_encoder: whether all modalities use the same blocks in every layer.
+        reads: what its layers read.
+        as_coded: the same in the authors' code; None: it has no such model.
+        num_bottlenecks: its own tokens.
+    """
+
+    name: str
+    strategy: type[Fusion]
+    share_encoder: bool
+    reads: Reads
+    as_coded: Reads | None
+    num_bottlenecks: int = 0
+
+
+LATE = Way("late", Fusion, False, cost.separate, cost.separate)
+
+
+def ways(num_bottlenecks: int, update: str) -> list[Way]:
+    """Every built-in way to fuse before the end."""
+    passed = cost.bottleneck(num_bottlenecks, update)
+    return [
+        Way("joint, shared encoder", JointSelfAttention, True, cost.joint, cost.joint),
+        Way("joint, separate below", JointSelfAttention, False, cost.joint, None),
+        Way("cross-attention", CrossAttention, False, cost.cross, cost.cross_as_coded),
+        Way(f"bottleneck, B = {num_bottlenecks}", Bottleneck, False, passed, passed, num_bottlenecks),
+    ]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a network would cost with a certain way to fuse.
+
+    Args:
+        way: the way to fuse.
+        fusion_layer: the first fused layer.
+        parameters: all trained values.
+        full_layers: multiply-adds when every layer updates all its tokens.
+        as_run: multiply-adds as this program computes it.
+        as_coded: multiply-adds in the authors' code; None: it has no such model.
+    """
+
+    way: Way
+    fusion_layer: int
+    parameters: int
+    full_layers: int
+    as_run: int
+    as_coded: int | None
+
+
+def compare(network: MBT, inputs: dict[str, tuple[int, ...]]) -> list[Row]:
+    """The network with every way to fuse, from early to late, by arithmetic."""
+    depth, layers = len(network.layers), fusion_layers(network)
+    pairs = [(way, layer) for way in ways(*bottleneck_of(network)) for layer in layers if layer < depth]
+    return [cost_of(network, inputs, way, layer) for way, layer in [*pairs, (LATE, depth)]]
+
+
+def cost_of(network: MBT, inputs: dict[str, tuple[int, ...]], way: Way, fusion_layer: int) -> Row:
+    """The network with one way to fuse."""
+    shape, number = shape_of(network, inputs), len(network.modalities)
+    separate_layers = 0 if way.share_encoder else fusion_layer if way.strategy.one_block_for_all else shape.depth
+    blocks = shape.depth + separate_layers * (number - 1)
+    block = count_parameters(next(iter(cost.blocks_of(network, 0).values())))
+    around = sum(count_parameters(module) for module in (network.tokens, network.norm, network.head))
+    ends = shape.embedding + shape.head
+    theirs = None
+    if way.as_coded:  # there the one channel of a spectrogram is repeated to three
+        theirs = shape.embedding_as_coded + shape.head + layers_multiply_adds(shape, way.as_coded, fusion_layer)
+    return Row(
+        way,
+        fusion_layer,
+        parameters=around + blocks * block + way.num_bottlenecks * shape.dim,
+        full_layers=ends + layers_multiply_adds(shape, way.reads, fusion_layer),
+        as_run=ends + layers_multiply_adds(shape, way.reads, fusion_layer, shape.kept),
+        as_coded=theirs,
+    )
+
+
+def bottleneck_of(network: MBT) -> tuple[int, str]:
+    """Number of tokens and rule of the network's bottleneck; the usual ones if it has none."""
+    if isinstance(network.fusion, Bottleneck):
+        return network.fusion.bottleneck.shape[1], network.fusion.update
+    usual = signature(Bottleneck).parameters
+    return usual["num_bottlenecks"].default, usual["update"].default
+
+
+def fusion_layers(network: MBT) -> list[int]:
+    """About seven layers, evenly from 0 to the depth (0, 2, ... 12 for twelve layers), and the network's own."""
+    depth = len(network.layers)
+    return sorted({round(i * depth / 6) for i in range(7)} | {network.fusion_layer})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Printed
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def print_cost(network: MBT, inputs: dict[str, tuple[int, ...]]) -> None:
+    """Print the sizes, what each part costs, and the table of all ways to fuse."""
+    shape, console = shape_of(network, inputs), Console()
+    for m, tokens in zip(network.modalities, shape.tokens, strict=True):
+        print(f"{m}: {' x '.join(map(str, inputs[m]))}, {tokens} tokens")
+    bottlenecks = f", B = {bottleneck_of(network)[0]}" if isinstance(network.fusion, Bottleneck) else ""
+    print(
+        f"{shape.depth} layers of width {shape.dim}, fusion layer {network.fusion_layer}{bottlenecks}, "
+        f"{network.head.linear.out_features} classes"
+    )
+    console.print(parts_table(by_part(network, inputs)))
+    if len(network.modalities) == 1:
+        print("one modality: there is nothing to fuse")
+        return
+    console.print(ways_table(network, compare(network, inputs)))
+    console.print(CONVENTIONS, highlight=False)
+
+
+def parts_table(parts: list[Part]) -> Table:
+    """A row a part, and their sum."""
+    parameters, multiply_adds = sum(p.parameters for p in parts), sum(p.multiply_adds for p in parts)
+    in_millions, in_billions = figures(parameters, 1e6), figures(multiply_adds, 1e9)
+    table = Table(title="this configuration, as run", show_footer=True)
+    table.add_column("part", "total")
+    table.add_column("parameters (M)", in_millions(parameters), justify="right")
+    table.add_column("GFLOPs", in_billions(multiply_adds), justify="right")
+    for part in parts:
+        table.add_row(part.name, in_millions(part.parameters), in_billions(part.multiply_adds))
+    return table
+
+
+def ways_table(network: MBT, rows: list[Row]) -> Table:
+    """A row a way to fuse and fusion layer; a star marks the network itself."""
+    in_millions = figures(max(row.parameters for row in rows), 1e6)
+    in_billions = figures(max(row.full_layers for row in rows), 1e9)
+    table = Table("strategy", title="every way to fuse, GFLOPs by three conventions (*: this configuration)")
+    for name in ("fusion\nlayer", "parameters\n(M)", "full\nlayers", "as\nrun", "as\ncoded"):
+        table.add_column(name, justify="right", no_wrap=True)
+    itself = (network.fusion_layer, type(network.fusion), count_parameters(network))
+    way = None
+    for row in rows:
+        if row.way is not way:
+            table.add_section()
+        star = "* " if (row.fusion_layer, row.way.strategy, row.parameters) == itself else ""
+        table.add_row(
+            row.way.name if row.way is not way else "",
+            f"{star}{row.fusion_layer}",
+            in_millions(row.parameters),
+            in_billions(row.full_layers),
+            in_billions(row.as_run),
+            "–" if row.as_coded is None else in_billions(row.as_coded),
+        )
+        way = row.way
+    return table
+
+
+def figures(largest: int, unit: float) -> Callable[[int], str]:
+    """How to write numbers in a unit: with as many decimals for all as give the largest six figures."""
+    decimals = max(0, 6 - len(str(int(largest / unit))))
+    return lambda value: f"{value / unit:.{decimals}f}"

@@ -1,0 +1,106 @@
+"""The Audio Spectrogram Transformer (AST, YuanGongND/ast) as starting weights: the original's files, transformers'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mbt_lightning.errors import UserError
+from mbt_lightning.model.pretrained.files import read_tensors
+from mbt_lightning.model.pretrained.start import Encoder, EncoderInit
+from mbt_lightning.model.pretrained.vit import encoder_of_timm, renamed
+
+ORIGINAL = [(r"v\.(.*)", r"\1")]
+"""Names of the original `.pth` files, without `module.` -> timm's."""
+
+LAYER = r"audio_spectrogram_transformer\.(?:encoder\.layer|layers)\.(\d+)\."
+TRANSFORMERS = [
+    (r"audio_spectrogram_transformer\.embeddings\.cls_token", "cls_token"),
+    (r"audio_spectrogram_transformer\.embeddings\.distillation_token", "dist_token"),
+    (r"audio_spectrogram_transformer\.embeddings\.position_embeddings", "pos_embed"),
+    (r"audio_spectrogram_transformer\.embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (LAYER + r"attention\.(?:attention\.query|q_proj)\.", r"blocks.\1.attn.q."),
+    (LAYER + r"attention\.(?:attention\.key|k_proj)\.", r"blocks.\1.attn.k."),
+    (LAYER + r"attention\.(?:attention\.value|v_proj)\.", r"blocks.\1.attn.v."),
+    (LAYER + r"attention\.(?:output\.dense|o_proj)\.", r"blocks.\1.attn.proj."),
+    (LAYER + r"(?:intermediate\.dense|mlp\.fc1)\.", r"blocks.\1.mlp.fc1."),
+    (LAYER + r"(?:output\.dense|mlp\.fc2)\.", r"blocks.\1.mlp.fc2."),
+    (LAYER + r"layernorm_before\.", r"blocks.\1.norm1."),
+    (LAYER + r"layernorm_after\.", r"blocks.\1.norm2."),
+    (r"audio_spectrogram_transformer\.layernorm\.", "norm."),
+]
+"""Names of transformers 4.x and 5.x -> timm's, with queries, keys and values apart."""
+
+
+class AST(EncoderInit):
+    """AST, trained on AudioSet's sound: the original `.pth` naming, and those of transformers 4.x and 5.x.
+
+    AST's patches overlap (16 x 16 every 10 rows and bins); this encoder's do not. The filters are kept, and each patch
+    takes the position that AST has for the place where it lies, interpolated, so nothing is stretched; the same filters
+    then see fewer patches than in training. AST reads the mean of a CLS and a distillation token: only the first is
+    loaded. Its GELU is exact (see `TimmViT`), its features are `data.spectrogram: KaldiFbank`.
+
+    Args:
+        path: a `.pth`, `.bin` or `.safetensors` file.
+        stride: from one patch to the next in AST, in rows and bins: 10 in the released models, 16 without overlap.
+        num_mels: mel bins that AST was trained on.
+        **common: `bottlenecks_from_positions`, `inflate` and `leave_cls`.
+
+    Raises:
+        UserError: a stride or number of bins that is not positive.
+    """
+
+    def __init__(self, path: str, stride: int = 10, num_mels: int = 128, **common):
+        super().__init__(**common)
+        if stride < 1 or num_mels < 1:
+            raise UserError(f"stride is {stride} and num_mels {num_mels}: give 1 or more")
+        self.path, self.stride, self.num_mels = path, stride, num_mels
+
+    def read(self) -> Encoder:
+        """The encoder in the file."""
+        state = read_tensors(self.path)
+        if any(name.startswith("audio_spectrogram_transformer.") for name in state):
+            state = with_fused_qkv(renamed(state, TRANSFORMERS))
+        elif any(name.startswith("v.") for name in state):
+            state = renamed(state, ORIGINAL)
+        else:
+            raise UserError(f"not AST; its names start {', '.join(sorted(state)[:3])}")
+        weight = state.get("patch_embed.proj.weight", torch.empty(0))
+        if weight.ndim != 4 or "pos_embed" not in state:
+            raise UserError("not AST: positions or filters are missing")
+        prefix = ("cls_token" in state) + ("dist_token" in state)
+        positions = state["pos_embed"].flatten(0, -2)
+        rows = (self.num_mels - weight.shape[2]) // self.stride + 1
+        if rows < 1 or (len(positions) - prefix) % rows:
+            raise UserError(
+                f"{len(positions) - prefix} positions are not whole columns of {rows} patches: "
+                "give the stride and num_mels that it was trained with"
+            )
+        # AST's pictures are frequency x time, ours time x mel.
+        square = torch.zeros(1, prefix + 1, positions.shape[-1])  # the grid is put in below
+        encoder = encoder_of_timm(state | {"pos_embed": square})
+        encoder.parts["patch.weight"] = weight.transpose(2, 3)
+        encoder.parts["positions"] = positions[prefix:].unflatten(0, (rows, -1)).transpose(0, 1)
+        if "cls" in encoder.parts:
+            encoder.parts["cls_position"] = positions[0]
+        encoder.stride = self.stride
+        return encoder
+
+    def __str__(self) -> str:
+        """What is read, for messages."""
+        return self.path
+
+
+def with_fused_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict in which queries, keys and values of a block are one layer, as in timm."""
+    result = {name: x for name, x in state.items() if ".attn.q." not in name}
+    for name in state:
+        if ".attn.q." in name:
+            three = [name.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
+            if all(part in state for part in three):
+                result[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat([state[part] for part in three])
+                for part in three[1:]:
+                    del result[part]
+    return result

@@ -1,0 +1,107 @@
+"""Files of PyTorch weights, read as plain tensors; nothing in them is run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mbt_lightning.errors import UserError, one_line
+
+BROKEN = (
+    *(RuntimeError, OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, ImportError, OverflowError),
+    *(pickle.UnpicklingError, SafetensorError, MemoryError),
+)
+"""What the libraries raise on files that are not what they should be."""
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors`, or of a file that `torch.save` wrote, by name.
+
+    Tensors may lie in a mapping under `model` or `state_dict` beside other things; `module.` in front of all names
+    (of DataParallel) is taken off.
+
+    Raises:
+        UserError: a file that is missing, damaged, or holds no tensors.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        tensors = read_safetensors(path)[0]
+    else:
+        tensors = {name: x for name, x in inner(read_torch(path)).items() if isinstance(x, Tensor)}
+    if not tensors:
+        raise UserError(f"{path}: holds no tensors by name")
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): x for name, x in tensors.items()}
+    return {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a `.safetensors` file.
+
+    Raises:
+        UserError: a file that is missing or damaged.
+    """
+    must_be_a_file(path)
+    try:
+        with safe_open(str(path), "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except BROKEN as error:
+        raise UserError(f"{path}: not a safetensors file, or damaged ({one_line(error)[:120]})") from None
+
+
+def read_torch(path: str | Path) -> Any:
+    """The content of a file that `torch.save` wrote: tensors and plain data only.
+
+    Raises:
+        UserError: a file that is missing, damaged, or holds more than that.
+    """
+    must_be_a_file(path)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the arguments of many training programs
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except BROKEN as error:
+        text = f"{type(error).__name__}: {one_line(error)[:120]}"
+        raise UserError(f"{path}: not a file of tensors and plain data by torch.save ({text})") from None
+
+
+def inner(content: Any) -> Mapping[str, Any]:
+    """The mapping of tensors in what a program saved."""
+    for name in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            return content[name]
+    return content if isinstance(content, Mapping) else {}
+
+
+def must_be_a_file(path: str | Path) -> None:
+    """Refuse a path where no file is."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: {'a folder, not a file' if Path(path).is_dir() else 'no such file'}")
+
+
+METADATA = "mbt_lightning"
+"""Key of a `.safetensors` file's metadata that holds the model's configuration and data, as JSON text."""
+
+
+def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of a `model.safetensors` of this program, and its `config` and `spec`.
+
+    Raises:
+        UserError: another file.
+    """
+    tensors, metadata = read_safetensors(path)
+    try:
+        about = json.loads(metadata[METADATA])
+        about["config"]["model"], about["spec"]["classes"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise UserError(
+            f"{path}: not written by mbt import or mbt export; start from weights of others with model.init"
+        ) from None
+    return tensors, about

@@ -1,0 +1,368 @@
+"""The authors' Flax MBT (google-research/scenic, `projects/mbt`) as the same function in PyTorch.
+
+Their parameter names, as they stand in a checkpoint: `embedding` and `embedding_spectrogram`, `cls` and
+`clsspectrogram`, `bottleneck`, `Transformer/encoderblock_3/MlpBlock_0/Dense_0/kernel` and so on. What belongs to the
+pictures has no suffix, what belongs to the sound has; with a shared encoder no block has one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+from math import isqrt, prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbt_lightning.errors import UserError
+from mbt_lightning.model.fusion import Bottleneck, CrossAttention, JointSelfAttention, TrainOnlyBottleneck
+from mbt_lightning.model.mbt import MBT, SHARED, EncoderSize
+from mbt_lightning.model.pretrained.flax import flatten, read_params, renumber
+from mbt_lightning.model.pretrained.start import ModelInit
+
+MODALITIES = ("spectrogram", "rgb")
+"""All that the authors' code knows, in the order of the released checkpoints."""
+
+HEADS = {"token": "cls", "gap": "mean", "gmp": "max", "gsp": "sum"}
+"""The authors' `classifier` -> our `head`."""
+
+RELEASED = {"frame_size": 224, "num_mels": 128}
+"""Input sizes of the released checkpoints; parameters alone tell the number of tokens, not how they lie."""
+
+
+def from_params(
+    params: Mapping[str, Any], config: Mapping[str, Any] = {}, inputs: Mapping[str, Sequence[int]] | None = None
+) -> MBT:
+    """Build the model that computes what the authors' `MBT` computes with these parameters, ready to evaluate.
+
+    The model takes {"rgb": (B, 3, T, H, W), "spectrogram": (B, 1 or 3, time, mel)} and returns logits a modality (one
+    entry, `fused`, for the classifiers that pool); `mbt_lightning.fuse` of them are the logits of the authors'
+    evaluation. Under `temporal_sampling` it takes the frames that were picked (`data.sampling.authors_frame_indices`
+    is the authors' rule).
+
+    Args:
+        params: arrays by name, nested or joined by `/`, as in the authors' checkpoints.
+        config: the authors' `config.model`, or a whole configuration with it under `model`. What is left out is told
+            by the parameters where these can tell, else it is the authors' default. `patches` may be a list or
+            {"size": list}; the temporal method and `n_sampled_frames` may stand in `temporal_encoding_config` or
+            here as `temporal` and `n_sampled_frames`; `rgb_shape` and `spec_shape` tell the shapes of the inputs.
+        inputs: shape of one example of each modality, (3, T, H, W) and (1, time, mel), if the configuration does not
+            tell and they are not the released ones (224 pixels, 128 mel bins).
+
+    Raises:
+        UserError: a setting that cannot be represented, a parameter that is missing, unknown or of another shape.
+    """
+    flat = renumber(flatten(params))
+    settings = Settings(flat, config)
+    with torch.device("meta"):
+        network = settings.build(inputs)
+    state, used = state_dict(flat, network)
+    unknown = sorted(flat.keys() - used)
+    if unknown == ["bottleneck"]:
+        reason = "one modality" if len(network.modalities) == 1 else f"fusion_layer {network.fusion_layer}, the depth"
+        warnings.warn(f"parameter 'bottleneck' is not used: with {reason}, nothing is fused", stacklevel=2)
+    elif unknown:
+        raise UserError(f"parameters that this configuration does not use: {some(unknown)}")
+    settings.check(network, state)
+    network.to_empty(device="cpu")
+    network.load_state_dict(state)
+    return network.eval()
+
+
+class Scenic(ModelInit):
+    """A checkpoint of the authors' MBT as starting weights.
+
+    Args:
+        path: the checkpoint file.
+        settings: keys of the authors' `config.model`, where the parameters do not tell them and they are not the
+            released ones, e.g. {rgb_shape: [8, 224, 224, 3]}; see `from_params`.
+        **common: `load_head`, `inflate` and `leave_cls`.
+    """
+
+    def __init__(self, path: str, settings: dict[str, Any] = {}, **common):  # noqa: B006
+        super().__init__(**common)
+        self.path, self.settings = path, settings
+
+    def read(self) -> MBT:
+        """The model in the file."""
+        return from_params(read_params(self.path), self.settings)
+
+    def __str__(self) -> str:
+        """What is read, for messages."""
+        return str(self.path)
+
+
+class Settings:
+    """The authors' settings as ours: what the configuration says, and where it is silent what the parameters tell.
+
+    Args:
+        flat: parameters by joined, Linen-numbered names.
+        config: the authors' configuration, see `from_params`.
+
+    Raises:
+        UserError: a setting that cannot be represented.
+    """
+
+    def __init__(self, flat: Mapping[str, np.ndarray], config: Mapping[str, Any]):
+        self.flat = flat
+        model = config.get("model", config)
+        self.config: Mapping[str, Any] = model if isinstance(model, Mapping) else config
+        self.data: Mapping[str, Any] = config.get("dataset_configs") or {}
+
+        self.modalities = tuple(
+            self.get("modality_fusion", [m for m in MODALITIES if f"{embedding(m)}/kernel" in flat])
+        )
+        strangers = [m for m in self.modalities if m not in MODALITIES]
+        if strangers or not self.modalities or len(set(self.modalities)) < len(self.modalities):
+            raise UserError(
+                f"modality_fusion is {list(self.modalities)}: the authors' model knows "
+                f"{', '.join(MODALITIES)}, each once"
+            )
+        classifier = self.get("classifier", "token" if "cls" in flat else "gap")
+        if classifier not in HEADS:
+            raise UserError(f"classifier is {classifier!r}: choose one of {', '.join(HEADS)}")
+        self.head = HEADS[classifier]
+        self.representation_size = self.get("representation_size", None)
+        if self.representation_size and self.head != "cls":
+            raise UserError(
+                f"representation_size is {self.representation_size} with classifier {classifier!r}: "
+                "the authors' code has it for 'token' only (it raises NameInUseError with the others)"
+            )
+        blocks = [name.split("/")[1] for name in flat if name.startswith("Transformer/encoderblock_")]
+        self.depth = self.get("num_layers", 1 + max((int(name.split("_")[1]) for name in blocks), default=-1))
+        self.share_encoder = bool(
+            self.get("share_encoder", len(self.modalities) > 1 and not any(b.endswith("_spectrogram") for b in blocks))
+        )
+        self.use_bottleneck = bool(self.get("use_bottleneck", "bottleneck" in flat))
+        self.fusion_layer = self.get("fusion_layer", 0)
+        if not 0 <= self.fusion_layer <= self.depth:
+            raise UserError(f"fusion_layer is {self.fusion_layer}: give 0 to num_layers, {self.depth}")
+        self.patch = self.patch_sizes()
+
+    def get(self, key: str, default: Any) -> Any:
+        """A value of the configuration; `default` where it is left out."""
+        return self.config.get(key, default)
+
+    def array(self, name: str) -> np.ndarray:
+        """A parameter by name."""
+        if name not in self.flat:
+            raise UserError(f"parameter {name!r} is missing; there are {some(sorted(self.flat))}")
+        return self.flat[name]
+
+    def patch_sizes(self) -> dict[str, list[int]]:
+        """The patch of each modality, (time, height, width) or (height, width), told by the kernels and checked."""
+        encoding = self.get("temporal_encoding_config", {})
+        self.sampled_frames = encoding.get("n_sampled_frames", self.get("n_sampled_frames", None))
+        patch = {m: list(self.array(f"{embedding(m)}/kernel").shape[:-2]) for m in self.modalities}
+        size = self.get("patches", {})
+        size = list(size.get("size", []) if isinstance(size, Mapping) else size)
+        told = {"spectrogram": size[:2]}
+        if "rgb" in patch:
+            method = encoding.get("method", self.get("temporal", None))
+            method = method or ("3d_conv" if len(patch["rgb"]) == 3 else "temporal_sampling")
+            if method not in ("3d_conv", "temporal_sampling"):
+                raise UserError(f"temporal encoding {method!r} is not known: choose 3d_conv or temporal_sampling")
+            told["rgb"] = [*size[2:], *size[:2]] if method == "3d_conv" else size[:2]
+            if len(patch["rgb"]) != (3 if method == "3d_conv" else 2):
+                raise UserError(f"embedding/kernel has a patch {patch['rgb']}, which does not fit {method}")
+        for m, kernel in patch.items():
+            if size and kernel != told[m]:
+                raise UserError(f"patches is {size}, but the patch of {embedding(m)}/kernel is {kernel}")
+        return patch
+
+    def build(self, inputs: Mapping[str, Sequence[int]] | None) -> MBT:
+        """The model, with its initial weights."""
+        shapes = {m: list(inputs[m]) if inputs and m in inputs else self.input_shape(m) for m in self.modalities}
+        dim = self.array("Transformer/encoder_norm/scale").shape[0]
+        first = f"Transformer/{tower(self.modalities[0], 0, self.share_encoder)}"
+        heads = self.array(f"{first}/MultiHeadDotProductAttention_0/query/kernel").shape[1]
+        mlp = self.array(f"{first}/MlpBlock_0/Dense_0/kernel").shape[1]
+        told = {"hidden_size": dim, "num_heads": heads, "mlp_dim": mlp}
+        told["num_classes"] = self.array("output_projection/kernel").shape[-1]
+        for key, value in told.items():
+            if self.get(key, value) != value:
+                raise UserError(f"{key} is {self.get(key, value)}, but the parameters have {value}")
+        fuses = len(self.modalities) > 1 and self.fusion_layer < self.depth
+        return MBT(
+            {m: tuple(shape) for m, shape in shapes.items()},
+            told["num_classes"],
+            fusion=self.fusion() if fuses else CrossAttention,  # which is not built where nothing is fused
+            fusion_layer=self.fusion_layer,
+            size=EncoderSize(dim, self.depth, heads, mlp / dim),
+            patches=self.patch,
+            share_encoder=self.share_encoder,
+            head=self.head,
+            representation_size=self.representation_size,
+            drop_path=self.get("stochastic_droplayer_rate", 0.0) or 0.0,
+            dropout=self.get("dropout_rate", 0.1),
+            attention_dropout=self.get("attention_dropout_rate", 0.1),
+        )
+
+    def fusion(self) -> Any:
+        """The strategy of the fused layers."""
+        if not self.use_bottleneck:
+            return JointSelfAttention if self.share_encoder else CrossAttention
+        tokens = self.array("bottleneck").shape[1]
+        told = self.get("n_bottlenecks", tokens - (self.head == "cls")) + (self.head == "cls")
+        if told != tokens:
+            raise UserError(
+                f"n_bottlenecks is {self.config['n_bottlenecks']}, which makes {told} tokens with this classifier, "
+                f"but 'bottleneck' holds {tokens}"
+            )
+        at_test = self.get("test_with_bottlenecks", True)
+        return partial(Bottleneck if at_test else TrainOnlyBottleneck, num_bottlenecks=tokens, update="symmetric")
+
+    def input_shape(self, modality: str) -> list[int]:
+        """Shape of one example, (C, *grid), that gives as many tokens as there are positions."""
+        tokens = self.array(positions(modality)).shape[1] - (self.head == "cls")
+        find = self.picture_shape if modality == "rgb" else self.spectrogram_shape
+        shape, told = find(tokens)
+        if shape is None:
+            raise UserError(
+                f"{tokens} tokens of {modality} do not come from {told} in patches {self.patch[modality]}: "
+                f"give the shape of one example, inputs={{{modality!r}: [...]}}"
+            )
+        return shape
+
+    def spectrogram_shape(self, tokens: int) -> tuple[list[int] | None, str]:
+        """(1, time, mel) for a number of tokens, and what it was sought among."""
+        down, across = self.patch["spectrogram"]
+        told = list(self.get("spec_shape", self.data.get("spec_shape", [])))
+        if len(told) == 2:  # of one second
+            told[0] *= self.data.get("num_spec_frames", self.get("num_spec_frames", 1))
+        time, mel = told[-3:-1] if len(told) > 2 else told or (0, RELEASED["num_mels"])
+        columns = mel // across
+        time = time or tokens // max(1, columns) * down
+        fits = (time // down) * columns == tokens
+        return ([1, time, mel] if fits else None), f"{time} x {mel} values"
+
+    def picture_shape(self, tokens: int) -> tuple[list[int] | None, str]:
+        """(3, T, H, W) for a number of tokens, and what it was sought among."""
+        *duration, down, across = self.patch["rgb"]
+        side = self.data.get("crop_size", RELEASED["frame_size"])
+        frames, height, width = [0, side, side]
+        if told := self.get("rgb_shape", []):
+            frames, height, width = list(told)[-4:-1]
+        frames = self.data.get("num_frames", frames) or frames
+        per_frame = (height // down) * (width // across)
+        if duration:
+            counts = [frames, tokens // max(1, per_frame) * duration[0]]
+            fitting = [t for t in counts if t // duration[0] * per_frame == tokens]
+        else:  # frames lie below each other; the authors' rule may pick one more than asked for
+            wanted = self.sampled_frames or 0
+            counts = [wanted, wanted + 1, frames, *range(1, tokens + 1)]
+            fitting = [t for t in counts if (t * height // down) * (width // across) == tokens]
+        if not fitting and not told:  # square pictures of another size
+            slots = frames // duration[0] if duration else self.sampled_frames or frames
+            rows = isqrt(tokens // slots) if slots else 0
+            if slots and rows * rows * slots == tokens:
+                return [3, slots * prod(duration), rows * down, rows * across], ""
+        return ([3, fitting[0], height, width] if fitting else None), f"pictures of {height} x {width}"
+
+    def check(self, network: MBT, state: Mapping[str, Tensor]) -> None:
+        """Refuse parameters whose shapes do not fit."""
+        wrong = [
+            f"{name} is {list(x.shape)}, not {list(network.state_dict()[name].shape)}"
+            for name, x in state.items()
+            if x.shape != network.state_dict()[name].shape
+        ]
+        if wrong:
+            raise UserError(f"parameters do not fit this configuration: {some(wrong)}")
+
+
+def state_dict(flat: Mapping[str, np.ndarray], network: MBT) -> tuple[dict[str, Tensor], set[str]]:
+    """The parameters under our names and in our shapes, and the names of those that were used.
+
+    Raises:
+        UserError: parameters are missing.
+    """
+    used: set[str] = set()
+    missing: list[str] = []
+
+    def take(name: str) -> Tensor:
+        used.add(name)
+        if name not in flat:
+            missing.append(name)
+            return torch.zeros(1, 1)  # all of them are told together, below
+        return tensor(flat[name])
+
+    state = {}
+    several = len(network.modalities) > 1
+    for m in network.modalities:
+        state[f"tokens.{m}.weight"] = filters(take(f"{embedding(m)}/kernel"), network.tokens_of(m).patch)
+        state[f"tokens.{m}.bias"] = take(f"{embedding(m)}/bias")
+        if network.head.num_cls:
+            state[f"tokens.{m}.cls"] = take(f"cls{m}" if several and m != "rgb" else "cls")
+        state[f"tokens.{m}.positions"] = take(positions(m))
+    for layer in range(len(network.layers)):
+        for name in dict.fromkeys(network.block_of(layer, m)[0] for m in network.modalities):
+            theirs = tower(name, layer, shared=name == SHARED)
+            state |= {f"layers.{layer}.{name}.{k}": x for k, x in block(take, f"Transformer/{theirs}").items()}
+    if "fusion.bottleneck" in network.state_dict():
+        state["fusion.bottleneck"] = take("bottleneck")
+    state |= {"norm.weight": take("Transformer/encoder_norm/scale"), "norm.bias": take("Transformer/encoder_norm/bias")}
+    heads = {"head.linear": "output_projection", "head.pre_logits": "pre_logits"}
+    for ours, theirs in heads.items():
+        if f"{ours}.weight" in network.state_dict():
+            state |= {f"{ours}.weight": take(f"{theirs}/kernel").T, f"{ours}.bias": take(f"{theirs}/bias")}
+    if missing:
+        raise UserError(f"parameters are missing: {some(missing)}; there are {some(sorted(flat.keys() - used))}")
+    return state, used
+
+
+def block(take: Any, name: str) -> dict[str, Tensor]:
+    """One transformer block of Linen under our names; `take` gives a parameter by its full name.
+
+    Kernels are (in, out), those of attention (in, heads, out / heads) and (heads, in / heads, out).
+    """
+
+    attention = f"{name}/MultiHeadDotProductAttention_0"
+    parts = ("query", "key", "value")
+    return {
+        "norm1.weight": take(f"{name}/LayerNorm_0/scale"),
+        "norm1.bias": take(f"{name}/LayerNorm_0/bias"),
+        "attn.qkv.weight": torch.cat([take(f"{attention}/{part}/kernel").flatten(1).T for part in parts]),
+        "attn.qkv.bias": torch.cat([take(f"{attention}/{part}/bias").flatten() for part in parts]),
+        "attn.proj.weight": take(f"{attention}/out/kernel").flatten(0, -2).T,
+        "attn.proj.bias": take(f"{attention}/out/bias"),
+        "norm2.weight": take(f"{name}/LayerNorm_1/scale"),
+        "norm2.bias": take(f"{name}/LayerNorm_1/bias"),
+        "mlp.fc1.weight": take(f"{name}/MlpBlock_0/Dense_0/kernel").T,
+        "mlp.fc1.bias": take(f"{name}/MlpBlock_0/Dense_0/bias"),
+        "mlp.fc2.weight": take(f"{name}/MlpBlock_0/Dense_1/kernel").T,
+        "mlp.fc2.bias": take(f"{name}/MlpBlock_0/Dense_1/bias"),
+    }
+
+
+def filters(kernel: Tensor, patch: Sequence[int]) -> Tensor:
+    """A convolution's kernel (*patch, in, out) as (out, in, *patch), with an axis of frames if `patch` has one more."""
+    return kernel.movedim((-1, -2), (0, 1)).reshape(*kernel.shape[:-3:-1], *patch)
+
+
+def embedding(modality: str) -> str:
+    """Name of a modality's patch projection."""
+    return "embedding" if modality == "rgb" else f"embedding_{modality}"
+
+
+def positions(modality: str) -> str:
+    """Name of a modality's positions."""
+    suffix = "" if modality == "rgb" else f"_{modality}"
+    return f"Transformer/posembed_input{suffix}/pos_embedding"
+
+
+def tower(modality: str, layer: int, shared: bool) -> str:
+    """Name of a modality's block in a layer."""
+    return f"encoderblock_{layer}" if shared or modality == "rgb" else f"encoderblock_{layer}_{modality}"
+
+
+def tensor(array: Any) -> Tensor:
+    """A float32 tensor that owns its memory."""
+    return torch.from_numpy(np.array(array, dtype=np.float32))
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first of a list of names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

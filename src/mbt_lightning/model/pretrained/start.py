@@ -1,0 +1,374 @@
+"""Starting weights: an encoder a modality, put into a model, and a report of what became of every array.
+
+Sources say what they read in one vocabulary, `Encoder`; `place` puts it into the model. A part that modalities share
+(the final norm, a shared block) takes the weights of the first source that has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mbt_lightning.errors import UserError
+from mbt_lightning.model.mbt import MBT
+from mbt_lightning.model.pretrained.positions import INFLATIONS, fit_filter, near_square, sample, spread
+
+
+@dataclass
+class Encoder:
+    """A trained encoder of one modality, read from a file.
+
+    Args:
+        parts: by name: `patch.weight` (D, C, *patch), `patch.bias`, `cls` (D), `cls_position` (D), `positions`
+            (*grid, D), `blocks.<l>.<timm's name>`, `norm.weight`, `norm.bias`. What the file lacks is absent.
+        num_heads: attention heads, if the file tells.
+        stride: from one patch to the next along each axis, if patches overlap; in the units of the input.
+        unknown: names in the file that have no part here.
+    """
+
+    parts: dict[str, Tensor]
+    num_heads: int | None = None
+    stride: int | None = None
+    unknown: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """What became of the weights.
+
+    Args:
+        source: what they were read from.
+        loaded: parameters of the model that were loaded as they are.
+        fitted: those that had to be changed, and how.
+        initial: those that keep their initial value.
+        unused: what the files hold that went nowhere.
+    """
+
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    fitted: dict[str, str] = field(default_factory=dict)
+    initial: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """A few lines for the screen."""
+        parts = {
+            "fitted": [f"{name} ({how})" for name, how in self.fitted.items()],
+            "left at the initial value": in_short(self.initial),
+            "not used": in_short(self.unused),
+        }
+        lines = [f"init: {self.source}: {len(self.loaded)} parameters loaded as they are"]
+        return "\n".join(lines + [f"  {title}: {', '.join(names)}" for title, names in parts.items() if names])
+
+    def text(self) -> str:
+        """Every name, a line each."""
+        fitted = [f"{name}: {how}" for name, how in self.fitted.items()]
+        parts = {"loaded": self.loaded, "fitted": fitted, "initial": self.initial, "unused": self.unused}
+        return "\n".join([self.source, *(f"{part} {name}" for part, names in parts.items() for name in names)]) + "\n"
+
+
+class Placing:
+    """A model that is being filled.
+
+    Args:
+        network: the model; its parameters are changed.
+    """
+
+    def __init__(self, network: MBT):
+        self.network = network
+        self.parameters = dict(network.named_parameters())
+        self.report = Report("")
+        self.problems: list[str] = []
+
+    def put(self, name: str, value: Tensor, how: str = "") -> bool:
+        """Load a parameter unless that has happened; whether it was this time."""
+        if name in self.report.loaded or name in self.report.fitted:
+            return False
+        target = self.parameters[name]
+        if target.shape != value.shape:
+            self.problems.append(f"{name} is {list(value.shape)} there and {list(target.shape)} here")
+            return False
+        with torch.no_grad():
+            target.copy_(value)
+        if how:
+            self.report.fitted[name] = how
+        else:
+            self.report.loaded.append(name)
+        return True
+
+    def finish(self, source: str) -> Report:
+        """The report, once everything is placed.
+
+        Raises:
+            UserError: weights that do not fit, or none that do.
+        """
+        if self.problems:
+            more = f" and {len(self.problems) - 3} more" if len(self.problems) > 3 else ""
+            raise UserError(f"{'; '.join(self.problems[:3])}{more}; set model.size and patches as they were trained")
+        done = {*self.report.loaded, *self.report.fitted}
+        if not done:
+            raise UserError("nothing in it fits this model")
+        self.report.source = source
+        self.report.initial[:0] = [name for name in self.parameters if name not in done]
+        return self.report
+
+
+class Init:
+    """Starting weights; the base of all sources.
+
+    Args:
+        inflate: how a filter trained on single pictures becomes one of t frames: `central`, it stands in frame t // 2
+            (the authors' released setting), or `average`.
+        leave_cls: modalities whose CLS token stays zero. The authors' loader looks for the sound's under a wrong name,
+            so that `[spectrogram]` starts as theirs does; by default all get the trained one.
+
+    Raises:
+        UserError: an unknown way of inflating.
+    """
+
+    def __init__(self, inflate: str = "central", leave_cls: list[str] = []):  # noqa: B006
+        if inflate not in INFLATIONS:
+            raise UserError(f"inflate is {inflate!r}: choose one of {', '.join(INFLATIONS)}")
+        self.inflate, self.leave_cls = inflate, tuple(leave_cls)
+
+    def __call__(self, network: MBT) -> Report:
+        """Load the weights into a model.
+
+        Raises:
+            UserError: a file that cannot be read, or weights that do not fit.
+        """
+        placing = Placing(network)
+        for m in self.leave_cls:
+            if m not in network.modalities:
+                raise UserError(f"leave_cls names {m!r}, but the model has {', '.join(network.modalities)}")
+        try:
+            self.fill(placing, network.modalities)
+            return placing.finish(str(self))
+        except UserError as error:
+            raise UserError(f"model.init {self}: {str(error).removeprefix(f'{self}: ')}") from None
+
+    def fill(self, placing: Placing, modalities: Sequence[str]) -> None:
+        """Load the weights of these modalities."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        """What is read, for messages."""
+        return type(self).__name__
+
+
+class EncoderInit(Init):
+    """One encoder for every modality: a ViT trained on pictures, or one trained on sound.
+
+    Args:
+        bottlenecks_from_positions: whether bottleneck tokens start as positions resampled to their number, behind the
+            CLS token's own position with a CLS head, as the authors' loader does; else they are drawn (paper).
+        **common: `inflate` and `leave_cls`.
+    """
+
+    def __init__(self, bottlenecks_from_positions: bool = False, **common):
+        super().__init__(**common)
+        self.bottlenecks_from_positions = bottlenecks_from_positions
+
+    def read(self) -> Encoder:
+        """The encoder in the file."""
+        raise NotImplementedError
+
+    def fill(self, placing: Placing, modalities: Sequence[str]) -> None:
+        """Load the weights of these modalities."""
+        encoder = self.read()
+        used: set[str] = set()
+        for m in modalities:
+            used |= place(placing, m, encoder, self.inflate, m not in self.leave_cls)
+        if self.bottlenecks_from_positions:
+            place_bottlenecks(placing, encoder)
+        placing.report.unused += [*(name for name in encoder.parts if name not in used), *encoder.unknown]
+
+
+class ModelInit(Init):
+    """A whole MBT, each of whose encoders goes to its modality, with the bottleneck if it has as many tokens.
+
+    Args:
+        load_head: whether the classifier is loaded too; it must have the same classes in the same order.
+        **common: `inflate` and `leave_cls`.
+    """
+
+    def __init__(self, load_head: bool = False, **common):
+        super().__init__(**common)
+        self.load_head = load_head
+
+    def read(self) -> MBT:
+        """The model in the file."""
+        raise NotImplementedError
+
+    def fill(self, placing: Placing, modalities: Sequence[str]) -> None:
+        """Load the weights of these modalities."""
+        source = self.read()
+        known = [m for m in modalities if m in source.modalities]
+        if not known:
+            raise UserError(f"it has {', '.join(source.modalities)}, not {', '.join(modalities)}")
+        unused = placing.report.unused
+        for m in source.modalities:
+            encoder = encoder_of(source, m)
+            used = place(placing, m, encoder, self.inflate, m not in self.leave_cls) if m in known else set()
+            unused += [
+                f"{name} of {m}" for name in encoder.parts if name not in used and f"{name} of {m}" not in unused
+            ]
+        for name, value in source.named_parameters():
+            if name.startswith(("head.", "fusion.")):
+                target = placing.parameters.get(name)
+                fits = target is not None and (target.shape == value.shape or name.startswith("head."))
+                if not fits or (name.startswith("head.") and not self.load_head) or not placing.put(name, value):
+                    unused.append(name)
+        norms = [f"norm.{part} of {m}" for m in known[1:] for part in ("weight", "bias")]
+        placing.report.unused[:] = [name for name in unused if name not in norms]  # the same as the first's
+
+
+class PerModality(Init):
+    """A source of its own for each modality.
+
+    Args:
+        sources: the source of each modality, e.g. a ViT for `rgb` and AST for `spectrogram`.
+    """
+
+    def __init__(self, sources: dict[str, Init]):
+        super().__init__()
+        self.sources = sources
+
+    def fill(self, placing: Placing, modalities: Sequence[str]) -> None:
+        """Load the weights of these modalities."""
+        for m, source in self.sources.items():
+            if m not in modalities:
+                raise UserError(f"init names a source for {m!r}, but the model has {', '.join(modalities)}")
+            source.fill(placing, [m])
+
+    def __str__(self) -> str:
+        """What is read, for messages."""
+        return ", ".join(f"{m}: {source}" for m, source in self.sources.items())
+
+
+def place(placing: Placing, modality: str, encoder: Encoder, inflate: str, with_cls: bool) -> set[str]:
+    """Put an encoder into a modality's place; returns the names of the parts that were used.
+
+    Raises:
+        UserError: patches or positions that cannot be fitted, or another number of attention heads.
+    """
+    parts, network, prefix = encoder.parts, placing.network, f"tokens.{modality}"
+    tokens = network.tokens_of(modality)
+    blocks = [network.block_of(layer, modality) for layer in range(len(network.layers))]
+    heads = {block.attn.num_heads for _, block in blocks}
+    if heads and encoder.num_heads not in (None, *heads):
+        raise UserError(
+            f"the encoder has {encoder.num_heads} attention heads there and {[*heads][0]} here: set model.size"
+        )
+    used: set[str] = set()
+
+    def put(name: str, part: str, value: Tensor | None = None, how: str = "") -> None:
+        if part in parts and placing.put(name, parts[part] if value is None else value, how):
+            used.add(part)
+
+    if "patch.weight" in parts:
+        there, here = parts["patch.weight"], tokens.weight
+        wanted = fit_filter(there, here.shape, inflate)
+        put(
+            f"{prefix}.weight",
+            "patch.weight",
+            wanted,
+            "" if there.shape == here.shape else how_fitted(there, here, inflate),
+        )
+    put(f"{prefix}.bias", "patch.bias")
+    if tokens.cls is not None and with_cls:
+        put(f"{prefix}.cls", "cls", parts.get("cls", torch.empty(0)).view(1, 1, -1))
+    if "positions" in parts:
+        there = parts["positions"]
+        fitted, how = fit_positions(there, tokens.grid, encoder.stride, patch=tokens.patch)
+        if tokens.cls is not None:
+            row = tokens.positions[0, :1].detach().cpu()
+            if "cls_position" in parts:
+                row = parts["cls_position"].view(1, -1)
+                used.add("cls_position")
+            else:
+                placing.report.initial.append(f"{prefix}.positions (the CLS token's row)")
+            fitted = torch.cat([row, fitted]) if row.shape[-1] == fitted.shape[-1] else fitted
+        put(f"{prefix}.positions", "positions", fitted[None], how)
+    for layer, (name, block) in enumerate(blocks):
+        for part in block.state_dict():
+            put(f"layers.{layer}.{name}.{part}", f"blocks.{layer}.{part}")
+    for part in ("norm.weight", "norm.bias"):
+        put(part, part)
+    return used
+
+
+def fit_positions(grid: Tensor, sides: Sequence[int], stride: int | None, patch: Sequence[int]) -> tuple[Tensor, str]:
+    """Positions (N, D) for a grid of these sides, and how they were made.
+
+    Patches that overlapped in training lie closer together than ours: ours then take the positions of the places where
+    they lie, and what is beyond the end is cut off. Where ours reach further, the grid is stretched.
+    """
+    there, here = "x".join(map(str, grid.shape[:-1])), "x".join(map(str, sides))
+    if stride and len(sides) == grid.ndim - 1:
+        places = [torch.arange(n, dtype=torch.double) * p / stride for n, p in zip(sides, patch, strict=True)]
+        if all(at[-1] <= n for at, n in zip(places, grid.shape, strict=False)):
+            return sample(grid, places).flatten(
+                0, -2
+            ), f"{there} -> {here}: read at our patches' places, stride {stride}"
+    if tuple(grid.shape[:-1]) == tuple(sides):
+        return grid.flatten(0, -2), ""
+    tiled = f", repeated {sides[0]} times" if len(sides) >= grid.ndim else ""
+    return spread(grid, sides), f"{there} -> {here}: resampled{tiled}"
+
+
+def how_fitted(there: Tensor, here: Tensor, inflate: str) -> str:
+    """What was done to a filter, in words."""
+    words = []
+    if there.shape[1] != here.shape[1]:
+        words.append(f"{there.shape[1]} channel for {here.shape[1]}")
+    if there.ndim < here.ndim:
+        frames = here.shape[2]
+        words.append(f"in the central frame of {frames}" if inflate == "central" else f"spread over {frames} frames")
+    if there.ndim > here.ndim:
+        words.append(f"mean of {there.shape[2]} frames")
+    return ", ".join(words)
+
+
+def place_bottlenecks(placing: Placing, encoder: Encoder) -> None:
+    """Start bottleneck tokens as positions; nothing to do in a model without."""
+    name = "fusion.bottleneck"
+    if name not in placing.parameters or "positions" not in encoder.parts:
+        return
+    count = placing.parameters[name].shape[1]
+    with_cls = placing.network.head.num_cls and "cls_position" in encoder.parts
+    rows = [encoder.parts["cls_position"].view(1, -1)] if with_cls else []
+    how = "position of the CLS token" if with_cls else ""
+    if rest := count - len(rows):
+        sides = near_square(rest)
+        rows.append(spread(encoder.parts["positions"], sides))
+        how += f"{' and ' * bool(how)}positions resampled to {sides[0]}x{sides[1]}"
+    placing.put(name, torch.cat(rows)[None], how)
+
+
+def encoder_of(network: MBT, modality: str) -> Encoder:
+    """One modality's encoder of a model."""
+    tokens = network.tokens_of(modality)
+    num_cls, positions = network.head.num_cls, tokens.positions[0]
+    parts: dict[str, Tensor] = {"patch.weight": tokens.weight, "patch.bias": tokens.bias}
+    if tokens.cls is not None:
+        parts |= {"cls": tokens.cls[0, 0], "cls_position": positions[0]}
+    parts["positions"] = positions[num_cls:].view(*tokens.grid, -1)
+    blocks = [network.block_of(layer, modality)[1] for layer in range(len(network.layers))]
+    for layer, block in enumerate(blocks):
+        parts |= {f"blocks.{layer}.{name}": x for name, x in block.state_dict().items()}
+    parts |= {"norm.weight": network.norm.weight, "norm.bias": network.norm.bias}
+    return Encoder({name: x.detach() for name, x in parts.items()}, blocks[0].attn.num_heads if blocks else None)
+
+
+def in_short(names: Sequence[str]) -> list[str]:
+    """Names with those of one block or a longer family told together, by number."""
+    families: dict[str, list[str]] = {}
+    for name in names:
+        pieces = name.split(".") if "." in name else name.split("/")
+        family = ".".join(pieces[:2]) if pieces[0] in ("layers", "blocks") else name
+        families.setdefault(family, []).append(name)
+    return [f"{family}.* ({len(members)})" if len(members) > 1 else members[0] for family, members in families.items()]
