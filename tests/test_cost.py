@@ -140,7 +140,7 @@ HONEST = {
     "t = 8 s": ((8, 800), 4, (215.7, 216.6, 216.0, 266.7, 232.7, 238.9, 223.4, 477.7, 303.0)),
     "released": ((32, 800, 2), 4, (484.8, 486.0, 485.2, 581.3, 517.0, 531.2, 500.3, 1062, 677)),
 }
-"""paper.md 4.2, billions of multiply-adds of the layers alone, without embedding and head. Frames, spectrogram, tubelet;
+"""paper.md 4.2, billions of multiply-adds of the layers without embedding and head. Frames, spectrogram, tubelet;
 number of bottlenecks (its first row has the authors' 5, the others 4); then late, bottleneck from layer 0 and 8, cross
 0 and 8, joint 0 and 8, cross as coded 0 and 8."""
 
@@ -195,9 +195,9 @@ def test_the_authors_bottlenecks(their_b: int, gmacs: float, millions: float) ->
 def test_the_authors_other_models() -> None:
     near(cost_of(*vit_b(modality="spectrogram"), LATE, 12), 37.393, 86.36)
     near(cost_of(*vit_b(modality="rgb"), LATE, 12), 180.615, 87.26)
-    near(cost_of(*vit_b(32, 800, 2, modality="rgb"), LATE, 12), 455.046, 89.05)
+    near(cost_of(*vit_b(32, 800, 2, modality="rgb"), LATE, 12), 455.046, 89.05)  # parameters: our own count
     near(cost_of(*vit_b(32, 800, 2), ways(5, "symmetric")[3], 8), 492.944, 175.01)
-    near(cost_of(*vit_b(32, 800, 2, head="mean"), ways(4, "symmetric")[3], 8), 492.541, 175.01)
+    near(cost_of(*vit_b(32, 800, 2, head="mean"), ways(4, "symmetric")[3], 8), 492.541, 175.01)  # so are these
 
 
 # ---------------------------------------------------------------------------------------------------------------------

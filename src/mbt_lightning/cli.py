@@ -148,6 +148,9 @@ class MbtCLI(LightningCLI):
         run: whether the first word is one of Lightning's subcommands, which is run; else everything is built only.
     """
 
+    checkpoint: str | None = None
+    """The checkpoint that is tested, resumed or predicted with."""
+
     def __init__(self, args: list[str], run: bool = True):
         quieten()
         super().__init__(

@@ -1,4 +1,4 @@
-"""`mbt import` and `mbt export`: whole models as `model.safetensors`, and an overlay that tests and predicts with it."""
+"""`mbt import` and `mbt export`: a whole model as `model.safetensors`, and an overlay to test and predict with it."""
 
 from __future__ import annotations
 

@@ -96,12 +96,15 @@ class AudioVisualClassifier(L.LightningModule):
         return torch.stack([self.task.loss(x, targets[m]) for m, x in logits.items()]).mean(0)
 
     def setup(self, stage: str) -> None:
-        """Refuse labels that make no sense for the task; load the starting weights of a training that begins."""
+        """Refuse labels that make no sense for the task."""
         data = getattr(self.trainer, "datamodule", None)
         for example in [] if data is None or stage == "predict" else data.examples(stage):
             if problem := self.task.problem(example.labels):
                 raise UserError(f"clip {example.clip_id!r} has the labels {list(example.labels)}: {problem}")
-        if stage == "fit" and self.init and not self.trainer.ckpt_path:
+
+    def on_fit_start(self) -> None:
+        """Load the starting weights of a training that begins, not of one that goes on."""
+        if self.init and not self.trainer.ckpt_path:
             self.init_report = self.init(self.network)
 
     def on_train_start(self) -> None:

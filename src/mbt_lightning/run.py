@@ -178,18 +178,15 @@ class RunRecorder(L.Callback):
             | {"classes": list(spec.classes), "groups": list(spec.groups)},
         }
 
-    def on_fit_start(self, trainer, pl_module) -> None:
-        """Say what the starting weights were, and keep every name of them in `init.txt`."""
+    def on_train_start(self, trainer, pl_module) -> None:
+        """Drop the logged steps that a resumed run will log again; say what the starting weights were."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCsv):
+                logger.go_back_to(trainer.global_step)
         if pl_module.init_report and trainer.is_global_zero:
             assert self.folder is not None
             print(pl_module.init_report.summary(), flush=True)
             (self.folder / "init.txt").write_text(pl_module.init_report.text(), encoding="utf-8")
-
-    def on_train_start(self, trainer, pl_module) -> None:
-        """Drop the logged steps that a resumed run will log again."""
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsCsv):
-                logger.go_back_to(trainer.global_step)
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:  # noqa: D102
         self.since = time.perf_counter()

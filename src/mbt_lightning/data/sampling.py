@@ -123,8 +123,9 @@ def authors_frame_indices(num_frames_available: int, num_wanted: int) -> list[in
     """Indices as the MBT authors' released `temporal_sampling` chooses them, oddities kept.
 
     They are arange(F/(n+1), F, F/(n+1)), rounded half to even in float32. How many steps such a range has depends on
-    its own rounding, so that some pairs give one index more than was asked for, which then repeats the last picture:
-    F=4, n=2 gives [1, 3, 3]. Where at least as many are wanted as there are, all come once, and none is repeated.
+    its own rounding, so that some pairs give one index more than was asked for (F=8, n=2 gives [3, 5, 7]), which may
+    repeat the last picture (F=4, n=2 gives [1, 3, 3]). Where at least as many are wanted as there are, all come once,
+    and none is repeated.
 
     Args:
         num_frames_available: pictures in the clip, F.

@@ -29,7 +29,7 @@ CONVENTIONS = (
     "updates all its tokens. As run: what this program computes, whose last layer updates only the tokens that the "
     "head reads. As coded: the authors' released code, full layers, where cross-attention runs each modality's block "
     "over all tokens and joint self-attention needs a shared encoder; B counts true tokens, of which that code makes "
-    "one more than its setting says with a CLS head. At a fusion layer equal to the depth every strategy is late fusion."
+    "one more than its setting says with a CLS head. Fused from the depth on, every strategy is late fusion."
 )
 
 

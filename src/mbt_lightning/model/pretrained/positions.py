@@ -78,6 +78,7 @@ def fit_filter(weight: Tensor, shape: Sequence[int], inflate: str = "central") -
         UserError: patches of another size; they are not resampled.
     """
     _, channels, *patch = shape
+    trained = "x".join(map(str, patch_of(weight)))
     if weight.shape[1] == 1 and channels > 1:
         weight = weight.expand(-1, channels, *patch_of(weight)) / channels  # an input repeated gives the same
     if len(patch) == weight.ndim - 3:
@@ -91,8 +92,8 @@ def fit_filter(weight: Tensor, shape: Sequence[int], inflate: str = "central") -
             inflated[:, :, frames // 2] = weight
             weight = inflated
     if tuple(weight.shape[1:]) != tuple(shape[1:]):
-        there, here = ("x".join(map(str, p)) for p in (patch_of(weight), patch))
-        raise UserError(f"patches are {there} there and {here} here: set model.patches to those that were trained")
+        here = "x".join(map(str, patch))
+        raise UserError(f"patches are {trained} there and {here} here: set model.patches to those that were trained")
     return weight
 
 

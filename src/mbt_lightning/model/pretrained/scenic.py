@@ -133,9 +133,8 @@ class Settings:
             )
         blocks = [name.split("/")[1] for name in flat if name.startswith("Transformer/encoderblock_")]
         self.depth = self.get("num_layers", 1 + max((int(name.split("_")[1]) for name in blocks), default=-1))
-        self.share_encoder = bool(
-            self.get("share_encoder", len(self.modalities) > 1 and not any(b.endswith("_spectrogram") for b in blocks))
-        )
+        suffixed = any(name.endswith("_spectrogram") for name in blocks)
+        self.share_encoder = bool(self.get("share_encoder", "spectrogram" in self.modalities and not suffixed))
         self.use_bottleneck = bool(self.get("use_bottleneck", "bottleneck" in flat))
         self.fusion_layer = self.get("fusion_layer", 0)
         if not 0 <= self.fusion_layer <= self.depth:
@@ -243,22 +242,19 @@ class Settings:
         """(3, T, H, W) for a number of tokens, and what it was sought among."""
         *duration, down, across = self.patch["rgb"]
         side = self.data.get("crop_size", RELEASED["frame_size"])
-        frames, height, width = [0, side, side]
-        if told := self.get("rgb_shape", []):
-            frames, height, width = list(told)[-4:-1]
-        frames = self.data.get("num_frames", frames) or frames
-        per_frame = (height // down) * (width // across)
+        frames, height, width = list(self.get("rgb_shape", [0, side, side, 3]))[-4:-1]
+        frames = self.data.get("num_frames", frames)
         if duration:
-            counts = [frames, tokens // max(1, per_frame) * duration[0]]
-            fitting = [t for t in counts if t // duration[0] * per_frame == tokens]
-        else:  # frames lie below each other; the authors' rule may pick one more than asked for
-            wanted = self.sampled_frames or 0
-            counts = [wanted, wanted + 1, frames, *range(1, tokens + 1)]
+            slots = frames // duration[0]
+            counts = [frames, tokens // max(1, (height // down) * (width // across)) * duration[0]]
+            fitting = [t for t in counts if (t // duration[0]) * (height // down) * (width // across) == tokens]
+        else:  # frames lie below each other
+            slots = num_picked(frames, self.sampled_frames) if self.sampled_frames else frames
+            counts = [slots, *range(1, tokens * down // height + 2)]
             fitting = [t for t in counts if (t * height // down) * (width // across) == tokens]
-        if not fitting and not told:  # square pictures of another size
-            slots = frames // duration[0] if duration else self.sampled_frames or frames
-            rows = isqrt(tokens // slots) if slots else 0
-            if slots and rows * rows * slots == tokens:
+        if not fitting and "rgb_shape" not in self.config and "crop_size" not in self.data and slots:
+            rows = isqrt(tokens // slots)  # square pictures of another size
+            if rows * rows * slots == tokens:
                 return [3, slots * prod(duration), rows * down, rows * across], ""
         return ([3, fitting[0], height, width] if fitting else None), f"pictures of {height} x {width}"
 
@@ -340,6 +336,12 @@ def block(take: Any, name: str) -> dict[str, Tensor]:
 def filters(kernel: Tensor, patch: Sequence[int]) -> Tensor:
     """A convolution's kernel (*patch, in, out) as (out, in, *patch), with an axis of frames if `patch` has one more."""
     return kernel.movedim((-1, -2), (0, 1)).reshape(*kernel.shape[:-3:-1], *patch)
+
+
+def num_picked(available: int, wanted: int) -> int:
+    """How many frames `temporal_sampling` picks: one more than wanted where the steps' rounding has it so."""
+    step = available / (wanted + 1)
+    return len(np.arange(step, available, step)) if wanted < available else available
 
 
 def embedding(modality: str) -> str:

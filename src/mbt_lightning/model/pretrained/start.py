@@ -209,21 +209,28 @@ class ModelInit(Init):
         known = [m for m in modalities if m in source.modalities]
         if not known:
             raise UserError(f"it has {', '.join(source.modalities)}, not {', '.join(modalities)}")
-        unused = placing.report.unused
-        for m in source.modalities:
-            encoder = encoder_of(source, m)
-            used = place(placing, m, encoder, self.inflate, m not in self.leave_cls) if m in known else set()
-            unused += [
-                f"{name} of {m}" for name in encoder.parts if name not in used and f"{name} of {m}" not in unused
-            ]
+        used: set[str] = set()
+        for m in known:
+            parts = place(placing, m, encoder_of(source, m), self.inflate, m not in self.leave_cls)
+            used |= {name_in(source, m, part) for part in parts}
         for name, value in source.named_parameters():
-            if name.startswith(("head.", "fusion.")):
-                target = placing.parameters.get(name)
-                fits = target is not None and (target.shape == value.shape or name.startswith("head."))
-                if not fits or (name.startswith("head.") and not self.load_head) or not placing.put(name, value):
-                    unused.append(name)
-        norms = [f"norm.{part} of {m}" for m in known[1:] for part in ("weight", "bias")]
-        placing.report.unused[:] = [name for name in unused if name not in norms]  # the same as the first's
+            target = placing.parameters.get(name)
+            is_head = name.startswith("head.") and self.load_head and target is not None
+            is_fusion = name.startswith("fusion.") and target is not None and target.shape == value.shape
+            if (is_head or is_fusion) and placing.put(name, value):
+                used.add(name)
+        placing.report.unused += [name for name, _ in source.named_parameters() if name not in used]
+
+
+def name_in(network: MBT, modality: str, part: str) -> str:
+    """The parameter of a model that a part of an `Encoder` is, or lies in."""
+    kind, _, rest = part.partition(".")
+    if kind == "blocks":
+        layer, _, rest = rest.partition(".")
+        return f"layers.{layer}.{network.block_of(int(layer), modality)[0]}.{rest}"
+    if kind == "norm":
+        return part
+    return f"tokens.{modality}.{'positions' if 'position' in part else rest or kind}"
 
 
 class PerModality(Init):
@@ -261,7 +268,7 @@ def place(placing: Placing, modality: str, encoder: Encoder, inflate: str, with_
     heads = {block.attn.num_heads for _, block in blocks}
     if heads and encoder.num_heads not in (None, *heads):
         raise UserError(
-            f"the encoder has {encoder.num_heads} attention heads there and {[*heads][0]} here: set model.size"
+            f"the encoder has {encoder.num_heads} attention heads there and {heads.pop()} here: set model.size"
         )
     used: set[str] = set()
 
