@@ -98,7 +98,8 @@ def report(name: str, text: str, options: argparse.Namespace, packages: Sequence
     if options.device.startswith("cuda"):
         facts.insert(0, torch.cuda.get_device_name(options.device))
     facts += [f"Python {platform.python_version()}", *(f"{p} {installed(p)}" for p in packages)]
-    facts += [f"{options.repeats} repetitions", f"load average {os.getloadavg()[0]:.1f} at the end"]
+    if "repeats" in options:  # something was timed
+        facts += [f"{options.repeats} repetitions", f"load average {os.getloadavg()[0]:.1f} at the end"]
     note = f"\n\nNote: {options.note}." if options.note else ""
     record = f"## {date.today()}, {options.device}\n\n{', '.join(facts)}.{note}\n\n{text}\n"
     print(record)

@@ -61,7 +61,7 @@ def from_params(
         network = settings.build(inputs)
     state, used = state_dict(flat, network)
     unknown = sorted(flat.keys() - used)
-    if unknown == ["bottleneck"]:
+    if unknown == ["bottleneck"] and network.fusion is network.unimodal:
         reason = "one modality" if len(network.modalities) == 1 else f"fusion_layer {network.fusion_layer}, the depth"
         warnings.warn(f"parameter 'bottleneck' is not used: with {reason}, nothing is fused", stacklevel=2)
     elif unknown:

@@ -1,0 +1,111 @@
+"""The arrays in `goldens/`, which the authors' code computed, and what of them our model must give."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbt_lightning.data.sampling import authors_frame_indices
+from mbt_lightning.model.mbt import MBT, fuse
+from mbt_lightning.model.pretrained import scenic
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One model of the authors' code.
+
+    Args:
+        name: what it is called.
+        config: the authors' settings.
+        arrays: inputs (`in/`), parameters (`param/`), results (`out/`, `mid/`, `grad/`) by name.
+    """
+
+    name: str
+    config: dict
+    arrays: dict[str, np.ndarray]
+
+    def part(self, prefix: str) -> dict[str, np.ndarray]:
+        """The arrays under a prefix, without it."""
+        return {k.removeprefix(prefix): x for k, x in self.arrays.items() if k.startswith(prefix)}
+
+    def model(self, **changed) -> MBT:
+        """Our model with its parameters."""
+        return scenic.from_params(self.part("param/"), self.config | changed)
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Its inputs as ours: channels first, frames picked."""
+        found = self.part("in/")
+        inputs = {}
+        if "spectrogram" in found:
+            inputs["spectrogram"] = torch.from_numpy(found["spectrogram"]).permute(0, 3, 1, 2)
+        if "rgb" in found:
+            pictures = torch.from_numpy(found["rgb"]).permute(0, 4, 1, 2, 3)
+            if self.config["temporal"] == "temporal_sampling":
+                picked = authors_frame_indices(pictures.shape[2], self.config["n_sampled_frames"])
+                pictures = pictures[:, :, picked]
+            inputs["rgb"] = pictures
+        return inputs
+
+    def gradients(self, model: MBT) -> dict[str, tuple[Tensor, Tensor]]:
+        """Their gradient and ours of each parameter, of the mean square of the logits, summed over the entries."""
+        theirs, _ = scenic.state_dict(self.part("grad/"), model)
+        model.zero_grad()
+        sum(x.square().mean() for x in model(self.inputs()).values()).backward()
+        return {name: (theirs[name], p.grad) for name, p in model.named_parameters()}
+
+
+def load(name: str) -> dict[str, np.ndarray]:
+    """The arrays of one file."""
+    with np.load(GOLDENS / f"{name}.npz") as file:
+        return dict(file)
+
+
+def references() -> dict[str, Reference]:
+    """All models by name."""
+    first = load("bottleneck")
+    found = [Reference("released settings, small", json.loads(str(first.pop("config_json"))), first)]
+    packed = load("settings")
+    for key in packed:
+        name, _, kind = key.partition("/")
+        if kind == "layout":
+            layout, values, at = json.loads(str(packed[key])), packed[f"{name}/values"], 0
+            arrays = {}
+            for array, shape in layout["arrays"].items():
+                size = int(np.prod(shape))
+                arrays[array] = values[at : at + size].reshape(shape)
+                at += size
+            found.append(Reference(name, layout["config"], arrays))
+    return {reference.name: reference for reference in found}
+
+
+def differences(reference: Reference) -> dict[str, float]:
+    """Largest absolute differences of fused logits, of each entry's logits and of all tokens.
+
+    Logits come from the fast path (only what the head reads is updated in the last layer); `slow` are those read out
+    of all tokens.
+    """
+    model, inputs = reference.model(), reference.inputs()
+    with torch.no_grad():
+        logits, tokens = model(inputs), model.encode(inputs)
+        slow = model.head({m: x[:, model.head.keep] for m, x in tokens.items()})
+    every = torch.cat([tokens[m] for m in reference.config["modality_fusion"]], dim=1)
+    apart = {m: x for m, x in reference.part("out/train_logits/").items() if reference.config["test_with_bottlenecks"]}
+    return {
+        "logits": largest(fuse(logits), reference.arrays["out/logits"]),
+        "slow": largest(fuse(slow), reference.arrays["out/logits"]),
+        "each": max((largest(logits[m], x) for m, x in apart.items()), default=0.0),
+        "tokens": largest(every, reference.arrays["out/tokens"]),
+    }
+
+
+def largest(ours: Tensor, theirs: np.ndarray) -> float:
+    """The largest absolute difference; the shapes must be the same."""
+    assert tuple(ours.shape) == theirs.shape, (ours.shape, theirs.shape)
+    return float(np.abs(ours.detach().float().numpy() - theirs).max())
