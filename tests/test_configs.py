@@ -29,6 +29,7 @@ EXPERIMENTS = ROOT / "experiments"
 FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
 POINTS = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml") if path.stem != "base")
 RECIPES = sorted(path.stem for path in EXPERIMENTS.glob("recipes/*.yaml"))
+INITS = sorted(path.stem for path in EXPERIMENTS.glob("init/*.yaml"))
 LOGGERS = sorted(path.stem for path in EXPERIMENTS.glob("loggers/*.yaml"))
 
 
@@ -166,6 +167,7 @@ def test_experiments_are_all_there():
     assert {"bottleneck_b4_lf8", "joint_lf8", "cross_lf8", "late", "audio_only", "video_only"} <= set(POINTS)
     assert set(RECIPES) == set(CLASSES)
     assert LOGGERS == ["tensorboard", "wandb"]
+    assert INITS == ["imagenet21k", "timm", "timm_and_ast"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -432,6 +434,27 @@ def test_wandb_takes_up_the_run_it_is_given(program):
     values = program.resolve(point_file("late"), str(path))
     assert values["trainer.logger.init_args.resume"] == "allow"
     assert values["trainer.logger.init_args.log_model"] is False
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Starting weights
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("point", ["bottleneck_b4_lf8", "audio_only"])
+def test_init_sets_the_starting_weights_and_what_belongs_to_them(init, point, program):
+    path = EXPERIMENTS / "init" / f"{init}.yaml"
+    values = program.resolve(point_file(point), recipe_file("vggsound"), str(path))
+    alone = program.resolve(point_file(point), recipe_file("vggsound"))
+    different = {key for key in values.keys() | alone.keys() if values.get(key) != alone.get(key)}
+    allowed = r"(model\.init|experiment)(\.|$)" if init != "timm_and_ast" else r"(model\.init|experiment|data\.spec)"
+    assert different and all(re.match(allowed, key) for key in different)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_name_the_papers_starting_weights(recipe):
+    assert "--config experiments/init/imagenet21k.yaml" in header(EXPERIMENTS / "recipes" / f"{recipe}.yaml")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from vits import google_names
 
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, JointSelfAttention
@@ -47,40 +48,6 @@ def timm_file(vit, tmp_path_factory):
     path = tmp_path_factory.mktemp("timm") / "vit.safetensors"
     save_file(vit.state_dict(), path)
     return str(path)
-
-
-def google_names(vit: nn.Module, prefix: str = "", numbers: tuple[int, ...] = (0, 1, 2, 3)) -> dict[str, np.ndarray]:
-    """The same ViT under Google's names: pre-Linen numbers are (0, 1, 2, 3), Linen's (0, 0, 1, 0)."""
-    state = {name: x.detach().numpy() for name, x in vit.state_dict().items()}
-    ln0, attention, ln1, mlp = numbers
-    out = {
-        "cls": state["cls_token"],
-        "Transformer/posembed_input/pos_embedding": state["pos_embed"],
-        "embedding/kernel": state["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
-        "embedding/bias": state["patch_embed.proj.bias"],
-        "Transformer/encoder_norm/scale": state["norm.weight"],
-        "Transformer/encoder_norm/bias": state["norm.bias"],
-        "head/kernel": state["head.weight"].T,
-        "head/bias": state["head.bias"],
-    }
-    for layer in range(DEPTH):
-        there, here = f"blocks.{layer}", f"Transformer/encoderblock_{layer}"
-        for ours, theirs in (("norm1", f"LayerNorm_{ln0}"), ("norm2", f"LayerNorm_{ln1}")):
-            out[f"{here}/{theirs}/scale"] = state[f"{there}.{ours}.weight"]
-            out[f"{here}/{theirs}/bias"] = state[f"{there}.{ours}.bias"]
-        for i, part in enumerate(("query", "key", "value")):
-            name = f"{here}/MultiHeadDotProductAttention_{attention}/{part}"
-            weight = np.split(state[f"{there}.attn.qkv.weight"], 3)[i]
-            out[f"{name}/kernel"] = weight.T.reshape(DIM, HEADS, -1)
-            out[f"{name}/bias"] = np.split(state[f"{there}.attn.qkv.bias"], 3)[i].reshape(HEADS, -1)
-        name = f"{here}/MultiHeadDotProductAttention_{attention}/out"
-        out[f"{name}/kernel"] = state[f"{there}.attn.proj.weight"].T.reshape(HEADS, -1, DIM)
-        out[f"{name}/bias"] = state[f"{there}.attn.proj.bias"]
-        for i, fc in enumerate(("fc1", "fc2")):
-            out[f"{here}/MlpBlock_{mlp}/Dense_{i}/kernel"] = state[f"{there}.mlp.{fc}.weight"].T
-            out[f"{here}/MlpBlock_{mlp}/Dense_{i}/bias"] = state[f"{there}.mlp.{fc}.bias"]
-    extra = {"opt/state/step": np.int64(3), "extra/accum_train_time": np.float32(1)} if prefix == "opt/target/" else {}
-    return {prefix + name: x for name, x in out.items()} | extra
 
 
 def google_file(vit, path, **naming) -> str:
@@ -464,6 +431,8 @@ class TestAst:
         assert str(init) == f"rgb: {timm_file}, spectrogram: {tmp_path / 'ast.pth'}"
         with pytest.raises(UserError, match="names a source for 'flow', but the model has rgb, spectrogram"):
             PerModality({"flow": TimmViT(path=timm_file)})(network)
+        alone = build(SOUND, patches=SOUND_PATCHES)
+        assert "the source for rgb" in init(alone).unused
 
 
 class TestFiles:

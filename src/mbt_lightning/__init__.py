@@ -18,6 +18,7 @@ _HOME = {
     "JointSelfAttention": "model.fusion",
     "MBT": "model.mbt",
     "UserError": "errors",
+    "attention_scores": "model.attention",
     "fuse": "model.mbt",
     "load_checkpoint": "checkpoint",
     "read_clip": "data.decode",

@@ -16,11 +16,13 @@ from mbt_lightning.checkpoint import read_checkpoint
 from mbt_lightning.data.manifest import read_classes
 from mbt_lightning.data.records import UNNAMED, DataSpec
 from mbt_lightning.errors import UserError
+from mbt_lightning.expand import NEWEST
 from mbt_lightning.model.fusion import Bottleneck
 from mbt_lightning.model.mbt import MBT
 from mbt_lightning.model.pretrained.files import METADATA
 from mbt_lightning.model.pretrained.flax import read_params
 from mbt_lightning.model.pretrained.scenic import Settings, from_params
+from mbt_lightning.run import find_checkpoint
 
 FRAMES_PER_SECOND = 25
 FRAME_STRIDE = 2
@@ -204,10 +206,28 @@ def describe(network: MBT) -> str:
 def export_tool(arguments: Sequence[str]) -> None:
     """Run `mbt export`."""
     parser = Words("mbt export", "Write the model of a checkpoint as safetensors, with an overlay to use it by.")
-    parser.add_argument("checkpoint", help="a .ckpt file of a run")
+    parser.add_argument("checkpoint", help="a .ckpt file, or last or best of the newest run of an --experiment")
     parser.add_argument("--out", required=True, help="folder to write model.safetensors and experiment.yaml into")
+    parser.add_argument("--experiment", default="", help="name of an experiment, for last and best")
+    parser.add_argument("--runs", default="runs", help="folder of all runs")
     options = parser.parse(arguments)
-    content = read_checkpoint(options.checkpoint)
+    checkpoint = options.checkpoint
+    if checkpoint in NEWEST:
+        checkpoint = find_checkpoint(Path(options.runs), options.experiment, checkpoint)
+    export(str(checkpoint), options.out)
+
+
+def export(checkpoint: str, out: str) -> None:
+    """Write the model of a checkpoint as `model.safetensors` and `experiment.yaml`.
+
+    Args:
+        checkpoint: a `.ckpt` file of a run.
+        out: folder to write into; its two files must not exist.
+
+    Raises:
+        UserError: a file that is no checkpoint, or a folder that cannot be written.
+    """
+    content = read_checkpoint(checkpoint)
     about = content["mbt_lightning"]
     config = {key: about["config"][key] for key in ("experiment", "model", "data")}
     config["model"] = {key: value for key, value in config["model"].items() if key not in ("init", "compile")}
@@ -215,8 +235,8 @@ def export_tool(arguments: Sequence[str]) -> None:
     tensors = {name.removeprefix("network."): x for name, x in content["state_dict"].items()}
     inputs = {m: tuple(shape) for m, shape in about["spec"]["inputs"].items()}
     spec = DataSpec(inputs, tuple(about["spec"]["classes"]), tuple(about["spec"]["groups"]))
-    header = [f"The model of the run {config['experiment']} ({Path(options.checkpoint).name}), by mbt export."]
-    write_model(Path(options.out), tensors, config, spec, header)
+    header = [f"The model of the run {config['experiment']} ({Path(checkpoint).name}), by mbt export."]
+    write_model(Path(out), tensors, config, spec, header)
 
 
 def write_model(

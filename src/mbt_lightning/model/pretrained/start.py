@@ -246,10 +246,14 @@ class PerModality(Init):
 
     def fill(self, placing: Placing, modalities: Sequence[str]) -> None:
         """Load the weights of these modalities."""
+        strangers = [m for m in self.sources if m not in modalities]
+        if strangers and not set(modalities) <= self.sources.keys():
+            raise UserError(f"it names a source for {strangers[0]!r}, but the model has {', '.join(modalities)}")
         for m, source in self.sources.items():
-            if m not in modalities:
-                raise UserError(f"init names a source for {m!r}, but the model has {', '.join(modalities)}")
-            source.fill(placing, [m])
+            if m in modalities:
+                source.fill(placing, [m])
+            else:
+                placing.report.unused.append(f"the source for {m}")
 
     def __str__(self) -> str:
         """What is read, for messages."""
