@@ -21,6 +21,7 @@ from mbt_lightning.model.pretrained.vit import encoder_of_google
 from mbt_lightning.module import AudioVisualClassifier, warmup_cosine
 from mbt_lightning.tasks import Multiclass, Multilabel, average_precisions
 
+pytestmark = pytest.mark.filterwarnings("ignore:parameter .bottleneck. is not used")
 REFERENCES = references()
 FIRST = REFERENCES["released settings, small"]
 LOGITS, TOKENS, GRADIENTS = 1e-5, 2e-5, 2e-5
@@ -111,8 +112,30 @@ class TestModel:
         with torch.no_grad():
             assert largest(fuse(ours(FIRST.inputs())), FIRST.arrays["out/logits"]) < LOGITS
 
+    def test_a_configuration_that_is_no_mapping_by_type(self) -> None:
+        """The authors' are ml_collections.ConfigDict."""
+
+        class ConfigDict:
+            def __init__(self, **fields):
+                self.fields = fields
+
+            def get(self, key, default=None):
+                return self.fields.get(key, default)
+
+            def __getitem__(self, key):
+                return self.fields[key]
+
+            def __contains__(self, key):
+                return key in self.fields
+
+        settings = FIRST.config | {"patches": ConfigDict(size=(16, 16, 2)), "temporal": None}
+        config = ConfigDict(model=ConfigDict(**settings, temporal_encoding_config=ConfigDict(method="3d_conv")))
+        ours = scenic.from_params(FIRST.part("param/"), config)
+        with torch.no_grad():
+            assert largest(fuse(ours(FIRST.inputs())), FIRST.arrays["out/logits"]) < LOGITS
+
     def test_parameters_alone_tell_most(self, reference) -> None:
-        told = ("rgb_shape", "spec_shape", "fusion_layer", "test_with_bottlenecks", "representation_size", "temporal")
+        told = ("rgb_shape", "spec_shape", "fusion_layer", "test_with_bottlenecks", "temporal")
         config = {k: reference.config[k] for k in (*told, "modality_fusion", "n_sampled_frames")}
         if reference.config["classifier"] in ("gmp", "gsp"):
             config["classifier"] = reference.config["classifier"]

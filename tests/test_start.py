@@ -3,6 +3,7 @@
 import json
 import re
 
+import msgpack
 import numpy as np
 import pytest
 import torch
@@ -78,6 +79,16 @@ class TestGoogle:
         same_function(vit, network)
         assert report.initial == ["head.linear.weight", "head.linear.bias"]
         assert report.unused == ["head/bias", "head/kernel"]
+
+    def test_a_checkpoint_of_scenics_vit(self, vit, tmp_path) -> None:
+        def pack(x) -> msgpack.ExtType:
+            return msgpack.ExtType(1, msgpack.packb((x.shape, x.dtype.name, x.tobytes())))
+
+        tree = {name: pack(x) for name, x in google_names(vit, numbers=(0, 0, 1, 0)).items()}
+        (tmp_path / "checkpoint_9").write_bytes(msgpack.packb({"params": tree}))
+        network = build(PICTURES, patches=SINGLE)
+        GoogleViT(str(tmp_path / "checkpoint_9"))(network)
+        same_function(vit, network)
 
     def test_big_vision_positions_without_cls(self, vit, tmp_path) -> None:
         """There the positions are at the top, and the CLS token has none."""

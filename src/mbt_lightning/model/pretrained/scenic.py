@@ -108,8 +108,7 @@ class Settings:
 
     def __init__(self, flat: Mapping[str, np.ndarray], config: Mapping[str, Any]):
         self.flat = flat
-        model = config.get("model", config)
-        self.config: Mapping[str, Any] = model if isinstance(model, Mapping) else config
+        self.config: Mapping[str, Any] = config.get("model") or config
         self.data: Mapping[str, Any] = config.get("dataset_configs") or {}
 
         self.modalities = tuple(
@@ -125,7 +124,8 @@ class Settings:
         if classifier not in HEADS:
             raise UserError(f"classifier is {classifier!r}: choose one of {', '.join(HEADS)}")
         self.head = HEADS[classifier]
-        self.representation_size = self.get("representation_size", None)
+        told = flat["pre_logits/kernel"].shape[-1] if "pre_logits/kernel" in flat else None
+        self.representation_size = self.get("representation_size", told)
         if self.representation_size and self.head != "cls":
             raise UserError(
                 f"representation_size is {self.representation_size} with classifier {classifier!r}: "
@@ -153,11 +153,11 @@ class Settings:
 
     def patch_sizes(self) -> dict[str, list[int]]:
         """The patch of each modality, (time, height, width) or (height, width), told by the kernels and checked."""
-        encoding = self.get("temporal_encoding_config", {})
+        encoding = self.get("temporal_encoding_config", None) or {}
         self.sampled_frames = encoding.get("n_sampled_frames", self.get("n_sampled_frames", None))
         patch = {m: list(self.array(f"{embedding(m)}/kernel").shape[:-2]) for m in self.modalities}
-        size = self.get("patches", {})
-        size = list(size.get("size", []) if isinstance(size, Mapping) else size)
+        size = self.get("patches", None) or {}
+        size = list(size.get("size", []) if hasattr(size, "get") else size)
         told = {"spectrogram": size[:2]}
         if "rgb" in patch:
             method = encoding.get("method", self.get("temporal", None))

@@ -13,19 +13,19 @@ from torch import Tensor
 
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.model.pretrained.files import read_tensors
-from mbt_lightning.model.pretrained.flax import read_npz
+from mbt_lightning.model.pretrained.flax import read_npz, read_params
 from mbt_lightning.model.pretrained.scenic import block, some, tensor
 from mbt_lightning.model.pretrained.start import Encoder, EncoderInit
 
 
 class GoogleViT(EncoderInit):
-    """A ViT of google-research/vision_transformer or big_vision, a `.npz` file: the paper's start (ImageNet-21k).
+    """A ViT of google-research/vision_transformer or big_vision (`.npz`) or scenic: the paper's start (ImageNet-21k).
 
     Names may be bare or behind `opt/target/` or `params/`, and numbered as before or after Linen. The paper's encoder
     is `imagenet21k/ViT-B_16.npz` from https://storage.googleapis.com/vit_models/.
 
     Args:
-        path: the file.
+        path: a `.npz` file, or a checkpoint of scenic's ViT.
         **common: `bottlenecks_from_positions`, `inflate` and `leave_cls`.
     """
 
@@ -35,7 +35,8 @@ class GoogleViT(EncoderInit):
 
     def read(self) -> Encoder:
         """The encoder in the file."""
-        return encoder_of_google(read_npz(self.path))
+        read = read_npz if self.path.suffix == ".npz" else read_params
+        return encoder_of_google(read(self.path))
 
     def __str__(self) -> str:
         """What is read, for messages."""
