@@ -4,10 +4,12 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from media import Recipe, write_clip
@@ -15,19 +17,26 @@ from torch.utils.data import DataLoader
 
 from mbt_lightning.data.dataset import (
     MAX_STAND_INS,
+    ClassBalanced,
     ClipDataset,
+    ClipSampler,
     Draw,
     DrawSampler,
+    InOrder,
     Sample,
+    Shuffled,
     WindowSetting,
     collate,
     end_at,
     shrink,
+    times_before,
 )
 from mbt_lightning.data.decode import ClipError
 from mbt_lightning.data.demo import CLASSES, DemoSize, Facts, demo_manifest, plan
-from mbt_lightning.data.manifest import read_manifest
+from mbt_lightning.data.manifest import ManifestRow, read_manifest, write_manifest
 from mbt_lightning.data.records import BadClip, Clip, Example
+from mbt_lightning.data.sampling import chance
+from mbt_lightning.errors import UserError
 
 RATE = 16_000
 SETTING = WindowSetting(0.8, 4, None, True, RATE, 64, "auto", ("video", "audio"))
@@ -37,7 +46,7 @@ NAMES = [name for name, _ in CLASSES]
 @pytest.fixture
 def examples(demo) -> list[Example]:
     """Eight readable clips of 1.6 seconds."""
-    return read_manifest(demo).split("train")
+    return list(read_manifest(demo).split("train"))
 
 
 @pytest.fixture
@@ -218,7 +227,7 @@ class TestDamage:
         epochs = []
         for num_workers in (0, 1, 2):
             dataset = build(with_damage)
-            sampler = DrawSampler(dataset, 1, 0, shuffle=True, seed=3)
+            sampler = DrawSampler(dataset, 1, 0, Shuffled(), seed=3)
             sampler.set_epoch(2)
             loader = DataLoader(dataset, 3, sampler=sampler, collate_fn=collate, num_workers=num_workers)
             epochs.append(list(loader))
@@ -324,34 +333,111 @@ class TestCollate:
         assert batch.to("cpu").index.dtype == torch.long
 
 
-class TestSampler:
-    def ranks(self, dataset, epoch: int = 0, shuffle: bool = True, seed: int = 0, world: int = 2) -> list[list[Draw]]:
-        samplers = [DrawSampler(dataset, world, rank, shuffle, seed) for rank in range(world)]
-        for sampler in samplers:
-            sampler.set_epoch(epoch)
-        return [list(sampler) for sampler in samplers]
+def ranks(dataset, sampler: ClipSampler, epoch: int = 0, seed: int = 0, world: int = 2) -> list[list[Draw]]:
+    samplers = [DrawSampler(dataset, world, rank, sampler, seed) for rank in range(world)]
+    for one in samplers:
+        one.set_epoch(epoch)
+    draws = [list(one) for one in samplers]
+    assert [len(one) for one in samplers] == [len(d) for d in draws]
+    return draws
 
+
+class TestSampler:
     @pytest.mark.parametrize("num_clips", [7, 8, 1])
     @pytest.mark.parametrize("num_views", [0, 1, 3])
-    @pytest.mark.parametrize("shuffle", [True, False])
-    def test_two_ranks_cover_everything(self, examples, num_clips, num_views, shuffle) -> None:
-        first, second = self.ranks(build(examples[:num_clips], num_views), shuffle=shuffle)
+    @pytest.mark.parametrize("sampler", [Shuffled(), InOrder()])
+    def test_two_ranks_cover_everything(self, examples, num_clips, num_views, sampler) -> None:
+        first, second = ranks(build(examples[:num_clips], num_views), sampler)
         assert len(first) == len(second)
         wanted = {(i, v) for i in range(num_clips) for v in range(max(1, num_views))}
         got = Counter((draw.index, draw.view) for draw in first + second)
         assert got.keys() == wanted and got.total() - len(wanted) == len(wanted) % 2  # what fills the last round
 
-    def test_order_by_seed_and_epoch(self, examples) -> None:
+    @pytest.mark.parametrize("sampler", [Shuffled(), ClassBalanced()])
+    def test_order_by_seed_and_epoch(self, examples, sampler) -> None:
         dataset = build(examples)
-        orders = [self.ranks(dataset, epoch, seed=seed) for epoch in (0, 1) for seed in (0, 10)]
+        orders = [ranks(dataset, sampler, epoch, seed) for epoch in (0, 1) for seed in (0, 10)]
         plain = [tuple(draw.index for draw in first + second) for first, second in orders]
         assert len(set(plain)) == 4
-        assert self.ranks(dataset, 1, seed=10) == orders[3]
+        assert ranks(dataset, sampler, 1, seed=10) == orders[3]
         assert {draw.epoch for rank in orders[3] for draw in rank} == {1}
 
+    def test_the_order_of_earlier_versions(self, examples) -> None:
+        """A run that was begun with one of them goes on with the clips that it would have drawn."""
+        (draws,) = ranks(build(examples), Shuffled(), epoch=3, seed=5, world=1)
+        generator = torch.Generator().manual_seed(chance("order", 5).getrandbits(62) + 3)
+        assert [draw.index for draw in draws] == torch.randperm(8, generator=generator).tolist()
+
     def test_evaluation_is_in_order(self, examples) -> None:
-        (draws,) = self.ranks(build(examples[:2], num_views=2), shuffle=False, world=1)
+        (draws,) = ranks(build(examples[:2], num_views=2), InOrder(), world=1)
         assert draws == [Draw(0, 0, 0), Draw(0, 0, 1), Draw(0, 1, 0), Draw(0, 1, 1)]
+
+
+LABELS = [("a",)] * 60 + [("b",)] * 30 + [("a", "c")] * 8 + [("c",)] * 2 + [()] * 20
+"""Of 120 clips: a stands 68 times, b 30, c 10."""
+
+
+@pytest.fixture(params=["examples", "table"])
+def uneven(request, tmp_path) -> ClipDataset:
+    """Those clips, as examples and as a manifest's table."""
+    examples = [Example(str(i), "x.mp4", "x.mp4", labels=labels) for i, labels in enumerate(LABELS)]
+    if request.param == "examples":
+        return ClipDataset(examples, "abc", SETTING, num_views=0)
+    rows = [ManifestRow(e.clip_id, None, None, None, "x.mp4", None, None, None, e.labels, "train") for e in examples]
+    write_manifest(tmp_path / "m.parquet", [rows[0]._replace(clip_id="other", split="test"), *rows], "abc")
+    return ClipDataset(read_manifest(tmp_path / "m.parquet").split("train"), "abc", SETTING, num_views=0)
+
+
+class TestClassBalanced:
+    def test_clips_are_drawn_by_the_weights_of_their_classes(self, uneven) -> None:
+        """A clip's chance is the sum over its labels of 1000 / (clips of that label + 0.01), as AST's, written out."""
+        weigh = {"a": 1000 / 68.01, "b": 1000 / 30.01, "c": 1000 / 10.01}
+        weights = torch.tensor([sum(weigh[label] for label in labels) for labels in LABELS], dtype=torch.double)
+        drawn = torch.zeros(len(LABELS))
+        for epoch in range(400):
+            index, _ = ClassBalanced()(uneven, seed=0, epoch=epoch)
+            assert len(index) == len(LABELS)
+            drawn += torch.bincount(torch.from_numpy(index), minlength=len(LABELS))
+        expected = weights / weights.sum() * drawn.sum()
+        assert not drawn[100:].any()  # without labels
+        assert ((drawn - expected).abs() <= 5 * expected.sqrt()).all()
+
+    @pytest.mark.parametrize("world", [2, 3, 7])
+    def test_ranks_share_what_one_process_draws(self, uneven, world) -> None:
+        (alone,) = ranks(uneven, ClassBalanced(), epoch=4, seed=1, world=1)
+        parts = ranks(uneven, ClassBalanced(), epoch=4, seed=1, world=world)
+        assert len(alone) == 120 and {len(part) for part in parts} == {-(-120 // world)}
+        together = [draw for turn in zip(*parts, strict=True) for draw in turn]
+        assert together[:120] == alone and together[120:] == alone[: len(together) - 120]
+
+    def test_a_clip_drawn_again_gives_another_window(self, uneven) -> None:
+        (draws,) = ranks(uneven, ClassBalanced(), world=1)
+        assert len(set(draws)) == 120 > len({draw.index for draw in draws})
+        most, count = Counter(draw.index for draw in draws).most_common(1)[0]
+        again = [draw for draw in draws if draw.index == most]
+        assert [draw.view for draw in again] == list(range(count))
+        assert len({uneven.starts(draw, 10.0) for draw in again}) == count
+
+    def test_times_before(self) -> None:
+        assert times_before(np.array([5, 2, 5, 9, 2, 5])).tolist() == [0, 0, 1, 0, 1, 2]
+
+    def test_clips_without_labels_are_refused(self) -> None:
+        dataset = ClipDataset([Example("a", "x.mp4", "x.mp4")] * 3, "abc", SETTING, num_views=0)
+        with pytest.raises(UserError, match="no clip of the split has one: use Shuffled"):
+            ClassBalanced()(dataset, 0, 0)
+
+    def test_two_million_clips_take_seconds(self) -> None:
+        """The arithmetic alone, on labels without objects."""
+        clips = np.arange(2_000_000)
+
+        class Many(ClipDataset):
+            def labelled(self):
+                return clips, clips % 527
+
+        dataset = Many(range(2_000_000), "", SETTING, num_views=0)
+        start = time.process_time()
+        index, _ = ClassBalanced()(dataset, 0, 0)
+        assert len(index) == 2_000_000 and time.process_time() - start < 10
 
 
 def bits(facts: Facts) -> tuple[bool, ...]:

@@ -14,7 +14,7 @@ from mbt_lightning.data.records import Batch, DataSpec
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.mbt import EncoderSize
 from mbt_lightning.module import AudioVisualClassifier, first_of_each, warmup_cosine
-from mbt_lightning.tasks import Multiclass, Multilabel
+from mbt_lightning.tasks import Multiclass, Multihead, Multilabel
 
 INPUTS = {"rgb": (3, 1, 16, 16), "spectrogram": (1, 16, 8)}
 PATCHES = {"rgb": [1, 8, 8], "spectrogram": [8, 8]}
@@ -223,6 +223,62 @@ class TestGather:
         assert values.tolist() == [2, 5, 9] and places.tolist() == [1, 0, 3]
 
 
+class TestAverageOfViews:
+    """datasets.md 10: view logits (8, -2, -2, -2) have a mean of 0.5 and a mean probability of 0.34."""
+
+    VIEWS = (8.0, -2.0, -2.0, -2.0)
+
+    def gather(self, rows: list[list[float]], **settings) -> dict[str, torch.Tensor]:
+        model = build(**settings)
+        model.trainer = trainer()
+        # A clip before it with fewer views, of which one was drawn twice, and the views in another order.
+        others = [(3, 0, [50.0, -50.0, 0.0]), (3, 1, [1.0, 2.0, 3.0]), (3, 1, [1.0, 2.0, 3.0])]
+        model._outputs = [outputs([*others, *((4, view, row) for view, row in enumerate(rows))][::-1])]
+        clips, logits, _ = model.gather()
+        assert clips.tolist() == [3, 4]
+        return {m: x[1] for m, x in logits.items()}
+
+    def test_the_two_ways_rank_differently(self) -> None:
+        rows = [[view, 1.2, 0.2] for view in self.VIEWS]
+        logits = self.gather(rows)["rgb"]
+        assert logits.tolist() == pytest.approx([0.5, 1.2, 0.2])
+        probabilities = self.gather(rows, average_views="probabilities")["rgb"].sigmoid()
+        assert probabilities.tolist() == pytest.approx([0.339318, 0.768525, 0.549834], abs=1e-6)
+        assert logits.argsort().tolist() == [2, 0, 1] and probabilities.argsort().tolist() == [0, 2, 1]
+
+    def test_of_softmax(self) -> None:
+        """[6, 0, 0] and three times [0, 2, 0]: the first class by logits, the second by probabilities."""
+        rows = [[6.0, 0.0, 0.0]] + [[0.0, 2.0, 0.0]] * 3
+        assert self.gather(rows, task=Multiclass)["rgb"].tolist() == [1.5, 1.5, 0.0]
+        logits = self.gather([[6.1, 0.0, 0.0]] + [[0.0, 2.0, 0.0]] * 3, task=Multiclass)["rgb"]
+        mean = self.gather(rows, task=Multiclass, average_views="probabilities")["rgb"].softmax(-1)
+        expected = torch.tensor(rows).double().softmax(-1).mean(0)
+        assert mean.tolist() == pytest.approx(expected.tolist())
+        assert logits.argmax() == 0 and mean.argmax() == 1
+
+    def test_of_each_head(self) -> None:
+        spec = DataSpec(INPUTS, ("verb:0", "verb:1", "noun:0"))
+        model = build(average_views="probabilities")
+        model.task = Multihead(spec)
+        rows = torch.tensor([[6.0, 0.0, 4.0], [0.0, 2.0, 9.0]]).double()
+        mean = model.task.probabilities(model.mean_of_views(rows, torch.tensor([0, 0])))
+        assert mean[0].tolist() == pytest.approx(model.task.probabilities(rows).mean(0).tolist())
+
+    @pytest.mark.parametrize("task", [Multilabel, Multiclass])
+    def test_of_the_fused_score(self, task) -> None:
+        """Of each view the modalities' logits are averaged first: its probabilities are those of the fused model."""
+        rows = [[view, 1.2, 0.2] for view in self.VIEWS]
+        found = self.gather(rows, task=task, average_views="probabilities")["fused"]
+        fused = -torch.tensor(rows).double()  # the other modality's logits are -3 times these
+        expected = build(task=task).task.probabilities(fused).mean(0)
+        assert build(task=task).task.probabilities(found[None])[0].tolist() == pytest.approx(expected.tolist())
+
+    def test_large_logits_do_not_tie(self) -> None:
+        """Their probabilities all round to 1, in float64 too."""
+        found = self.gather([[60.0, 50.0, -80.0]] * 2, average_views="probabilities")["rgb"]
+        assert found.tolist() == pytest.approx([60.0, 50.0, -80.0])
+
+
 class TestTrainer:
     @pytest.mark.parametrize("head", ["cls", "mean"])
     def test_scores_of_a_test(self, head) -> None:
@@ -292,6 +348,7 @@ class TestRefusals:
         ("settings", "message"),
         [
             ({"warmup_fraction": 1.0}, "warmup_fraction is 1.0: give a part from 0 to below 1"),
+            ({"average_views": "ranks"}, "average_views is 'ranks': choose logits or probabilities"),
             ({"label_smoothing": -0.1}, "label_smoothing is -0.1: give a part from 0 to below 1"),
             ({"modalities": ["rgb", "flow"]}, "modality 'flow' is not in the data, which has rgb, spectrogram"),
             (

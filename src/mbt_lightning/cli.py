@@ -49,6 +49,7 @@ SOURCES = (GoogleViT, TimmViT, AST, Scenic, Checkpoint, PerModality)
 """Starting weights: imported here so that files may name them without their module."""
 
 TOOLS = {
+    "prepare": "mbt_lightning.lab.prepare:main",
     "cost": "mbt_lightning.lab.cost:main",
     "import": "mbt_lightning.convert:import_tool",
     "export": "mbt_lightning.convert:export_tool",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -32,7 +32,7 @@ class AudioVisualClassifier(L.LightningModule):
     """Trains and scores an `MBT` for a task.
 
     The loss is the mean over the modalities of each one's own loss (authors' code); the test's logits are their mean
-    over modalities and over the views of a clip (paper 3.2.3, 4.2). Scores are logged as
+    over modalities and, by default, over the views of a clip (paper 3.2.3, 4.2). Scores are logged as
     `<stage>/<modality or fused>/<score>`, the fused main score of the task also as `<stage>/score`.
 
     Args:
@@ -46,6 +46,7 @@ class AudioVisualClassifier(L.LightningModule):
         mixup: `Mixup` or `ModalityMixup`; null: none.
         init: starting weights of a training, e.g. `GoogleViT`, `TimmViT`, `AST`, `Scenic`, `Checkpoint` or
             `PerModality`; null: the random ones. A training that goes on from its checkpoint does not read them.
+        average_views: what the views of a clip are averaged as, `logits` (the paper's) or `probabilities` (CAV-MAE's).
         compile: whether `torch.compile` speeds up the encoder; checkpoints are the same with and without.
         **network: the settings of `mbt_lightning.model.mbt.MBT`.
 
@@ -63,6 +64,7 @@ class AudioVisualClassifier(L.LightningModule):
         label_smoothing: float = 0.0,
         mixup: Mixup | None = None,
         init: Init | None = None,
+        average_views: Literal["logits", "probabilities"] = "logits",
         compile: bool = False,
         **network: Any,
     ):
@@ -70,6 +72,8 @@ class AudioVisualClassifier(L.LightningModule):
         for name, value in {"warmup_fraction": warmup_fraction, "label_smoothing": label_smoothing}.items():
             if not 0 <= value < 1:
                 raise UserError(f"{name} is {value}: give a part from 0 to below 1")
+        if average_views not in ("logits", "probabilities"):
+            raise UserError(f"average_views is {average_views!r}: choose logits or probabilities")
         for m in modalities:
             if m not in spec.inputs:
                 raise UserError(f"modality {m!r} is not in the data, which has {', '.join(spec.inputs)}")
@@ -81,6 +85,7 @@ class AudioVisualClassifier(L.LightningModule):
             raise UserError("ModalityMixup needs logits a modality: use head cls, or Mixup")
         self.optimizer, self.warmup_fraction = optimizer, warmup_fraction
         self.label_smoothing, self.mixup = label_smoothing, mixup
+        self.average_views = average_views
         self.init = init
         self.init_report: Report | None = None
         if compile:
@@ -190,8 +195,8 @@ class AudioVisualClassifier(L.LightningModule):
         """Collect every clip from every process, once, and average its views.
 
         Returns:
-            Index of the clips (N,) in rising order; logits {modality: (N, num_classes)} in float64, `fused` last;
-            targets (N, num_classes).
+            Index of the clips (N,) in rising order; logits {modality: (N, num_classes)} in float64, `fused` last, where
+            probabilities are averaged those of the mean; targets (N, num_classes).
         """
         parts, self._outputs = self._outputs, []
         if self.trainer.world_size > 1:
@@ -206,15 +211,17 @@ class AudioVisualClassifier(L.LightningModule):
         # Ranks get repeated clips to fill their last round: keep one of each (index, view), in an order of its own.
         views = int(view.max()) + 1
         _, place = first_of_each(index * views + view)
-        clips, clip_of_row = index[place].unique(return_inverse=True)
-        count = torch.bincount(clip_of_row).double()[:, None]
-        logits = {
-            m: torch.zeros(len(clips), x.shape[1], dtype=x.dtype).index_add(0, clip_of_row, x[place]) / count
-            for m, x in logits.items()
-        }
-        _, first = first_of_each(clip_of_row)
+        logits = {m: x[place] for m, x in logits.items()}
         logits["fused"] = fuse(logits)
-        return clips, logits, targets[place][first]
+        clips, clip_of_row = index[place].unique(return_inverse=True)
+        _, first = first_of_each(clip_of_row)
+        return clips, {m: self.mean_of_views(x, clip_of_row) for m, x in logits.items()}, targets[place][first]
+
+    def mean_of_views(self, logits: Tensor, clip: Tensor) -> Tensor:
+        """Logits (N, num_classes) of clips from those of their views, (B, num_classes); `clip` (B,) tells whose."""
+        if self.average_views == "logits":
+            return mean_by(logits, clip)
+        return self.task.mean_probabilities(logits, lambda x: log_mean_by(x, clip))
 
     def log_scores(self, stage: str) -> None:
         """Log loss and scores of all clips that were kept since the last call."""
@@ -260,6 +267,19 @@ def warmup_cosine(step: int, total: int, warmup: int) -> float:
     warm = min(1.0, step / warmup) if warmup else 1.0
     progress = max(0, step - warmup) / max(1, total - warmup)
     return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def mean_by(x: Tensor, group: Tensor) -> Tensor:
+    """Mean over the rows of each group: x (B, C) and numbers of groups (B,), 0 to N - 1, -> (N, C)."""
+    count = torch.bincount(group).to(x.dtype)[:, None]
+    return torch.zeros(len(count), x.shape[1], dtype=x.dtype).index_add(0, group, x) / count
+
+
+def log_mean_by(x: Tensor, group: Tensor) -> Tensor:
+    """Logarithm of the mean of exp(x) over the rows of each group, as `mean_by`."""
+    top = torch.full((int(group.max()) + 1, x.shape[1]), -math.inf, dtype=x.dtype)
+    top = top.scatter_reduce(0, group[:, None].expand_as(x), x, "amax")
+    return top + mean_by((x - top[group]).exp(), group).log()
 
 
 def first_of_each(keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,10 +19,12 @@ def print_scores(trainer: Trainer, stage: str, folder: Path | None) -> None:
     """Print a row of scores for each modality and for their fusion."""
     if not trainer.is_global_zero:
         return
-    values = numbers(trainer, f"{stage}/")
+    values, data = numbers(trainer, f"{stage}/"), trainer.datamodule  # type: ignore[attr-defined]
+    used, official = data.manifest.coverage[{"val": data.val_split, "test": data.test_split}[stage]]
     rows = list(dict.fromkeys(k.split("/")[0] for k in values if "/" in k))
     columns = list(dict.fromkeys(k.split("/", 1)[1] for k in values if "/" in k))
     table = Table(title=f"{stage}: {values['clips']:.0f} clips, {values.get('bad_clips', 0):.0f} unreadable")
+    table.caption = f"{used} of {official} official clips ({used / official:.1%}), data {data.manifest.digest}"
     table.add_column("logits of")
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")

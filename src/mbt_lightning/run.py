@@ -230,6 +230,7 @@ class RunRecorder(L.Callback):
         path = self.folder / "summary.json"
         summary = json.loads(path.read_text()) if path.is_file() else {}
         data = trainer.datamodule
+        coverage = data.manifest.coverage
         summary |= {
             "experiment": self.config.get("experiment"),
             "run": self.folder.name,
@@ -244,6 +245,8 @@ class RunRecorder(L.Callback):
                 "manifest": str(data.manifest.path),
                 "hash": data.manifest.digest,
                 "clips": {split: len(rows) for split, rows in data.manifest.splits.items()},
+                "official": {split: official for split, (_, official) in coverage.items()},
+                "coverage": {split: used / official for split, (used, official) in coverage.items()},
                 "left_out": data.manifest.left_out,
             },
         } | part

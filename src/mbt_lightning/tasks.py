@@ -5,6 +5,8 @@ Targets are float (B, num_classes), mixed or not. Scores are fractions from 0 to
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +14,8 @@ from torchmetrics.functional.classification import binary_average_precision
 
 from mbt_lightning.data.records import DataSpec
 from mbt_lightning.errors import UserError
+
+LogMean = Callable[[Tensor], Tensor]
 
 
 class Task:
@@ -44,6 +48,15 @@ class Task:
         """Probabilities (B, num_classes) of logits."""
         raise NotImplementedError
 
+    def mean_probabilities(self, logits: Tensor, log_mean: LogMean) -> Tensor:
+        """Logits (N, num_classes) whose probabilities are the mean of those of several rows of `logits`.
+
+        Args:
+            logits: (B, num_classes).
+            log_mean: logarithms (B, num_classes) -> (N, num_classes), those of the mean over the rows of each clip.
+        """
+        raise NotImplementedError
+
     def scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
         """Scores of a set of clips, from logits (N, num_classes) and their unmixed targets."""
         raise NotImplementedError
@@ -65,6 +78,10 @@ class Multilabel(Task):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Of every class by itself."""
         return logits.sigmoid()
+
+    def mean_probabilities(self, logits: Tensor, log_mean: LogMean) -> Tensor:
+        """The mean probability of each class against that of its absence; large ones do not all round to 1."""
+        return log_mean(F.logsigmoid(logits)) - log_mean(F.logsigmoid(-logits))
 
     def scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
         """`mAP` over the classes that have positives, how many had, and `mAP/<group>` for each group of classes."""
@@ -93,6 +110,10 @@ class Multiclass(Task):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax over the classes."""
         return logits.softmax(-1)
+
+    def mean_probabilities(self, logits: Tensor, log_mean: LogMean) -> Tensor:
+        """The logarithm of the mean probabilities."""
+        return log_mean(logits.log_softmax(-1))
 
     def scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
         """`top1` and `top5`, and `top1/<group>` over the clips of each group of classes."""
@@ -150,6 +171,10 @@ class Multihead(Task):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax within each head."""
         return torch.cat([logits[:, w].softmax(-1) for w in self.heads.values()], dim=-1)
+
+    def mean_probabilities(self, logits: Tensor, log_mean: LogMean) -> Tensor:
+        """The logarithm of the mean probabilities of each head."""
+        return torch.cat([log_mean(logits[:, w].log_softmax(-1)) for w in self.heads.values()], dim=-1)
 
     def scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
         """`<head>_top1`, `<head>_top5`, and the same for `action`, ranked by the product of the heads' softmaxes."""

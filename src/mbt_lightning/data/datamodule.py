@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import lightning as L
@@ -12,7 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mbt_lightning.data.augment import CentralCrop, RandomResizedCrop, RgbAugment, SpecAugment
-from mbt_lightning.data.dataset import ClipDataset, DrawSampler, WindowSetting, collate
+from mbt_lightning.data.dataset import (
+    ClipDataset,
+    ClipSampler,
+    DrawSampler,
+    InOrder,
+    Shuffled,
+    WindowSetting,
+    collate,
+)
 from mbt_lightning.data.decode import DECODERS, MEDIA_SUFFIXES
 from mbt_lightning.data.demo import CLASSES, demo_manifest
 from mbt_lightning.data.manifest import Manifest, read_manifest
@@ -32,9 +42,10 @@ class AudioVisualData(L.LightningDataModule):
     """Audio-visual clips: windows are decoded in the workers; all that is bigger is made on the device.
 
     Args:
-        manifest: a `.csv` or `.jsonl` file (see `mbt_lightning.data.manifest`), or `demo` for the embedded data.
+        manifest: a `.parquet`, `.jsonl` or `.csv` file (see `mbt_lightning.data.manifest`), or `demo` for the embedded
+            data.
         media_root: folder that relative media paths start from; default: the manifest's folder.
-        classes: the class list; default: `classes.csv` beside the manifest, or else the labels that occur.
+        classes: the class list; default: the manifest's own, or `classes.csv` beside it, or else the labels that occur.
         val_split: split to validate on; null: none.
         test_split: split to test on.
         modalities: `rgb`, `spectrogram` or both; set by `model.modalities`.
@@ -48,7 +59,8 @@ class AudioVisualData(L.LightningDataModule):
         rgb_augment: what training does to pictures.
         rgb_crop: what evaluation does to pictures.
         spec_augment: what training does to spectrograms; null: nothing.
-        num_test_views: evenly spaced windows of each clip at test, whose logits are averaged.
+        num_test_views: evenly spaced windows of each clip at test; `model.average_views` says how they are averaged.
+        sampler: which clips training reads, and in which order: `Shuffled`, `ClassBalanced`, or your own.
         batch_size: clips in a training step over all processes together; each gets its equal part.
         num_workers: worker processes that decode, in each process; 0: decode in the process itself.
         decoder: `auto` (decord where it can do right, else PyAV), `decord` or `pyav`.
@@ -80,6 +92,7 @@ class AudioVisualData(L.LightningDataModule):
         rgb_crop: RgbAugment = CentralCrop(),  # noqa: B008
         spec_augment: SpecAugment | None = SpecAugment(),  # noqa: B008
         num_test_views: int = 4,
+        sampler: ClipSampler = Shuffled(),  # noqa: B008
         batch_size: int = 64,
         num_workers: int = 2,
         decoder: str = "auto",
@@ -111,6 +124,7 @@ class AudioVisualData(L.LightningDataModule):
         self.rgb_augment, self.rgb_crop = rgb_augment, rgb_crop
         self.num_test_views, self.batch_size, self.num_workers = num_test_views, batch_size, num_workers
         self.max_bad_fraction = max_bad_fraction
+        self.sampler = sampler
         self.media = media
         self.setting = WindowSetting(
             seconds=window_seconds,
@@ -155,11 +169,11 @@ class AudioVisualData(L.LightningDataModule):
         """Whether there is a split to validate on."""
         return bool(self.val_split and self.manifest.splits.get(self.val_split))
 
-    def examples(self, stage: str) -> list[Example]:
+    def examples(self, stage: str) -> Iterator[Example]:
         """The rows that a stage reads; refuses a split without any."""
         own = {"fit": "train", "validate": self.val_split, "test": self.test_split}[stage]
-        examples = list(self.manifest.split(own))
-        return examples + self.manifest.split(self.val_split) if stage == "fit" and self.has_val else examples
+        splits = [own, self.val_split] if stage == "fit" and self.has_val else [own]
+        return chain.from_iterable([self.manifest.split(split) for split in splits])
 
     def prepare_data(self) -> None:
         """Make the embedded clips if they are wanted and not there yet."""
@@ -176,8 +190,8 @@ class AudioVisualData(L.LightningDataModule):
         return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
     def train_dataloader(self) -> DataLoader:
-        """Random windows in random order."""
-        return self.loader(self.dataset("train", num_views=0), train=True)
+        """Random windows of the clips that the sampler draws."""
+        return self.loader(self.dataset("train", num_views=0), self.sampler)
 
     def val_dataloader(self) -> DataLoader | list:
         """The middle window of every clip; nothing if there is no such split."""
@@ -193,7 +207,7 @@ class AudioVisualData(L.LightningDataModule):
         examples = [Example(str(path), str(path), str(path)) for path in files]
         return self.loader(ClipDataset(examples, (), self.setting, self.num_test_views))
 
-    def loader(self, dataset: ClipDataset, train: bool = False) -> DataLoader:
+    def loader(self, dataset: ClipDataset, sampler: ClipSampler = InOrder()) -> DataLoader:  # noqa: B008
         """A DataLoader over this rank's part of a dataset."""
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         if self.batch_size % world:
@@ -202,13 +216,13 @@ class AudioVisualData(L.LightningDataModule):
                 f"give a multiple of {world} (it counts the clips of all processes together)"
             )
         per_rank = self.batch_size // world
-        sampler = DrawSampler(dataset, world, rank, shuffle=train, seed=self.seed)
+        draws = DrawSampler(dataset, world, rank, sampler, self.seed)
         return DataLoader(
             dataset,
             batch_size=per_rank,
-            sampler=sampler,
+            sampler=draws,
             collate_fn=collate,
-            drop_last=train and len(sampler) >= per_rank,
+            drop_last=dataset.num_views == 0 and len(draws) >= per_rank,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             timeout=READ_TIMEOUT_SECONDS if self.num_workers else 0,

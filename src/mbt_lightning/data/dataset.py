@@ -1,20 +1,25 @@
-"""From a row of the manifest to a sample: choose a window, decode it, and what happens when that fails."""
+"""From a row of the manifest to a sample: which clip, which window of it, and what happens when it cannot be read."""
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from mbt_lightning.data.decode import ClipError, probe, read_clip
+from mbt_lightning.data.manifest import Clips
 from mbt_lightning.data.records import BadClip, Batch, Clip, Example
 from mbt_lightning.data.sampling import chance, random_start, view_starts
+from mbt_lightning.errors import UserError
 
 MAX_STAND_INS = 10
 """So many other clips are tried in the place of one that cannot be read."""
@@ -50,7 +55,10 @@ class WindowSetting:
 
 @dataclass(frozen=True)
 class Draw:
-    """What a sampler asks of the dataset: a clip, which of its views, in which epoch."""
+    """What a sampler asks of the dataset: in which epoch, which clip, which of its views.
+
+    In training `view` counts how often the epoch has drawn the clip before: each time it gives another window.
+    """
 
     epoch: int
     index: int
@@ -77,7 +85,7 @@ class Sample:
 class ClipDataset(Dataset):
     """The clips of one split; indexed by a `Draw`.
 
-    The windows of training are drawn from seed, epoch and index only, whatever worker or rank reads the clip. A clip
+    The windows of training are drawn from seed and `Draw` only, whatever worker or rank reads the clip. A clip
     that cannot be read is named in the sample's `bad`; in training another one, drawn from the same numbers, stands in
     for it; in evaluation (and where no stand-in can be read either) the sample is empty.
 
@@ -112,11 +120,16 @@ class ClipDataset(Dataset):
                 bad += (BadClip(self.examples[index].clip_id, str(error.path), error.reason),)
         return Sample(None, None, self.target(draw.index), draw.index, draw.view, bad)
 
+    def chance(self, what: str, draw: Draw) -> random.Random:
+        """The random numbers of a draw in training, for one of the things that they decide."""
+        again = (draw.view,) if draw.view else ()
+        return chance(what, self.seed, draw.epoch, draw.index, *again)
+
     def candidates(self, draw: Draw) -> Iterator[int]:
-        """The clip itself, then, in training, its stand-ins: a function of seed, epoch and index."""
+        """The clip itself, then, in training, its stand-ins: a function of seed and draw."""
         yield draw.index
         if self.num_views == 0:
-            numbers = chance("stand-in", self.seed, draw.epoch, draw.index)
+            numbers = self.chance("stand-in", draw)
             for _ in range(MAX_STAND_INS):
                 yield numbers.randrange(len(self.examples))
 
@@ -164,7 +177,7 @@ class ClipDataset(Dataset):
         if self.num_views:
             rgb, audio = (view_starts(duration, length, self.num_views)[draw.view] for length in lengths)
             return rgb, audio
-        numbers = chance("window", self.seed, draw.epoch, draw.index)
+        numbers = self.chance("window", draw)
         first, second = numbers.random(), numbers.random()
         rgb, audio = lengths
         return random_start(duration, rgb, first), random_start(
@@ -177,6 +190,14 @@ class ClipDataset(Dataset):
         for label in self.examples[index].labels:
             target[self.class_index[label]] = 1
         return target
+
+    def labelled(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Every label of every clip: the clip's place in the split, and the class's index, (L,) each."""
+        if isinstance(self.examples, Clips):
+            return self.examples.labelled()
+        pairs = [(i, self.class_index[label]) for i, example in enumerate(self.examples) for label in example.labels]
+        clips, classes = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        return clips, classes
 
 
 def end_at(clip: Clip, end_seconds: float | None, audio_start_seconds: float) -> Clip:
@@ -237,27 +258,100 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-class DrawSampler(DistributedSampler):
-    """Gives every rank its part of a split, as `Draw`s.
+# Samplers: objects that a configuration names by class path -----------------------------------------------------------
 
-    A DistributedSampler, so that Lightning leaves it alone and sets its epoch; it fills the last round up with
-    repeated clips, which the scores count once.
+
+class ClipSampler:
+    """Which clips an epoch reads, and in which order; a subclass says how.
+
+    Calling it: `(dataset, seed, epoch)` -> the clips' places in the split and their views, int64 (N,) each, N being the
+    number of clips times views. Every process calls it alike and takes its own part of the result, see `DrawSampler`.
+    """
+
+    def __call__(self, dataset: ClipDataset, seed: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Draw an epoch of all processes together.
+
+        Args:
+            dataset: what is drawn from.
+            seed: of the run.
+            epoch: its number.
+        """
+        raise NotImplementedError
+
+
+class InOrder(ClipSampler):
+    """Every view of every clip, one after the other; for validation and test."""
+
+    def __call__(self, dataset: ClipDataset, seed: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The same in each epoch; draws nothing."""
+        views = max(1, dataset.num_views)
+        return np.divmod(np.arange(len(dataset) * views), views)
+
+
+class Shuffled(ClipSampler):
+    """Every clip once an epoch, in random order."""
+
+    def __call__(self, dataset: ClipDataset, seed: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """A new order each epoch."""
+        views = max(1, dataset.num_views)
+        generator = torch.Generator().manual_seed(chance("order", seed).getrandbits(62) + epoch)
+        return np.divmod(torch.randperm(len(dataset) * views, generator=generator).numpy(), views)
+
+
+class ClassBalanced(ClipSampler):
+    """As many clips an epoch as there are, drawn with replacement, so that every class is drawn about equally often.
+
+    The custom of AST, PSLA and CAV-MAE on AudioSet and VGGSound: a class with n clips weighs 1000 / (n + 0.01), and a
+    clip as much as its classes together. A clip without labels is never drawn.
+
+    Raises:
+        UserError: no clip has a label.
+    """
+
+    def __call__(self, dataset: ClipDataset, seed: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """A new draw each epoch; of a clip that is drawn several times the views count up."""
+        clips, classes = dataset.labelled()
+        if not len(clips):
+            raise UserError("ClassBalanced draws clips by their labels, and no clip of the split has one: use Shuffled")
+        weights = 1000 / (np.bincount(classes) + 0.01)
+        ends = np.cumsum(np.bincount(clips, weights[classes], minlength=len(dataset)))
+        numbers = np.random.default_rng(chance("balanced", seed, epoch).getrandbits(63)).random(len(dataset))
+        drawn = np.searchsorted(ends, numbers * ends[-1], side="right")
+        drawn = np.minimum(drawn, clips.max())  # what rounding has carried up to the very end
+        return drawn, times_before(drawn)
+
+
+def times_before(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each value (N,) stands before its own place: `[5, 2, 5, 5]` -> `[0, 0, 1, 2]`."""
+    order = np.argsort(values, kind="stable")
+    ranked = values[order]
+    first = np.searchsorted(ranked, ranked)
+    result = np.empty_like(values)
+    result[order] = np.arange(len(values)) - first
+    return result
+
+
+class DrawSampler(DistributedSampler):
+    """Gives every rank its part of what a sampler draws, as `Draw`s.
+
+    A DistributedSampler, so that Lightning leaves it alone and sets its epoch. All ranks draw the same and take every
+    `num_replicas`-th; the last round is filled up from the start, and the scores count such repeated clips once.
 
     Args:
         dataset: what is drawn from.
         num_replicas: number of ranks.
         rank: this rank.
-        shuffle: a new order each epoch, from the seed.
-        seed: of the order; the same on every rank.
+        sampler: which clips, in which order.
+        seed: of the draws; the same on every rank.
     """
 
-    def __init__(self, dataset: ClipDataset, num_replicas: int, rank: int, shuffle: bool, seed: int):
-        self.views = max(1, dataset.num_views)
-        # DistributedSampler adds the epoch to the seed: consecutive seeds would share their orders.
-        order = chance("order", seed).getrandbits(62)
-        draws = cast(Dataset, range(len(dataset) * self.views))  # only its length is asked for
-        super().__init__(draws, num_replicas, rank, shuffle=shuffle, seed=order)
+    def __init__(self, dataset: ClipDataset, num_replicas: int, rank: int, sampler: ClipSampler, seed: int):
+        draws = cast(Dataset, range(len(dataset) * max(1, dataset.num_views)))  # only its length is asked for
+        super().__init__(draws, num_replicas, rank, shuffle=False)
+        self.clips, self.sampler, self.seed = dataset, sampler, seed
 
     def __iter__(self) -> Iterator[Draw]:
         """The draws of the epoch that was set last."""
-        return (Draw(self.epoch, i // self.views, i % self.views) for i in super().__iter__())
+        mine = slice(self.rank, None, self.num_replicas)
+        index, view = (np.resize(x, self.total_size)[mine] for x in self.sampler(self.clips, self.seed, self.epoch))
+        return (Draw(self.epoch, int(i), int(v)) for i, v in zip(index, view, strict=True))

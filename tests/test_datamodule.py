@@ -1,0 +1,84 @@
+"""The data module in whole runs: a manifest with holes, balanced draws, and what the run says of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from lightning.pytorch import Trainer
+
+from mbt_lightning.cli import main
+from mbt_lightning.data.datamodule import AudioVisualData
+from mbt_lightning.data.dataset import ClassBalanced, ClipSampler, InOrder, Shuffled
+from mbt_lightning.data.demo import CLASSES
+from mbt_lightning.data.manifest import ManifestRow, read_manifest, write_manifest
+
+PROJECT = Path(__file__).parent.parent
+TINY = ["--model.size", "{dim: 16, depth: 2, num_heads: 2}", "--model.fusion_layer", "1", "--trainer.max_epochs", "1"]
+PLAIN = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0"]
+
+
+@pytest.fixture
+def holed(demo, tmp_path, monkeypatch) -> Path:
+    """The embedded clips as a Parquet manifest that knows of two more, which are missing."""
+    monkeypatch.chdir(PROJECT)
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MBT_RUN_FOLDER"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    rows = [
+        ManifestRow(e.clip_id, e.clip_id, None, None, e.video, None, None, None, e.labels, split)
+        for split, examples in read_manifest(demo).splits.items()
+        for e in examples
+    ]
+    gone = ManifestRow(
+        "gone", "gone", 0.0, 1.0, None, None, None, None, [CLASSES[0][0]], "test", "missing", "test.csv:9"
+    )
+    names, groups = zip(*CLASSES, strict=True)
+    path = tmp_path / "manifest.parquet"
+    write_manifest(path, [*rows, gone, gone._replace(split="train")], names, groups, about={"dataset": "demo"})
+    return path
+
+
+def test_a_run_tells_what_part_of_the_data_it_has_seen(holed, tmp_path, capsys) -> None:
+    options = ["--config", "experiments/bottleneck_b4_lf8.yaml", "--data.manifest", str(holed), *TINY, *PLAIN]
+    options += [
+        "--data.sampler",
+        "ClassBalanced",
+        "--model.average_views",
+        "probabilities",
+        "--data.num_test_views",
+        "2",
+    ]
+    main(["fit", *options, "--data.batch_size", "4", "--runs", str(tmp_path / "runs")])
+    printed = " ".join(capsys.readouterr().out.split())
+    digest = read_manifest(holed).digest
+    assert f"4 of 5 official clips (80.0%), data {digest}" in printed
+
+    (run,) = (tmp_path / "runs").glob("*/*")
+    data = json.loads((run / "summary.json").read_text())["data"]
+    assert data["hash"] == digest and data["clips"] == {"train": 8, "val": 2, "test": 4}
+    assert data["official"] == {"train": 9, "val": 2, "test": 5} and data["left_out"] == {"missing": 2}
+    assert data["coverage"] == {"train": 8 / 9, "val": 1.0, "test": 0.8}
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["data"]["sampler"]["class_path"].endswith(".ClassBalanced")
+    assert config["model"]["average_views"] == "probabilities"
+
+
+class First(ClipSampler):
+    """A user's own: the first clip, again and again."""
+
+    def __call__(self, dataset, seed, epoch):
+        index, view = InOrder()(dataset, seed, epoch)
+        return index * 0, view
+
+
+@pytest.mark.parametrize("sampler", [Shuffled(), ClassBalanced(), First()])
+def test_only_training_is_sampled(holed, sampler) -> None:
+    data = AudioVisualData(str(holed), sampler=sampler, batch_size=2, num_test_views=2, num_workers=0)
+    data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    train, val, test = (
+        list(loader.sampler) for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+    )
+    assert len(train) == 8 and ([draw.index for draw in train] == [0] * 8) == isinstance(sampler, First)
+    assert [(draw.index, draw.view) for draw in val] == [(0, 0), (1, 0)]
+    assert [(draw.index, draw.view) for draw in test] == [(i, v) for i in range(4) for v in range(2)]
