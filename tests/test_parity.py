@@ -15,8 +15,8 @@ from mbt_lightning.errors import UserError
 from mbt_lightning.model.mbt import MBT, EncoderSize, fuse
 from mbt_lightning.model.pretrained import scenic
 from mbt_lightning.model.pretrained.flax import read_params
+from mbt_lightning.model.pretrained.init import EncoderInit
 from mbt_lightning.model.pretrained.positions import near_square, resample
-from mbt_lightning.model.pretrained.start import EncoderInit
 from mbt_lightning.model.pretrained.vit import encoder_of_google
 from mbt_lightning.module import AudioVisualClassifier, warmup_cosine
 from mbt_lightning.tasks import Multiclass, Multilabel, average_precisions

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.mbt import MBT
 from mbt_lightning.model.pretrained.files import read_model_file
-from mbt_lightning.model.pretrained.start import ModelInit
+from mbt_lightning.model.pretrained.init import ModelInit
 from mbt_lightning.module import AudioVisualClassifier
 
 

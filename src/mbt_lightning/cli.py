@@ -37,8 +37,8 @@ from mbt_lightning.guard import BadClipGuard
 from mbt_lightning.model.cost import count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Fusion
 from mbt_lightning.model.pretrained.ast import AST
+from mbt_lightning.model.pretrained.init import Init, PerModality
 from mbt_lightning.model.pretrained.scenic import Scenic
-from mbt_lightning.model.pretrained.start import Init, PerModality
 from mbt_lightning.model.pretrained.vit import GoogleViT, TimmViT
 from mbt_lightning.module import AudioVisualClassifier
 from mbt_lightning.report import print_predictions, print_scores

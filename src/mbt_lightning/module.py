@@ -18,7 +18,7 @@ from mbt_lightning.data.records import Batch, DataSpec
 from mbt_lightning.data.sampling import chance
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.mbt import MBT, fuse
-from mbt_lightning.model.pretrained.start import Init, Report
+from mbt_lightning.model.pretrained.init import Init, Report
 from mbt_lightning.model.tokens import PatchTokens
 from mbt_lightning.tasks import Multilabel, Task
 

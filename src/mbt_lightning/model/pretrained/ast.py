@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.pretrained.files import read_tensors
-from mbt_lightning.model.pretrained.start import Encoder, EncoderInit
-from mbt_lightning.model.pretrained.vit import encoder_of_timm, renamed
+from mbt_lightning.model.pretrained.init import Encoder, EncoderInit
+from mbt_lightning.model.pretrained.vit import parts_of_timm, unknown_to_timm
 
 ORIGINAL = [(r"v\.(.*)", r"\1")]
 """Names of the original `.pth` files, without `module.` -> timm's."""
@@ -67,26 +68,20 @@ class AST(EncoderInit):
             state = renamed(state, ORIGINAL)
         else:
             raise UserError(f"not AST; its names start {', '.join(sorted(state)[:3])}")
-        weight = state.get("patch_embed.proj.weight", torch.empty(0))
-        if weight.ndim != 4 or "pos_embed" not in state:
-            raise UserError("not AST: positions or filters are missing")
+        parts = parts_of_timm(state)
+        filters, positions = state["patch_embed.proj.weight"], state["pos_embed"].flatten(0, -2)
         prefix = ("cls_token" in state) + ("dist_token" in state)
-        positions = state["pos_embed"].flatten(0, -2)
-        rows = (self.num_mels - weight.shape[2]) // self.stride + 1
+        rows = (self.num_mels - filters.shape[2]) // self.stride + 1
         if rows < 1 or (len(positions) - prefix) % rows:
             raise UserError(
                 f"{len(positions) - prefix} positions are not whole columns of {rows} patches: "
                 "give the stride and num_mels that it was trained with"
             )
-        # AST's pictures are frequency x time, ours time x mel.
-        square = torch.zeros(1, prefix + 1, positions.shape[-1])  # the grid is put in below
-        encoder = encoder_of_timm(state | {"pos_embed": square})
-        encoder.parts["patch.weight"] = weight.transpose(2, 3)
-        encoder.parts["positions"] = positions[prefix:].unflatten(0, (rows, -1)).transpose(0, 1)
-        if "cls" in encoder.parts:
-            encoder.parts["cls_position"] = positions[0]
-        encoder.stride = self.stride
-        return encoder
+        if "cls_token" in state:
+            parts |= {"cls": state["cls_token"].flatten(), "cls_position": positions[0]}
+        # AST's pictures are mel x time, ours time x mel.
+        grid = positions[prefix:].unflatten(0, (rows, -1)).transpose(0, 1)
+        return Encoder(filters.transpose(2, 3), grid, parts, stride=self.stride, unknown=unknown_to_timm(state))
 
     def __str__(self) -> str:
         """What is read, for messages."""
@@ -103,4 +98,18 @@ def with_fused_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 result[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat([state[part] for part in three])
                 for part in three[1:]:
                     del result[part]
+    return result
+
+
+def renamed(state: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """A state dict under other names.
+
+    Args:
+        state: the tensors.
+        rules: regular expressions and what takes their place; the first that matches a name's start counts.
+    """
+    result = {}
+    for name, x in state.items():
+        pattern, new = next(((pattern, new) for pattern, new in rules if re.match(pattern, name)), (r"$", ""))
+        result[re.sub(pattern, new, name, count=1)] = x
     return result

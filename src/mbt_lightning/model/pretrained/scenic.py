@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbt_lightning.errors import UserError
+from mbt_lightning.errors import UserError, some
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, JointSelfAttention, TrainOnlyBottleneck
 from mbt_lightning.model.mbt import MBT, SHARED, EncoderSize
 from mbt_lightning.model.pretrained.flax import flatten, read_params, renumber
-from mbt_lightning.model.pretrained.start import ModelInit
+from mbt_lightning.model.pretrained.init import ModelInit
+from mbt_lightning.model.pretrained.linen import block_state, tensor
 
 MODALITIES = ("spectrogram", "rgb")
 """All that the authors' code knows, in the order of the released checkpoints."""
@@ -112,7 +113,7 @@ class Settings:
         self.data: Mapping[str, Any] = config.get("dataset_configs") or {}
 
         self.modalities = tuple(
-            self.get("modality_fusion", [m for m in MODALITIES if f"{embedding(m)}/kernel" in flat])
+            self.get("modality_fusion", [m for m in MODALITIES if f"{embedding_name(m)}/kernel" in flat])
         )
         strangers = [m for m in self.modalities if m not in MODALITIES]
         if strangers or not self.modalities or len(set(self.modalities)) < len(self.modalities):
@@ -155,7 +156,7 @@ class Settings:
         """The patch of each modality, (time, height, width) or (height, width), told by the kernels and checked."""
         encoding = self.get("temporal_encoding_config", None) or {}
         self.sampled_frames = encoding.get("n_sampled_frames", self.get("n_sampled_frames", None))
-        patch = {m: list(self.array(f"{embedding(m)}/kernel").shape[:-2]) for m in self.modalities}
+        patch = {m: list(self.array(f"{embedding_name(m)}/kernel").shape[:-2]) for m in self.modalities}
         size = self.get("patches", None) or {}
         size = list(size.get("size", []) if hasattr(size, "get") else size)
         told = {"spectrogram": size[:2]}
@@ -169,14 +170,14 @@ class Settings:
                 raise UserError(f"embedding/kernel has a patch {patch['rgb']}, which does not fit {method}")
         for m, kernel in patch.items():
             if size and kernel != told[m]:
-                raise UserError(f"patches is {size}, but the patch of {embedding(m)}/kernel is {kernel}")
+                raise UserError(f"patches is {size}, but the patch of {embedding_name(m)}/kernel is {kernel}")
         return patch
 
     def build(self, inputs: Mapping[str, Sequence[int]] | None) -> MBT:
         """The model, with its initial weights."""
         shapes = {m: list(inputs[m]) if inputs and m in inputs else self.input_shape(m) for m in self.modalities}
         dim = self.array("Transformer/encoder_norm/scale").shape[0]
-        first = f"Transformer/{tower(self.modalities[0], 0, self.share_encoder)}"
+        first = f"Transformer/{block_name(self.modalities[0], 0, self.share_encoder)}"
         heads = self.array(f"{first}/MultiHeadDotProductAttention_0/query/kernel").shape[1]
         mlp = self.array(f"{first}/MlpBlock_0/Dense_0/kernel").shape[1]
         told = {"hidden_size": dim, "num_heads": heads, "mlp_dim": mlp}
@@ -216,7 +217,7 @@ class Settings:
 
     def input_shape(self, modality: str) -> list[int]:
         """Shape of one example, (C, *grid), that gives as many tokens as there are positions."""
-        tokens = self.array(positions(modality)).shape[1] - (self.head == "cls")
+        tokens = self.array(positions_name(modality)).shape[1] - (self.head == "cls")
         find = self.picture_shape if modality == "rgb" else self.spectrogram_shape
         shape, told = find(tokens)
         if shape is None:
@@ -288,15 +289,15 @@ def state_dict(flat: Mapping[str, np.ndarray], network: MBT) -> tuple[dict[str, 
     state = {}
     several = len(network.modalities) > 1
     for m in network.modalities:
-        state[f"tokens.{m}.weight"] = filters(take(f"{embedding(m)}/kernel"), network.tokens_of(m).patch)
-        state[f"tokens.{m}.bias"] = take(f"{embedding(m)}/bias")
+        state[f"tokens.{m}.weight"] = filters(take(f"{embedding_name(m)}/kernel"), network.tokens_of(m).patch)
+        state[f"tokens.{m}.bias"] = take(f"{embedding_name(m)}/bias")
         if network.head.num_cls:
             state[f"tokens.{m}.cls"] = take(f"cls{m}" if several and m != "rgb" else "cls")
-        state[f"tokens.{m}.positions"] = take(positions(m))
+        state[f"tokens.{m}.positions"] = take(positions_name(m))
     for layer in range(len(network.layers)):
         for name in dict.fromkeys(network.block_of(layer, m)[0] for m in network.modalities):
-            theirs = tower(name, layer, shared=name == SHARED)
-            state |= {f"layers.{layer}.{name}.{k}": x for k, x in block(take, f"Transformer/{theirs}").items()}
+            theirs = block_name(name, layer, shared=name == SHARED)
+            state |= {f"layers.{layer}.{name}.{k}": x for k, x in block_state(take, f"Transformer/{theirs}").items()}
     if "fusion.bottleneck" in network.state_dict():
         state["fusion.bottleneck"] = take("bottleneck")
     state |= {"norm.weight": take("Transformer/encoder_norm/scale"), "norm.bias": take("Transformer/encoder_norm/bias")}
@@ -307,30 +308,6 @@ def state_dict(flat: Mapping[str, np.ndarray], network: MBT) -> tuple[dict[str, 
     if missing:
         raise UserError(f"parameters are missing: {some(missing)}; there are {some(sorted(flat.keys() - used))}")
     return state, used
-
-
-def block(take: Any, name: str) -> dict[str, Tensor]:
-    """One transformer block of Linen under our names; `take` gives a parameter by its full name.
-
-    Kernels are (in, out), those of attention (in, heads, out / heads) and (heads, in / heads, out).
-    """
-
-    attention = f"{name}/MultiHeadDotProductAttention_0"
-    parts = ("query", "key", "value")
-    return {
-        "norm1.weight": take(f"{name}/LayerNorm_0/scale"),
-        "norm1.bias": take(f"{name}/LayerNorm_0/bias"),
-        "attn.qkv.weight": torch.cat([take(f"{attention}/{part}/kernel").flatten(1).T for part in parts]),
-        "attn.qkv.bias": torch.cat([take(f"{attention}/{part}/bias").flatten() for part in parts]),
-        "attn.proj.weight": take(f"{attention}/out/kernel").flatten(0, -2).T,
-        "attn.proj.bias": take(f"{attention}/out/bias"),
-        "norm2.weight": take(f"{name}/LayerNorm_1/scale"),
-        "norm2.bias": take(f"{name}/LayerNorm_1/bias"),
-        "mlp.fc1.weight": take(f"{name}/MlpBlock_0/Dense_0/kernel").T,
-        "mlp.fc1.bias": take(f"{name}/MlpBlock_0/Dense_0/bias"),
-        "mlp.fc2.weight": take(f"{name}/MlpBlock_0/Dense_1/kernel").T,
-        "mlp.fc2.bias": take(f"{name}/MlpBlock_0/Dense_1/bias"),
-    }
 
 
 def filters(kernel: Tensor, patch: Sequence[int]) -> Tensor:
@@ -344,27 +321,17 @@ def num_picked(available: int, wanted: int) -> int:
     return len(np.arange(step, available, step)) if wanted < available else available
 
 
-def embedding(modality: str) -> str:
+def embedding_name(modality: str) -> str:
     """Name of a modality's patch projection."""
     return "embedding" if modality == "rgb" else f"embedding_{modality}"
 
 
-def positions(modality: str) -> str:
+def positions_name(modality: str) -> str:
     """Name of a modality's positions."""
     suffix = "" if modality == "rgb" else f"_{modality}"
     return f"Transformer/posembed_input{suffix}/pos_embedding"
 
 
-def tower(modality: str, layer: int, shared: bool) -> str:
+def block_name(modality: str, layer: int, shared: bool) -> str:
     """Name of a modality's block in a layer."""
     return f"encoderblock_{layer}" if shared or modality == "rgb" else f"encoderblock_{layer}_{modality}"
-
-
-def tensor(array: Any) -> Tensor:
-    """A float32 tensor that owns its memory."""
-    return torch.from_numpy(np.array(array, dtype=np.float32))
-
-
-def some(names: Sequence[str], most: int = 5) -> str:
-    """The first of a list of names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -15,8 +15,8 @@ from mbt_lightning.errors import UserError
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, JointSelfAttention
 from mbt_lightning.model.mbt import MBT, EncoderSize
 from mbt_lightning.model.pretrained.ast import AST
+from mbt_lightning.model.pretrained.init import PerModality
 from mbt_lightning.model.pretrained.positions import fit_filter, near_square, resample, sample, spread
-from mbt_lightning.model.pretrained.start import PerModality
 from mbt_lightning.model.pretrained.vit import GoogleViT, TimmViT
 
 DIM, DEPTH, HEADS, SIDE, PATCH = 16, 3, 2, 4, 8
@@ -175,20 +175,21 @@ class TestGoogle:
         network = build()
         row = network.tokens["rgb"].positions[0, 0].clone()
         report = GoogleViT(str(tmp_path / "vit.npz"))(network)
-        assert {"tokens.rgb.cls", "tokens.rgb.positions (the CLS token's row)"} <= set(report.initial)
+        assert "tokens.rgb.cls" in report.initial
+        assert report.fitted["tokens.rgb.positions"].endswith("the CLS token's row left at its initial value")
         assert torch.equal(network.tokens["rgb"].positions[0, 0], row)
 
     def test_a_deeper_vit_says_what_it_leaves(self, vit, tmp_path) -> None:
         network = build(size=EncoderSize(DIM, 2, HEADS, 2.0))
         report = GoogleViT(google_file(vit, tmp_path / "vit.npz"))(network)
         assert sum(name.startswith("blocks.2.") for name in report.unused) == 12
-        assert "blocks.2.* (12)" in report.summary()
+        assert "not used, from the file: blocks.2.* (12), head/bias" in report.summary()
 
     def test_a_shallower_vit_says_what_it_lacks(self, vit, tmp_path) -> None:
         network = build(size=EncoderSize(DIM, 4, HEADS, 2.0))
         report = GoogleViT(google_file(vit, tmp_path / "vit.npz"))(network)
         assert sum(name.startswith("layers.3.") for name in report.initial) == 24
-        assert "layers.3.* (24)" in report.summary()
+        assert "layers.3.rgb.* (12), layers.3.spectrogram.* (12)" in report.summary()
 
     @pytest.mark.parametrize(
         ("settings", "message"),
@@ -270,7 +271,7 @@ class TestTimm:
         assert report.source == "timm vit_tiny_patch16_224.augreg_in21k"
 
     def test_a_wrong_name_is_told_the_near_ones(self) -> None:
-        with pytest.raises(UserError, match="timm vit_base_patch16_22: no such model; there are vit_base_patch16_22"):
+        with pytest.raises(UserError, match="timm has no such model; did you mean vit_base_patch16_224 or "):
             TimmViT("vit_base_patch16_22")(build())
 
     def test_a_model_that_cannot_be_fetched(self, monkeypatch) -> None:
@@ -280,7 +281,9 @@ class TestTimm:
             raise OSError("no route to host")
 
         monkeypatch.setattr(timm, "create_model", fail)
-        with pytest.raises(UserError, match=r"cannot be fetched \(OSError: no route to host\); or download its file"):
+        with pytest.raises(
+            UserError, match=r"cannot be fetched .*\(no network\? OSError: no route to host\); download its model"
+        ):
             TimmViT("vit_base_patch16_224")(build())
 
     def test_another_kind_of_model(self, monkeypatch) -> None:
@@ -290,11 +293,16 @@ class TestTimm:
         with pytest.raises(UserError, match="not a plain ViT"):
             TimmViT("resnet50")(build())
 
-    def test_name_or_path(self) -> None:
-        with pytest.raises(UserError, match="either the name of a timm model or the path of a file"):
+    def test_a_wrong_tag(self) -> None:
+        with pytest.raises(UserError, match=r"timm has no weights 'in1m' of this model; there are augreg"):
+            TimmViT("vit_base_patch16_224.in1m")(build())
+
+    def test_name_or_path(self, vit, timm_file) -> None:
+        with pytest.raises(UserError, match="wants the name of a timm model or the path of a file"):
             TimmViT()
-        with pytest.raises(UserError, match="either the name"):
-            TimmViT("a", path="b")
+        network = build(PICTURES, patches=SINGLE)
+        TimmViT("vit_base_patch16_224", path=timm_file)(network)  # a file that is there is taken
+        same_function(vit, network)
 
 
 # Rows are mel bins (128), columns time: AST's patches of 16 every 10.
@@ -442,6 +450,8 @@ class TestAst:
         assert str(init) == f"rgb: {timm_file}, spectrogram: {tmp_path / 'ast.pth'}"
         with pytest.raises(UserError, match="names a source for 'flow', but the model has rgb, spectrogram"):
             PerModality({"flow": TimmViT(path=timm_file)})(network)
+        with pytest.raises(UserError, match="rgb: leave_cls names 'sound', but the model has rgb, spectrogram"):
+            PerModality({"rgb": TimmViT(path=timm_file, leave_cls=["sound"])})(network)
         alone = build(SOUND, patches=SOUND_PATCHES)
         assert "the source for rgb" in init(alone).unused
 
@@ -519,7 +529,7 @@ class TestPositions:
 
     def test_a_tubelet_for_single_frames_is_averaged(self) -> None:
         weight = torch.randn(4, 3, 2, 8, 8)
-        torch.testing.assert_close(fit_filter(weight, (4, 3, 8, 8)), weight.mean(2))
+        torch.testing.assert_close(fit_filter(weight, (4, 3, 8, 8))[0], weight.mean(2))
 
 
 def test_the_report_accounts_for_every_name(vit, timm_file) -> None:
