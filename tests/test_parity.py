@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:parameter .bottleneck. is not us
 REFERENCES = references()
 FIRST = REFERENCES["released settings, small"]
 LOGITS, TOKENS, GRADIENTS = 1e-5, 2e-5, 2e-5
-"""Half of what was asked for or less; measured are 2e-6, 3e-6 and 5e-6."""
+"""Limits far below what a wrong epsilon, GELU or order makes; measured values are in benchmarks/results/parity.md."""
 
 
 @pytest.fixture(params=REFERENCES.values(), ids=REFERENCES)
@@ -39,20 +39,12 @@ class TestModel:
         assert found["logits"] < LOGITS and found["slow"] < LOGITS and found["each"] < LOGITS, found
         assert found["tokens"] < TOKENS, found
 
-    def test_gradients(self, reference) -> None:
-        if not reference.part("grad/"):
-            return
-        for name, (theirs, ours) in reference.gradients(reference.model()).items():
-            if name.endswith("attn.qkv.bias"):  # the keys' bias has no gradient but rounding
-                ours, theirs = (torch.cat([x[: len(x) // 3], x[2 * len(x) // 3 :]]) for x in (ours, theirs))
-            assert (ours - theirs).norm() <= GRADIENTS * theirs.norm(), name
+    @pytest.mark.parametrize("name", [name for name, r in REFERENCES.items() if r.part("grad/")])
+    def test_gradients(self, name) -> None:
+        assert max(REFERENCES[name].gradient_errors().values()) < GRADIENTS
 
     def test_bfloat16_is_near(self, reference) -> None:
-        model, inputs = reference.model(), reference.inputs()
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            rough = fuse({m: x.float() for m, x in model(inputs).items()})
-        scale = max(1.0, np.abs(reference.arrays["out/logits"]).max())
-        assert 0 < largest(rough, reference.arrays["out/logits"]) < 5e-2 * scale
+        assert 0 < reference.bfloat16_difference() < 5e-2
 
     def test_every_setting_is_there(self) -> None:
         configs = [r.config for r in REFERENCES.values()]
@@ -179,7 +171,7 @@ REFUSALS = {
         {},
         r"patches is \[8, 8, 2\], but the patch of embedding_spectrogram/kernel is",
     ),
-    "late": ({"fusion_layer": 5}, {}, "fusion_layer is 5: give 0 to num_layers, 4"),
+    "late": ({"fusion_layer": 5}, {}, "fusion_layer is 5, but the checkpoint has 4 layers: give 0 to 4"),
     "pool": ({"classifier": "gap", "representation_size": 8}, {}, "representation_size is 8 with classifier 'gap'"),
     "heads": ({"num_heads": 2}, {}, "num_heads is 2, but the parameters have 4"),
     "width": ({"hidden_size": 64}, {}, "hidden_size is 64, but the parameters have 48"),

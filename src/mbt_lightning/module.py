@@ -104,7 +104,12 @@ class AudioVisualClassifier(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Load the starting weights of a training that begins, not of one that goes on."""
-        if self.init and not self.trainer.ckpt_path:
+        if not self.trainer.ckpt_path:
+            self.load_init()
+
+    def load_init(self) -> None:
+        """Load the starting weights, once; what became of them is told by `init_report`."""
+        if self.init and not self.init_report:
             self.init_report = self.init(self.network)
 
     def on_train_start(self) -> None:

@@ -139,7 +139,10 @@ class Settings:
         self.use_bottleneck = bool(self.get("use_bottleneck", "bottleneck" in flat))
         self.fusion_layer = self.get("fusion_layer", 0)
         if not 0 <= self.fusion_layer <= self.depth:
-            raise UserError(f"fusion_layer is {self.fusion_layer}: give 0 to num_layers, {self.depth}")
+            raise UserError(
+                f"fusion_layer is {self.fusion_layer}, but the checkpoint has {self.depth} layers: "
+                f"give 0 to {self.depth}"
+            )
         self.patch = self.patch_sizes()
 
     def get(self, key: str, default: Any) -> Any:
