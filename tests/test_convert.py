@@ -161,6 +161,19 @@ def test_an_unused_bottleneck_is_told(capsys) -> None:
     assert "mel bins" not in out and "spectrograms" not in out
 
 
+def test_picked_frames_span_the_whole_window() -> None:
+    """8 of 32 frames at every 2nd of 25 a second are 2.56 seconds apart as a whole, not 0.64."""
+    overlay = imported(theirs(patch=(16, 16), tokens=(4, 32)), *SIZES)
+    assert overlay["data"]["num_frames"] == 8 and overlay["data"]["rgb_window_seconds"] == 2.56
+
+
+def test_tubelets_are_all_the_frames() -> None:
+    overlay = imported(theirs(tokens=(4, 8)), *SIZES)
+    assert overlay["data"]["num_frames"] == 4 and overlay["data"]["rgb_window_seconds"] == 0.32
+    log_mel = overlay["data"]["spectrogram"]["init_args"]
+    assert (log_mel["mean"], log_mel["std"]) == (-1.7, 3.8) and overlay["data"]["window_seconds"] == 0.32
+
+
 def test_others_may_read_the_weights() -> None:
     imported(theirs(tokens=(4, 8)), *SIZES)
     assert Path("weights/model.safetensors").stat().st_mode == Path("weights/experiment.yaml").stat().st_mode
@@ -285,6 +298,25 @@ class TestCheckpoints:
         config = yaml.safe_load((runs[-1] / "config.yaml").read_text())
         assert config["ckpt_path"] == "model/model.safetensors"
 
+    def test_an_overlay_without_its_weights_takes_no_other(self, capsys) -> None:
+        imported(theirs(tokens=(4, 8)), *SIZES)
+        Path("elsewhere").mkdir()
+        Path("weights/experiment.yaml").rename("elsewhere/experiment.yaml")
+        Path("weights/model.safetensors").rename("model.safetensors")  # in the folder where the program runs
+        told = refusal(capsys, "predict", "clip.mp4", "--config", "elsewhere/experiment.yaml")
+        assert "elsewhere/model.safetensors: no such file" in told
+
+    def test_damaged_metadata(self, capsys) -> None:
+        from safetensors.torch import save_file
+
+        for about in ({"config": {"model": {"foo": 3}}, "spec": {}}, {"config": 3}, [1]):
+            save_file({"x": torch.zeros(2)}, "broken.safetensors", {"mbt_lightning": json.dumps(about)})
+            assert "not written by mbt import" in refusal(capsys, "export", "broken.safetensors", "--out", "o")
+        about = {"config": {"model": {"foo": 3}, "data": {}, "experiment": "x"}, "spec": {"inputs": {}, "classes": []}}
+        save_file({"x": torch.zeros(2)}, "broken.safetensors", {"mbt_lightning": json.dumps(about)})
+        with pytest.raises(UserError, match=r"broken.safetensors: its model cannot be built again"):
+            load_checkpoint("broken.safetensors")
+
     def test_other_classes_are_refused(self, run, manifest, tmp_path, capsys) -> None:
         """A table of scores for other classes than were trained would be silently wrong."""
         names = read_checkpoint(run / "checkpoints" / "best.ckpt")["mbt_lightning"]["spec"]["classes"]
@@ -396,7 +428,8 @@ class TestInit:
         network = self.build(classes=5)
         report = self.source()(network)
         assert report.initial == ["head.linear.weight", "head.linear.bias"] == report.unused
-        with pytest.raises(UserError, match=r"head.linear.weight is \[12, 8\] there and \[5, 8\] here"):
+        told = r"load_head: the head is linear.weight \[12, 8\], .* there and linear.weight \[5, 8\].*: leave it out"
+        with pytest.raises(UserError, match=told):
             self.source(load_head=True)(self.build(classes=5))
 
     def test_another_number_of_bottlenecks_stays_new(self) -> None:

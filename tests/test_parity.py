@@ -126,6 +126,24 @@ class TestModel:
         with torch.no_grad():
             assert largest(fuse(ours(FIRST.inputs())), FIRST.arrays["out/logits"]) < LOGITS
 
+    def test_what_is_none_is_left_out(self) -> None:
+        nothing = dict.fromkeys(
+            ("n_bottlenecks", "num_layers", "hidden_size", "modality_fusion", "dropout_rate", "patches")
+        )
+        ours = FIRST.model(**nothing)
+        assert ours.layers[0]["rgb"].dropout.p == 0.1  # the authors' default
+        with torch.no_grad():
+            assert largest(fuse(ours(FIRST.inputs())), FIRST.arrays["out/logits"]) < LOGITS
+
+    def test_settings_beside_the_models_count(self) -> None:
+        """The temporal method and the frames may stand at the top of a whole configuration."""
+        reference = REFERENCES["sampling_one_more"]
+        beside = {key: reference.config[key] for key in ("temporal", "n_sampled_frames", "rgb_shape", "spec_shape")}
+        model = {key: value for key, value in reference.config.items() if key not in beside}
+        ours = scenic.from_params({"params": reference.part("param/")}, {"model": model, **beside})
+        with torch.no_grad():
+            assert largest(fuse(ours(reference.inputs())), reference.arrays["out/logits"]) < LOGITS
+
     def test_parameters_alone_tell_most(self, reference) -> None:
         told = ("rgb_shape", "spec_shape", "fusion_layer", "test_with_bottlenecks", "temporal")
         config = {k: reference.config[k] for k in (*told, "modality_fusion", "n_sampled_frames")}
@@ -198,6 +216,16 @@ REFUSALS = {
         {},
         FIRST.part("param/") | {"cls": np.zeros((1, 1, 7))},
         r"tokens.rgb.cls is \[1, 1, 7\], not \[1, 1, 48\]",
+    ),
+    "text": ({"fusion_layer": "2"}, {}, "fusion_layer is '2': give a whole number"),
+    "frames": ({"rgb_shape": [2, 8, 32, 32, 3]}, {}, "8 tokens of rgb do not come from pictures of 32 x 32 in patches"),
+    "axes": ({"rgb_shape": [32, 32, 3]}, {}, r"rgb_shape is \[32, 32, 3\]: give \[frames, height, width, 3\]"),
+    "dtype": ({"model_dtype_str": "bfloat16"}, {}, "model_dtype_str is 'bfloat16': the model computes in float32"),
+    "split heads": (
+        {},
+        FIRST.part("param/")
+        | {"Transformer/encoderblock_3/MultiHeadDotProductAttention_0/query/kernel": np.zeros((48, 2, 24), np.float32)},
+        r"query/kernel has the shape \[48, 2, 24\]: not \(width, 4 heads",
     ),
     "dropout": ({"dropout_rate": 1.5}, {}, "dropout is 1.5: give a probability"),
 }

@@ -76,8 +76,9 @@ def expand(arguments: list[str]) -> list[str]:
 
 
 def beside(file: Path, checkpoint: str) -> str:
-    """A checkpoint that a file names: in the file's own folder if it is there."""
-    return str(file.parent / checkpoint) if (file.parent / checkpoint).is_file() else checkpoint
+    """A checkpoint that a file names: a bare file name lies in the file's own folder, a path if it is there."""
+    is_bare = Path(checkpoint).name == checkpoint and checkpoint not in NEWEST
+    return str(file.parent / checkpoint) if is_bare or (file.parent / checkpoint).is_file() else checkpoint
 
 
 def config_of(checkpoint: str, subcommand: str, runs: Path, experiment: str) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def import_scenic(
     classifier: str | None = None,
     test_with_bottlenecks: bool = True,
     frame_size: int = RELEASED["frame_size"],
+    num_frames: int = 32,
     num_mels: int = RELEASED["num_mels"],
     drop_path: float = 0.3,
 ) -> None:
@@ -71,6 +72,7 @@ def import_scenic(
         classifier: token, gap, gmp or gsp; null: token if there is a CLS token, else gap.
         test_with_bottlenecks: false: the modalities exchange nothing at evaluation.
         frame_size: side of the pictures in pixels.
+        num_frames: frames that a model which picks some of them (temporal_sampling) picks from.
         num_mels: mel bins.
         drop_path: stochastic depth, for those who train on.
 
@@ -114,7 +116,9 @@ def import_scenic(
         raise UserError(f"{classes} names {len(names[0])} classes, but the checkpoint has {count}")
     channels = {"rgb": 3, "spectrogram": 1}
     spec = DataSpec({m: (channels[m], *network.tokens_of(m).size) for m in network.modalities}, *names)
-    config = {"experiment": Path(out).name, "model": model_settings(network, found), "data": data_settings(spec)}
+    config = {"experiment": Path(out).name, "model": model_settings(network, found), "data": {}}
+    picks = "rgb" in spec.inputs and len(found.patch["rgb"]) == 2
+    config["data"] = data_settings(spec, num_frames if picks else None)
     header = [
         f"The checkpoint {Path(checkpoint).name} of the authors' code (google-research/scenic), by mbt import scenic.",
         f"Told by its parameters: {describe(network)}.",
@@ -140,11 +144,11 @@ def read_names(path: str | None) -> tuple[tuple[str, ...], tuple[str, ...]] | No
 
 def assumed(network: MBT, frame_size: int, num_mels: int) -> str:
     """What was assumed of a network, in a line."""
-    parts = ["a multi-label task"]
+    parts = ["a multi-label task"] + ["the way of pooling"] * (not network.head.num_cls)
     if len(network.modalities) > 1:
         parts += [f"fusion layer {network.fusion_layer}", f"the order {', '.join(network.modalities)}"]
     if "rgb" in network.modalities:
-        parts.append(f"pictures of {frame_size} pixels, each {FRAME_STRIDE}nd of {FRAMES_PER_SECOND} a second")
+        parts.append(f"pictures of {frame_size} pixels, every {FRAME_STRIDE}nd of {FRAMES_PER_SECOND} a second")
     if "spectrogram" in network.modalities:
         parts.append(f"{num_mels} mel bins")
     return "; ".join(parts)
@@ -181,11 +185,12 @@ def model_settings(network: MBT, found: Settings) -> dict[str, Any]:
     }
 
 
-def data_settings(spec: DataSpec) -> dict[str, Any]:
+def data_settings(spec: DataSpec, num_frames: int | None = None) -> dict[str, Any]:
     """The settings of `data` that give the inputs which the model was trained on, as far as it is known.
 
     Args:
         spec: shapes of the inputs.
+        num_frames: frames that those of the input were picked from; None: they are all.
 
     Raises:
         UserError: pictures that are not square.
@@ -198,7 +203,7 @@ def data_settings(spec: DataSpec) -> dict[str, Any]:
         _, frames, height, width = spec.inputs["rgb"]
         if height != width:
             raise UserError(f"pictures are {height} x {width}: the data makes square ones")
-        seconds = frames * FRAME_STRIDE / FRAMES_PER_SECOND
+        seconds = (num_frames or frames) * FRAME_STRIDE / FRAMES_PER_SECOND
         data |= {"window_seconds": seconds, "num_frames": frames, "frame_size": height}
         data["short_side"] = round(height / CROP_FRACTION)
     if "spectrogram" in spec.inputs:

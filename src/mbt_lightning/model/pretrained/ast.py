@@ -11,7 +11,7 @@ from torch import Tensor
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.pretrained.files import read_tensors
 from mbt_lightning.model.pretrained.init import Encoder, EncoderInit
-from mbt_lightning.model.pretrained.vit import parts_of_timm, unknown_to_timm
+from mbt_lightning.model.pretrained.vit import parts_of_timm, unknown_to_timm, usual_heads
 
 ORIGINAL = [(r"v\.(.*)", r"\1")]
 """Names of the original `.pth` files, without `module.` -> timm's."""
@@ -47,21 +47,24 @@ class AST(EncoderInit):
         path: a `.pth`, `.bin` or `.safetensors` file.
         stride: from one patch to the next in AST, in rows and bins: 10 in the released models, 16 without overlap.
         num_mels: mel bins that AST was trained on.
+        num_heads: its attention heads, which the file does not tell; null: one for each 64 of its width.
         **common: `bottlenecks_from_positions`, `inflate` and `leave_cls`.
 
     Raises:
         UserError: a stride or number of bins that is not positive.
     """
 
-    def __init__(self, path: str, stride: int = 10, num_mels: int = 128, **common):
+    def __init__(self, path: str, stride: int = 10, num_mels: int = 128, num_heads: int | None = None, **common):
         super().__init__(**common)
         if stride < 1 or num_mels < 1:
             raise UserError(f"stride is {stride} and num_mels {num_mels}: give 1 or more")
-        self.path, self.stride, self.num_mels = path, stride, num_mels
+        self.path, self.stride, self.num_mels, self.num_heads = path, stride, num_mels, num_heads
 
     def read(self) -> Encoder:
         """The encoder in the file."""
         state = read_tensors(self.path)
+        if "embeddings.patch_embeddings.projection.weight" in state:  # a transformers ASTModel without classifier
+            state = {f"audio_spectrogram_transformer.{name}": x for name, x in state.items()}
         if any(name.startswith("audio_spectrogram_transformer.") for name in state):
             state = with_fused_qkv(renamed(state, TRANSFORMERS))
         elif any(name.startswith("v.") for name in state):
@@ -81,7 +84,8 @@ class AST(EncoderInit):
             parts |= {"cls": state["cls_token"].flatten(), "cls_position": positions[0]}
         # AST's pictures are mel x time, ours time x mel.
         grid = positions[prefix:].unflatten(0, (rows, -1)).transpose(0, 1)
-        return Encoder(filters.transpose(2, 3), grid, parts, stride=self.stride, unknown=unknown_to_timm(state))
+        heads = self.num_heads or usual_heads(len(filters))
+        return Encoder(filters.transpose(2, 3), grid, parts, heads, self.stride, unknown_to_timm(state))
 
     def __str__(self) -> str:
         """What is read, for messages."""

@@ -6,7 +6,7 @@ Sources say what they read in one vocabulary, `Encoder`; `place` puts it into th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -91,17 +91,17 @@ class Placing:
         self.parameters = dict(network.named_parameters())
         self.report = Report("")
         self.problems: list[str] = []
+        self.values: dict[str, Tensor] = {}
 
     def put(self, name: str, value: Tensor, how: str = "") -> bool:
-        """Load a parameter unless that has happened; whether it was this time."""
-        if name in self.report.loaded or name in self.report.fitted:
+        """Take note of a parameter's value unless it has one; whether it was this time."""
+        if name in self.values:
             return False
         target = self.parameters[name]
         if target.shape != value.shape:
             self.problems.append(f"{name} is {list(value.shape)} there and {list(target.shape)} here")
             return False
-        with torch.no_grad():
-            target.copy_(value)
+        self.values[name] = value
         if how:
             self.report.fitted[name] = how
         else:
@@ -109,18 +109,20 @@ class Placing:
         return True
 
     def finish(self, source: str) -> Report:
-        """The report, once everything is placed.
+        """Load everything at once, and report.
 
         Raises:
             UserError: weights that do not fit, or none that do.
         """
         if self.problems:
             raise UserError(f"{some(self.problems, 3)}; set model.size and patches as they were trained")
-        done = {*self.report.loaded, *self.report.fitted}
-        if not done:
+        if not self.values:
             raise UserError("nothing in it fits this model")
+        with torch.no_grad():
+            for name, value in self.values.items():
+                self.parameters[name].copy_(value)
         self.report.source = source
-        self.report.initial = [name for name in self.parameters if name not in done]
+        self.report.initial = [name for name in self.parameters if name not in self.values]
         return self.report
 
 
@@ -229,9 +231,14 @@ class ModelInit(FileInit):
         used: set[str] = set()
         for m in known:
             used |= {name_in(source, m, part) for part in self.place(placing, m, encoder_of(source, m))}
+        theirs, ours = ({n: p.shape for n, p in m.head.named_parameters()} for m in (source, placing.network))
+        if self.load_head and theirs != ours:
+            raise UserError(
+                f"load_head: the head is {shapes_of(theirs)} there and {shapes_of(ours)} here: leave it out"
+            )
         for name, value in source.named_parameters():
             target = placing.parameters.get(name)
-            is_head = name.startswith("head.") and self.load_head and target is not None
+            is_head = name.startswith("head.") and self.load_head
             is_fusion = name.startswith("fusion.") and target is not None and target.shape == value.shape
             if (is_head or is_fusion) and placing.put(name, value):
                 used.add(name)
@@ -339,7 +346,9 @@ def fit_positions(grid: Tensor, sides: Sequence[int], stride: int | None, patch:
             return taken, f"{there} -> {here}: read at our patches' places, stride {stride}"
     if tuple(grid.shape[:-1]) == tuple(sides):
         return grid.flatten(0, -2), ""
-    tiled = f", repeated {sides[0]} times" if len(sides) >= grid.ndim else ""
+    tiled = f", repeated {sides[0]} times" if len(sides) >= grid.ndim and sides[0] > 1 else ""
+    if tuple(sides[len(sides) - grid.ndim + 1 :]) == tuple(grid.shape[:-1]):
+        return spread(grid, sides), f"{there}{tiled}" if tiled else ""
     return spread(grid, sides), f"{there} -> {here}: resampled{tiled}"
 
 
@@ -383,6 +392,11 @@ def encoder_of(network: MBT, modality: str) -> Encoder:
     grid = positions[network.head.num_cls :].view(*tokens.grid, -1)
     parts = {name: x.detach() for name, x in parts.items()}
     return Encoder(tokens.weight.detach(), grid, parts, blocks[0].attn.num_heads)
+
+
+def shapes_of(parameters: Mapping[str, torch.Size]) -> str:
+    """Names and shapes of parameters, in a line."""
+    return ", ".join(f"{name} {list(shape)}" for name, shape in parameters.items())
 
 
 def name_in(network: MBT, modality: str, part: str) -> str:

@@ -43,7 +43,7 @@ def resample(grid: Tensor, sides: Sequence[int]) -> Tensor:
         (*sides, D).
     """
     spans = zip(grid.shape, sides, strict=False)
-    return sample(grid, [torch.linspace(0, (n - 1) if m > 1 else 0, m, dtype=torch.double) for n, m in spans])
+    return sample(grid, [torch.linspace(0, n - 1, m, dtype=torch.double) for n, m in spans])
 
 
 def spread(grid: Tensor, sides: Sequence[int]) -> Tensor:
@@ -92,6 +92,8 @@ def fit_filter(weight: Tensor, shape: Sequence[int], inflate: str = "central") -
     if weight.shape[1] == 1 and channels > 1:
         weight = weight.expand(-1, channels, *patch_of(weight)) / channels  # an input repeated gives the same
         words.append(f"its one channel over {channels}")
+    if weight.ndim - 2 == len(patch) == 3 and weight.shape[2] == 1 < patch[0]:
+        weight = weight[:, :, 0]  # of single frames
     if len(patch) == weight.ndim - 3:
         words.append(f"mean of {weight.shape[2]} frames")
         weight = weight.mean(2)

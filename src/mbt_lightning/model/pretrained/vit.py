@@ -10,6 +10,7 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,24 +56,33 @@ class TimmViT(EncoderInit):
     Args:
         name: name of a timm model, e.g. vit_base_patch16_224.augreg_in21k; needs the package timm.
         path: a `.safetensors`, `.pth`, `.pt` or `.bin` file, which is then read in place of a download.
+        grid: rows and columns of patches that a file was trained with, if its pictures are not square.
+        num_heads: attention heads of a file, which does not tell them; null: one for each 64 of its width.
         **common: `bottlenecks_from_positions`, `inflate` and `leave_cls`.
 
     Raises:
         UserError: neither name nor path.
     """
 
-    def __init__(self, name: str | None = None, path: str | None = None, **common):
+    def __init__(
+        self,
+        name: str | None = None,
+        path: str | None = None,
+        grid: list[int] | None = None,
+        num_heads: int | None = None,
+        **common,
+    ):
         super().__init__(**common)
         if not name and not path:
             raise UserError("TimmViT wants the name of a timm model or the path of a file")
-        self.name, self.path = name, path
+        self.name, self.path, self.grid, self.num_heads = name, path, grid, num_heads
 
     def read(self) -> Encoder:
         """The encoder, downloaded or from the file."""
         if self.path:
-            return encoder_of_timm(read_tensors(self.path))
+            return encoder_of_timm(read_tensors(self.path), self.num_heads, self.grid)
         model = timm_model(str(self.name))
-        return encoder_of_timm(model.state_dict(), model.blocks[0].attn.num_heads)
+        return encoder_of_timm(model.state_dict(), model.blocks[0].attn.num_heads, model.patch_embed.grid_size)
 
     def __str__(self) -> str:
         """What is read, for messages."""
@@ -106,9 +116,19 @@ def timm_model(name: str) -> Any:
             f"cannot be fetched from huggingface.co/timm/{name} (no network? {type(error).__name__}: "
             f"{one_line(error)[:80]}); download its model.safetensors and name that by path"
         ) from None
-    if not hasattr(model, "blocks") or not any(isinstance(part, torch.nn.GELU) for part in model.modules()):
-        raise UserError("not a plain ViT with GELU, which the encoder is")
+    if not is_plain(model):
+        raise UserError("not a plain ViT of pre-norm blocks with LayerNorm and GELU, which the encoder is")
     return model
+
+
+def is_plain(model: Any) -> bool:
+    """Whether a model of timm has the blocks of this encoder; other kinds share their parameters' names."""
+    for block in getattr(model, "blocks", [None]):
+        kinds = [type(part).__name__ for part in (block, getattr(block, "attn", None), getattr(block, "mlp", None))]
+        norms = [isinstance(getattr(block, norm, None), torch.nn.LayerNorm) for norm in ("norm1", "norm2")]
+        if kinds != ["Block", "Attention", "Mlp"] or not all(norms) or "GELU" not in type(block.mlp.act).__name__:
+            return False
+    return True
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
@@ -128,21 +148,32 @@ FOREIGN = ("norm_pre.", "reg_token", "rope.", "patch_embed.norm.")
 """What changes the function of a ViT and has no place in this encoder."""
 
 
-def encoder_of_timm(state: Mapping[str, Tensor], num_heads: int | None = None) -> Encoder:
-    """An encoder from a state dict with timm's names, of square pictures.
+def encoder_of_timm(
+    state: Mapping[str, Tensor], num_heads: int | None = None, grid: Sequence[int] | None = None
+) -> Encoder:
+    """An encoder from a state dict with timm's names.
 
     Args:
         state: the tensors.
-        num_heads: attention heads, if known.
+        num_heads: attention heads; None: one for each 64 of the width.
+        grid: rows and columns of patches; None: a square.
 
     Raises:
         UserError: no ViT, or one with parts that the encoder does not have.
     """
     parts = parts_of_timm(state)
-    cls_position, grid = split_positions(state["pos_embed"], ("cls_token" in state) + ("dist_token" in state))
+    num_prefix = ("cls_token" in state) + ("dist_token" in state)
+    cls_position, positions = split_positions(state["pos_embed"], [num_prefix, 0], grid)
     if "cls_token" in state:
         parts |= {"cls": state["cls_token"].flatten(), "cls_position": cls_position}
-    return Encoder(state["patch_embed.proj.weight"], grid, parts, num_heads, unknown=unknown_to_timm(state))
+    filters = state["patch_embed.proj.weight"]
+    heads = num_heads or usual_heads(len(filters))
+    return Encoder(filters, positions, parts, heads, unknown=unknown_to_timm(state))
+
+
+def usual_heads(dim: int) -> int | None:
+    """Attention heads of the ViT family, one for each 64 of the width; None for a width that has none."""
+    return dim // 64 if dim % 64 == 0 else None
 
 
 def parts_of_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -159,6 +190,7 @@ def parts_of_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise UserError(f"not a ViT with timm's names; it has {some(sorted(state))}")
     within = {name: name.split(".", 2)[2] for name in state if re.match(r"blocks\.\d+\.", name)}
     foreign = [name for name, part in within.items() if part not in BLOCK_PARTS | SCALES.keys()]
+    foreign += [name for name in within if "norm" in name and name.replace(".weight", ".bias") not in state]
     if foreign := foreign + [name for name in state if name.startswith(FOREIGN)]:
         raise UserError(f"the encoder has no place for {some(sorted(foreign))}: choose a plain ViT")
     parts = {name: state[name] for name, part in within.items() if part in BLOCK_PARTS}
@@ -197,6 +229,10 @@ def encoder_of_google(flat: Mapping[str, Any]) -> Encoder:
         used.add(name)
         return tensor(flat[name])
 
+    if any("_spectrogram" in name or name == "bottleneck" for name in flat):
+        raise UserError("not a ViT, but a model of several modalities: use Scenic for the authors' MBT")
+    if flat.get("embedding/kernel", np.empty((0,) * 4)).ndim != 4:
+        raise UserError("not a ViT of pictures: its filters have more than two axes")
     depth = len({name.split("/")[1] for name in flat if re.match(r"Transformer/encoderblock_\d+/", name)})
     filters = take("embedding/kernel").movedim((-1, -2), (0, 1))
     parts = {"bias": take("embedding/bias")}
@@ -206,29 +242,35 @@ def encoder_of_google(flat: Mapping[str, Any]) -> Encoder:
     parts |= {"norm.weight": take("Transformer/encoder_norm/scale"), "norm.bias": take("Transformer/encoder_norm/bias")}
     heads = flat["Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"].shape[1]
     where = "pos_embedding" if "pos_embedding" in flat else "Transformer/posembed_input/pos_embedding"
-    cls_position, grid = split_positions(take(where), int("cls" in flat))
+    prefix = int("cls" in flat and where != "pos_embedding")  # big_vision's CLS token has no position
+    cls_position, grid = split_positions(take(where), [prefix])
     if "cls" in flat:
         parts |= {"cls": take("cls").flatten(), "cls_position": cls_position}
     return Encoder(filters, grid, parts, heads, unknown=sorted(flat.keys() - used))
 
 
-def split_positions(positions: Tensor, num_prefix: int) -> tuple[Tensor, Tensor]:
+def split_positions(
+    positions: Tensor, prefixes: Sequence[int], grid: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
     """The first position, zero where CLS tokens have none of their own, and the grid of the patches'.
 
     Args:
-        positions: (1, N or prefix + N, D) of square pictures.
-        num_prefix: how many CLS and other tokens stand in front.
+        positions: (1, prefix + N, D).
+        prefixes: how many CLS and other tokens may stand in front; the first that leaves a grid counts.
+        grid: its rows and columns; None: a square.
 
     Returns:
-        (D) and (side, side, D).
+        (D) and (rows, columns, D).
 
     Raises:
-        UserError: positions of no square grid.
+        UserError: positions of no such grid.
     """
     count, dim = positions.shape[-2:]
     positions = positions.reshape(count, dim)
-    prefix = next((n for n in (num_prefix, 0) if isqrt(max(0, count - n)) ** 2 == count - n > 0), None)
-    if prefix is None:
-        raise UserError(f"{count} positions, {num_prefix} of them not of patches, are no square grid")
-    side = isqrt(count - prefix)
-    return positions[0] if prefix else torch.zeros(dim), positions[prefix:].reshape(side, side, dim)
+    for prefix in prefixes:
+        rows, columns = grid or [isqrt(max(0, count - prefix))] * 2
+        if rows * columns == count - prefix > 0:
+            first = positions[0] if prefix else torch.zeros(dim)
+            return first, positions[prefix:].reshape(rows, columns, dim)
+    wanted = f"{grid[0]} x {grid[1]}" if grid else "square"
+    raise UserError(f"{count} positions, {prefixes[0]} of them not of patches, are no {wanted} grid; give its grid")
