@@ -53,12 +53,27 @@ class Reference:
             inputs["rgb"] = pictures
         return inputs
 
-    def gradients(self, model: MBT) -> dict[str, tuple[Tensor, Tensor]]:
-        """Their gradient and ours of each parameter, of the mean square of the logits, summed over the entries."""
+    def gradient_errors(self) -> dict[str, float]:
+        """Relative error of the gradient of each parameter, of the mean square of the logits, summed over the entries.
+
+        The attention's biases without those of the keys, whose gradient is zero but for rounding.
+        """
+        model = self.model()
         theirs, _ = scenic.state_dict(self.part("grad/"), model)
-        model.zero_grad()
         sum(x.square().mean() for x in model(self.inputs()).values()).backward()
-        return {name: (theirs[name], p.grad) for name, p in model.named_parameters()}
+        errors = {}
+        for name, p in model.named_parameters():
+            pair = (p.grad, theirs[name])
+            if name.endswith("attn.qkv.bias"):
+                pair = tuple(torch.cat([x.chunk(3)[0], x.chunk(3)[2]]) for x in pair)
+            errors[name] = float((pair[0] - pair[1]).norm() / pair[1].norm())
+        return errors
+
+    def bfloat16_difference(self) -> float:
+        """Largest difference of the fused logits under bfloat16 autocast."""
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            rough = fuse({m: x.float() for m, x in self.model()(self.inputs()).items()})
+        return largest(rough, self.arrays["out/logits"])
 
 
 def load(name: str) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mbt_lightning.errors import UserError
 from mbt_lightning.model.attention import attention_scores
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, JointSelfAttention
 from mbt_lightning.model.mbt import MBT, EncoderSize
@@ -104,6 +105,11 @@ def test_a_compiled_model_records_too() -> None:
             model(draw())
     assert len(calls) == 6
     assert model._compiled_call_impl is not None
+
+
+def test_what_is_no_mbt_is_refused() -> None:
+    with pytest.raises(UserError, match=r"attention_scores wants an MBT, e.g. model.network, not OptimizedModule"):
+        attention_scores(torch.compile(build(SYMMETRIC), backend="eager")).__enter__()
 
 
 def test_gradients_flow_through_the_scores() -> None:

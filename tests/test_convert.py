@@ -118,14 +118,14 @@ SETTINGS = {  # what the parameters look like -> (words, strategy, other facts o
     "joint": ({"bottleneck": 0, "shared": True}, [], JointSelfAttention, {"share_encoder": True}),
     "pool": ({"head": "gap"}, [], Bottleneck, {"head": "mean"}),
     "max": ({"head": "gap"}, ["--classifier", "gmp"], Bottleneck, {"head": "max"}),
-    "train only": ({}, ["--no_test_bottlenecks"], TrainOnlyBottleneck, {}),
+    "train only": ({}, ["--test_with_bottlenecks", "false"], TrainOnlyBottleneck, {}),
     "frames": (
         {"patch": (16, 16), "tokens": (4, 12)},
         [],
         Bottleneck,
         {"patches": {"spectrogram": [16, 16], "rgb": [1, 16, 16]}},
     ),
-    "order": ({}, ["--modality_fusion", "rgb", "spectrogram"], Bottleneck, {"modalities": ["rgb", "spectrogram"]}),
+    "order": ({}, ["--modality_fusion", "[rgb, spectrogram]"], Bottleneck, {"modalities": ["rgb", "spectrogram"]}),
 }
 
 
@@ -154,9 +154,29 @@ def test_one_modality_needs_no_fusion_layer() -> None:
     assert overlay["data"]["window_seconds"] == 0.8 and "num_frames" not in overlay["data"]
 
 
-def test_an_unused_bottleneck_is_told(recwarn) -> None:
+def test_an_unused_bottleneck_is_told(capsys) -> None:
     imported(theirs(modalities=["rgb"]), "--frame_size", "32")
-    assert ["parameter 'bottleneck' is not used" in str(w.message) for w in recwarn].count(True) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "parameter 'bottleneck' is not used: with one modality, nothing is fused." in out
+    assert "mel bins" not in out and "spectrograms" not in out
+
+
+def test_picked_frames_span_the_whole_window() -> None:
+    """8 of 32 frames at every 2nd of 25 a second are 2.56 seconds apart as a whole, not 0.64."""
+    overlay = imported(theirs(patch=(16, 16), tokens=(4, 32)), *SIZES)
+    assert overlay["data"]["num_frames"] == 8 and overlay["data"]["rgb_window_seconds"] == 2.56
+
+
+def test_tubelets_are_all_the_frames() -> None:
+    overlay = imported(theirs(tokens=(4, 8)), *SIZES)
+    assert overlay["data"]["num_frames"] == 4 and overlay["data"]["rgb_window_seconds"] == 0.32
+    log_mel = overlay["data"]["spectrogram"]["init_args"]
+    assert (log_mel["mean"], log_mel["std"]) == (-1.7, 3.8) and overlay["data"]["window_seconds"] == 0.32
+
+
+def test_others_may_read_the_weights() -> None:
+    imported(theirs(tokens=(4, 8)), *SIZES)
+    assert Path("weights/model.safetensors").stat().st_mode == Path("weights/experiment.yaml").stat().st_mode
 
 
 def test_the_imported_model_tests_and_predicts(manifest, capsys) -> None:
@@ -184,27 +204,39 @@ def test_class_names_come_along(capsys) -> None:
 
 
 REFUSALS = {
-    "what": (["import"], "what can be imported is `scenic`"),
-    "other": (["import", "keras", "x"], "mbt import keras: what can be imported is `scenic`"),
-    "out": (["import", "scenic", "checkpoint_7"], "the following arguments are required: --out"),
-    "word": (["import", "scenic", "checkpoint_7", "--out", "o", "--colour", "x"], "unrecognized arguments: --colour x"),
+    "what": (["import"], 'expected "kind" to be one of {scenic}'),
+    "other": (["import", "keras", "x"], "invalid choice: 'keras'"),
+    "out": (["import", "scenic", "checkpoint_7"], "the following arguments are required: scenic.out"),
+    "word": (["import", "scenic", "checkpoint_7", "--out", "o", "--colour", "x"], "colour"),
     "absent": (["import", "scenic", "nowhere", "--out", "o"], "nowhere: no such file"),
     "layer": (
         ["import", "scenic", "checkpoint_7", "--out", "o"],
         "has 3 layers, fewer than the released ones: give --fu",
     ),
-    "late": (["import", "scenic", "checkpoint_7", "--out", "o", "--fusion_layer", "4"], "fusion_layer is 4: give 0 to"),
+    "late": (
+        ["import", "scenic", "checkpoint_7", "--out", "o", "--fusion_layer", "4"],
+        "the checkpoint has 3 layers: giv",
+    ),
     "grid": (
         ["import", "scenic", "checkpoint_7", "--out", "o", *SIZES, "--frame_size", "48"],
-        "8 tokens of rgb do not come from pictures of 48 x 48 in patches [2, 16, 16]: give",
+        "8 tokens of rgb do not come from pictures of 48 x 48 in patches [2, 16, 16]: set --frame_size",
+    ),
+    "zero": (
+        ["import", "scenic", "checkpoint_7", "--out", "o", *SIZES, "--num_mels", "0"],
+        "num_mels is 0: give 1 or m",
     ),
     "classes": (
         ["import", "scenic", "checkpoint_7", "--out", "o", "--classes", "c.csv", *SIZES],
         "c.csv: no such file",
     ),
     "garbage": (["import", "scenic", "garbage", "--out", "o"], "garbage: "),
+    "file": (
+        ["import", "scenic", "checkpoint_7", "--out", "garbage", *SIZES],
+        "--out garbage: is a file, not a folder",
+    ),
     "exported": (["export", "garbage", "--out", "o"], "garbage: not a checkpoint of mbt"),
-    "exports": (["export", "nowhere", "--out", "o"], "nowhere: no such file"),
+    "exports": (["export", "nowhere", "--out", "o"], "nowhere: no such file; give a .ckpt file, or last or best with"),
+    "best": (["export", "best", "--out", "o"], "best: of which experiment? Name it by --experiment NAME"),
 }
 
 
@@ -214,6 +246,14 @@ def test_what_cannot_be_done_is_told(words, message, capsys) -> None:
     Path("garbage").write_bytes(b"\x93\x01junk" * 9)
     assert message in refusal(capsys, *words)
     assert not Path("o").exists()
+
+
+def test_options_that_say_nothing_are_refused(capsys) -> None:
+    one = theirs(modalities=["spectrogram"], bottleneck=0)
+    words = ["import", "scenic", write(one), "--out", "o", "--num_mels", "16"]
+    assert "fusion_layer is 1, but the model has spectrogram only" in refusal(capsys, *words, "--fusion_layer", "1")
+    told = refusal(capsys, *words, "--test_with_bottlenecks", "false")
+    assert "test_with_bottlenecks is false, but no bottleneck is in use" in told
 
 
 def test_nothing_is_overwritten(capsys) -> None:
@@ -258,6 +298,25 @@ class TestCheckpoints:
         config = yaml.safe_load((runs[-1] / "config.yaml").read_text())
         assert config["ckpt_path"] == "model/model.safetensors"
 
+    def test_an_overlay_without_its_weights_takes_no_other(self, capsys) -> None:
+        imported(theirs(tokens=(4, 8)), *SIZES)
+        Path("elsewhere").mkdir()
+        Path("weights/experiment.yaml").rename("elsewhere/experiment.yaml")
+        Path("weights/model.safetensors").rename("model.safetensors")  # in the folder where the program runs
+        told = refusal(capsys, "predict", "clip.mp4", "--config", "elsewhere/experiment.yaml")
+        assert "elsewhere/model.safetensors: no such file" in told
+
+    def test_damaged_metadata(self, capsys) -> None:
+        from safetensors.torch import save_file
+
+        for about in ({"config": {"model": {"foo": 3}}, "spec": {}}, {"config": 3}, [1]):
+            save_file({"x": torch.zeros(2)}, "broken.safetensors", {"mbt_lightning": json.dumps(about)})
+            assert "not written by mbt import" in refusal(capsys, "export", "broken.safetensors", "--out", "o")
+        about = {"config": {"model": {"foo": 3}, "data": {}, "experiment": "x"}, "spec": {"inputs": {}, "classes": []}}
+        save_file({"x": torch.zeros(2)}, "broken.safetensors", {"mbt_lightning": json.dumps(about)})
+        with pytest.raises(UserError, match=r"broken.safetensors: its model cannot be built again"):
+            load_checkpoint("broken.safetensors")
+
     def test_other_classes_are_refused(self, run, manifest, tmp_path, capsys) -> None:
         """A table of scores for other classes than were trained would be silently wrong."""
         names = read_checkpoint(run / "checkpoints" / "best.ckpt")["mbt_lightning"]["spec"]["classes"]
@@ -293,7 +352,7 @@ class TestCheckpoints:
         out = capsys.readouterr().out
         assert (
             "init: model/model.safetensors: 8" in out
-            and "not used: head.linear.weight, head.linear.bias, fusion" in out
+            and "not used, from the file: head.linear.weight, head.linear.bias, fusion" in out
         )
         folder = next(Path("runs/cross_lf8").iterdir())
         assert "initial head.linear.weight" in (folder / "init.txt").read_text()
@@ -304,10 +363,33 @@ class TestCheckpoints:
         Path("model/model.safetensors").unlink()  # going on does not need it any more
         main(["fit", "--experiment", "cross_lf8", "--ckpt_path", "last", "--trainer.max_steps", "2"])
 
+    def test_a_training_starts_from_an_overlay(self, manifest, capsys) -> None:
+        imported(theirs(tokens=(6, 8)), *SIZES)
+        words = [
+            "fit",
+            "--config",
+            "weights/experiment.yaml",
+            "--data.manifest",
+            str(manifest),
+            "--data.num_workers",
+            "0",
+        ]
+        main([*words, "--trainer.max_steps", "1", "--trainer.accelerator", "cpu", "--data.batch_size", "8"])
+        out = capsys.readouterr().out
+        assert "init: weights/model.safetensors: " in out
+        assert "left at the initial value: head.linear.weight, head.linear.bias\n" in out
+
     def test_a_training_does_not_go_on_from_weights(self, capsys) -> None:
         imported(theirs(tokens=(4, 8)), *SIZES)
-        told = refusal(capsys, "fit", "--config", "weights/experiment.yaml")
+        told = refusal(capsys, "fit", "--ckpt_path", "weights/model.safetensors")
         assert "holds a model and no training to go on with; to start from it, give --model.init Checkpoint" in told
+
+    def test_a_start_that_fails_leaves_no_folder(self, manifest, capsys) -> None:
+        point = Path(__file__).parent.parent / "experiments" / "cross_lf8.yaml"
+        words = ["fit", "--config", str(point), "--data.manifest", str(manifest), "--trainer.accelerator", "cpu"]
+        told = refusal(capsys, *words, "--model.init", "GoogleViT", "--model.init.path", "nowhere.npz")
+        assert "model.init nowhere.npz: nowhere.npz: no such file" in told or "nowhere.npz: no such file" in told
+        assert not list(Path("runs/cross_lf8").iterdir())
 
     def test_a_safetensors_file_of_others(self, capsys) -> None:
         from safetensors.torch import save_file
@@ -346,7 +428,8 @@ class TestInit:
         network = self.build(classes=5)
         report = self.source()(network)
         assert report.initial == ["head.linear.weight", "head.linear.bias"] == report.unused
-        with pytest.raises(UserError, match=r"head.linear.weight is \[12, 8\] there and \[5, 8\] here"):
+        told = r"load_head: the head is linear.weight \[12, 8\], .* there and linear.weight \[5, 8\].*: leave it out"
+        with pytest.raises(UserError, match=told):
             self.source(load_head=True)(self.build(classes=5))
 
     def test_another_number_of_bottlenecks_stays_new(self) -> None:

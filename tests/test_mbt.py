@@ -122,6 +122,7 @@ REFUSALS = {
         {"representation_size": 8, "head": "mean"},
         "representation_size is 8 with head mean: give 1 or",
     ),
+    "no heads": ({"size": EncoderSize(16, 3, 0)}, "num_heads is 0: give more than 0"),
     "no representation": ({"representation_size": 0}, "representation_size is 0 with head cls: give 1 or more"),
     "dropout": ({"dropout": 1.0}, "dropout is 1.0: give a probability from 0 to below 1"),
     "attention_dropout": ({"attention_dropout": -1}, "attention_dropout is -1"),

@@ -15,8 +15,8 @@ from mbt_lightning.errors import UserError
 from mbt_lightning.model.mbt import MBT, EncoderSize, fuse
 from mbt_lightning.model.pretrained import scenic
 from mbt_lightning.model.pretrained.flax import read_params
+from mbt_lightning.model.pretrained.init import EncoderInit
 from mbt_lightning.model.pretrained.positions import near_square, resample
-from mbt_lightning.model.pretrained.start import EncoderInit
 from mbt_lightning.model.pretrained.vit import encoder_of_google
 from mbt_lightning.module import AudioVisualClassifier, warmup_cosine
 from mbt_lightning.tasks import Multiclass, Multilabel, average_precisions
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:parameter .bottleneck. is not us
 REFERENCES = references()
 FIRST = REFERENCES["released settings, small"]
 LOGITS, TOKENS, GRADIENTS = 1e-5, 2e-5, 2e-5
-"""Half of what was asked for or less; measured are 2e-6, 3e-6 and 5e-6."""
+"""Limits far below what a wrong epsilon, GELU or order makes; measured values are in benchmarks/results/parity.md."""
 
 
 @pytest.fixture(params=REFERENCES.values(), ids=REFERENCES)
@@ -39,20 +39,12 @@ class TestModel:
         assert found["logits"] < LOGITS and found["slow"] < LOGITS and found["each"] < LOGITS, found
         assert found["tokens"] < TOKENS, found
 
-    def test_gradients(self, reference) -> None:
-        if not reference.part("grad/"):
-            return
-        for name, (theirs, ours) in reference.gradients(reference.model()).items():
-            if name.endswith("attn.qkv.bias"):  # the keys' bias has no gradient but rounding
-                ours, theirs = (torch.cat([x[: len(x) // 3], x[2 * len(x) // 3 :]]) for x in (ours, theirs))
-            assert (ours - theirs).norm() <= GRADIENTS * theirs.norm(), name
+    @pytest.mark.parametrize("name", [name for name, r in REFERENCES.items() if r.part("grad/")])
+    def test_gradients(self, name) -> None:
+        assert max(REFERENCES[name].gradient_errors().values()) < GRADIENTS
 
     def test_bfloat16_is_near(self, reference) -> None:
-        model, inputs = reference.model(), reference.inputs()
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            rough = fuse({m: x.float() for m, x in model(inputs).items()})
-        scale = max(1.0, np.abs(reference.arrays["out/logits"]).max())
-        assert 0 < largest(rough, reference.arrays["out/logits"]) < 5e-2 * scale
+        assert 0 < reference.bfloat16_difference() < 5e-2
 
     def test_every_setting_is_there(self) -> None:
         configs = [r.config for r in REFERENCES.values()]
@@ -134,6 +126,24 @@ class TestModel:
         with torch.no_grad():
             assert largest(fuse(ours(FIRST.inputs())), FIRST.arrays["out/logits"]) < LOGITS
 
+    def test_what_is_none_is_left_out(self) -> None:
+        nothing = dict.fromkeys(
+            ("n_bottlenecks", "num_layers", "hidden_size", "modality_fusion", "dropout_rate", "patches")
+        )
+        ours = FIRST.model(**nothing)
+        assert ours.layers[0]["rgb"].dropout.p == 0.1  # the authors' default
+        with torch.no_grad():
+            assert largest(fuse(ours(FIRST.inputs())), FIRST.arrays["out/logits"]) < LOGITS
+
+    def test_settings_beside_the_models_count(self) -> None:
+        """The temporal method and the frames may stand at the top of a whole configuration."""
+        reference = REFERENCES["sampling_one_more"]
+        beside = {key: reference.config[key] for key in ("temporal", "n_sampled_frames", "rgb_shape", "spec_shape")}
+        model = {key: value for key, value in reference.config.items() if key not in beside}
+        ours = scenic.from_params({"params": reference.part("param/")}, {"model": model, **beside})
+        with torch.no_grad():
+            assert largest(fuse(ours(reference.inputs())), reference.arrays["out/logits"]) < LOGITS
+
     def test_parameters_alone_tell_most(self, reference) -> None:
         told = ("rgb_shape", "spec_shape", "fusion_layer", "test_with_bottlenecks", "temporal")
         config = {k: reference.config[k] for k in (*told, "modality_fusion", "n_sampled_frames")}
@@ -179,7 +189,7 @@ REFUSALS = {
         {},
         r"patches is \[8, 8, 2\], but the patch of embedding_spectrogram/kernel is",
     ),
-    "late": ({"fusion_layer": 5}, {}, "fusion_layer is 5: give 0 to num_layers, 4"),
+    "late": ({"fusion_layer": 5}, {}, "fusion_layer is 5, but the checkpoint has 4 layers: give 0 to 4"),
     "pool": ({"classifier": "gap", "representation_size": 8}, {}, "representation_size is 8 with classifier 'gap'"),
     "heads": ({"num_heads": 2}, {}, "num_heads is 2, but the parameters have 4"),
     "width": ({"hidden_size": 64}, {}, "hidden_size is 64, but the parameters have 48"),
@@ -206,6 +216,16 @@ REFUSALS = {
         {},
         FIRST.part("param/") | {"cls": np.zeros((1, 1, 7))},
         r"tokens.rgb.cls is \[1, 1, 7\], not \[1, 1, 48\]",
+    ),
+    "text": ({"fusion_layer": "2"}, {}, "fusion_layer is '2': give a whole number"),
+    "frames": ({"rgb_shape": [2, 8, 32, 32, 3]}, {}, "8 tokens of rgb do not come from pictures of 32 x 32 in patches"),
+    "axes": ({"rgb_shape": [32, 32, 3]}, {}, r"rgb_shape is \[32, 32, 3\]: give \[frames, height, width, 3\]"),
+    "dtype": ({"model_dtype_str": "bfloat16"}, {}, "model_dtype_str is 'bfloat16': the model computes in float32"),
+    "split heads": (
+        {},
+        FIRST.part("param/")
+        | {"Transformer/encoderblock_3/MultiHeadDotProductAttention_0/query/kernel": np.zeros((48, 2, 24), np.float32)},
+        r"query/kernel has the shape \[48, 2, 24\]: not \(width, 4 heads",
     ),
     "dropout": ({"dropout_rate": 1.5}, {}, "dropout is 1.5: give a probability"),
 }

@@ -92,6 +92,7 @@ def test_start_values() -> None:
     ("input_shape", "patch", "message"),
     [
         ((3, 32, 32), (1, 16, 16), r"patch \[1, 16, 16\] has 3 axes, but the input \[3, 32, 32\] has 2"),
+        ((3, 32, 32), (0, 16), r"patch \[0, 16\]: give 1 or more along each axis"),
         ((3, 32, 32), (), r"patch \[\] has 0 axes"),
         ((2, 32, 32), (16, 16), "an input of 2 channels does not fit a filter of 3"),
         (

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
 
-from mbt_lightning.errors import UserError
+from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.model.mbt import MBT
 from mbt_lightning.model.pretrained.files import read_model_file
-from mbt_lightning.model.pretrained.start import ModelInit
+from mbt_lightning.model.pretrained.init import ModelInit
 from mbt_lightning.module import AudioVisualClassifier
 
 
@@ -63,8 +64,11 @@ def load_checkpoint(path: str | Path) -> AudioVisualClassifier:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(AudioVisualClassifier, "model")
     settings = {**content["mbt_lightning"]["config"]["model"], "spec": content["mbt_lightning"]["spec"]}
-    model = parser.instantiate_classes(parser.parse_object({"model": settings})).model
-    model.load_state_dict(content["state_dict"])
+    try:
+        model = parser.instantiate_classes(parser.parse_object({"model": settings})).model
+        model.load_state_dict(content["state_dict"])
+    except (ArgumentError, RuntimeError) as error:
+        raise UserError(f"{path}: its model cannot be built again ({one_line(error)[:160]})") from None
     return model.eval()
 
 

@@ -37,8 +37,8 @@ from mbt_lightning.guard import BadClipGuard
 from mbt_lightning.model.cost import count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Fusion
 from mbt_lightning.model.pretrained.ast import AST
+from mbt_lightning.model.pretrained.init import Init, PerModality
 from mbt_lightning.model.pretrained.scenic import Scenic
-from mbt_lightning.model.pretrained.start import Init, PerModality
 from mbt_lightning.model.pretrained.vit import GoogleViT, TimmViT
 from mbt_lightning.module import AudioVisualClassifier
 from mbt_lightning.report import print_predictions, print_scores
@@ -51,8 +51,8 @@ SOURCES = (GoogleViT, TimmViT, AST, Scenic, Checkpoint, PerModality)
 TOOLS = {
     "prepare": "mbt_lightning.lab.prepare:main",
     "cost": "mbt_lightning.lab.cost:main",
-    "import": "mbt_lightning.convert:import_tool",
-    "export": "mbt_lightning.convert:export_tool",
+    "import": "mbt_lightning.lab.convert:import_tool",
+    "export": "mbt_lightning.lab.convert:export_tool",
 }
 """What the program does beside the runs: first word to the function that takes the rest; imported when it is called."""
 
@@ -239,11 +239,15 @@ class MbtCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception:
-            if self.folder and not any(self.folder.iterdir()):
-                self.folder.rmdir()
+            self.drop_empty_folder()
             raise
         if self.trainer.is_global_zero:
             print(f"run: {self.folder}", flush=True)
+
+    def drop_empty_folder(self) -> None:
+        """Leave no folder behind of a run that never began."""
+        if self.folder and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse the expanded command line."""
@@ -289,6 +293,15 @@ class MbtCLI(LightningCLI):
                 f"model: {count_parameters(network) / 1e6:.2f} million parameters, "
                 f"{gflops_per_clip(network, spec.inputs):.3f} GFLOPs a clip"
             )
+        if not self.checkpoint:
+            try:
+                self.model.load_init()
+            except UserError:
+                self.drop_empty_folder()
+                raise
+        if self.trainer.is_global_zero:
+            if self.model.init_report:
+                print(self.model.init_report.summary())
             if not self.datamodule.has_val:
                 print(f"no split {self.datamodule.val_split!r} to validate on: the last checkpoint counts as the best")
 

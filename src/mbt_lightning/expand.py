@@ -61,7 +61,14 @@ def expand(arguments: list[str]) -> list[str]:
     named_in_files = [beside(path, c["ckpt_path"]) for path, c in zip(paths, said, strict=True) if c.get("ckpt_path")]
     if not checkpoint and named_in_files:
         checkpoint = named_in_files[-1]
+        if subcommand == "fit" and is_weights_only(checkpoint):  # an overlay of a model: a training starts from it
+            config = read_checkpoint(checkpoint)["mbt_lightning"]["config"]
+            init = {"class_path": "Checkpoint", "init_args": {"path": checkpoint}}
+            start = {"model": config["model"] | {"init": init}, "data": config["data"]}
+            configs.insert(0, yaml.safe_dump(start, sort_keys=False))
+            checkpoint = "null"
         options += ["--ckpt_path", checkpoint]
+    checkpoint = None if checkpoint in ("null", "None") else checkpoint
     if checkpoint:
         runs = value_of("--runs", options) or next((c["runs"] for c in said if c.get("runs")), "runs")
         configs.insert(0, yaml.safe_dump(config_of(checkpoint, subcommand, Path(runs), experiment), sort_keys=False))
@@ -69,8 +76,9 @@ def expand(arguments: list[str]) -> list[str]:
 
 
 def beside(file: Path, checkpoint: str) -> str:
-    """A checkpoint that a file names: in the file's own folder if it is there."""
-    return str(file.parent / checkpoint) if (file.parent / checkpoint).is_file() else checkpoint
+    """A checkpoint that a file names: a bare file name lies in the file's own folder, a path if it is there."""
+    is_bare = Path(checkpoint).name == checkpoint and checkpoint not in NEWEST
+    return str(file.parent / checkpoint) if is_bare or (file.parent / checkpoint).is_file() else checkpoint
 
 
 def config_of(checkpoint: str, subcommand: str, runs: Path, experiment: str) -> dict[str, Any]:
@@ -82,8 +90,8 @@ def config_of(checkpoint: str, subcommand: str, runs: Path, experiment: str) -> 
     path = str(find_checkpoint(runs, experiment, checkpoint)) if checkpoint in NEWEST else checkpoint
     if subcommand == "fit" and is_weights_only(path):
         raise UserError(
-            f"{path} holds a model and no training to go on with; "
-            f"to start from it, give --model.init Checkpoint --model.init.path {path}"
+            f"{path} holds a model and no training to go on with; to start from it, "
+            f"give --model.init Checkpoint --model.init.path {path} in the place of --ckpt_path"
         )
     config = read_checkpoint(path)["mbt_lightning"]["config"]
     config["data"].pop("media", None)

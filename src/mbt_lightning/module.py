@@ -18,7 +18,7 @@ from mbt_lightning.data.records import Batch, DataSpec
 from mbt_lightning.data.sampling import chance
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.mbt import MBT, fuse
-from mbt_lightning.model.pretrained.start import Init, Report
+from mbt_lightning.model.pretrained.init import Init, Report
 from mbt_lightning.model.tokens import PatchTokens
 from mbt_lightning.tasks import Multilabel, Task
 
@@ -109,7 +109,12 @@ class AudioVisualClassifier(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Load the starting weights of a training that begins, not of one that goes on."""
-        if self.init and not self.trainer.ckpt_path:
+        if not self.trainer.ckpt_path:
+            self.load_init()
+
+    def load_init(self) -> None:
+        """Load the starting weights, once; what became of them is told by `init_report`."""
+        if self.init and not self.init_report:
             self.init_report = self.init(self.network)
 
     def on_train_start(self) -> None:

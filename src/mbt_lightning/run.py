@@ -179,13 +179,12 @@ class RunRecorder(L.Callback):
         }
 
     def on_train_start(self, trainer, pl_module) -> None:
-        """Drop the logged steps that a resumed run will log again; say what the starting weights were."""
+        """Drop the logged steps that a resumed run will log again; keep what the starting weights were."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
                 logger.go_back_to(trainer.global_step)
         if pl_module.init_report and trainer.is_global_zero:
             assert self.folder is not None
-            print(pl_module.init_report.summary(), flush=True)
             (self.folder / "init.txt").write_text(pl_module.init_report.text(), encoding="utf-8")
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:  # noqa: D102

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
+from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
@@ -13,14 +14,17 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from mbt_lightning.checkpoint import read_checkpoint
 from mbt_lightning.cli import MbtCLI
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.errors import UserError
-from mbt_lightning.expand import expand
-from mbt_lightning.model import cost
-from mbt_lightning.model.cost import Part, Reads, by_part, count_parameters, layers_multiply_adds, shape_of
+from mbt_lightning.expand import NEWEST, expand
+from mbt_lightning.lab import arithmetic
+from mbt_lightning.lab.arithmetic import Reads, layers_multiply_adds, shape_of
+from mbt_lightning.model.cost import Part, blocks_of, by_part, count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention
-from mbt_lightning.model.mbt import MBT
+from mbt_lightning.model.mbt import MBT, SHARED
+from mbt_lightning.run import find_checkpoint
 
 AUDIOSET_CLASSES = 527
 
@@ -29,21 +33,32 @@ CONVENTIONS = (
     "updates all its tokens. As run: what this program computes, whose last layer updates only the tokens that the "
     "head reads. As coded: the authors' released code, full layers, where cross-attention runs each modality's block "
     "over all tokens and joint self-attention needs a shared encoder; B counts true tokens, of which that code makes "
-    "one more than its setting says with a CLS head. Fused from the depth on, every strategy is late fusion."
+    "one more than its setting says with a CLS head. –: a strategy that this arithmetic does not know, or no model of "
+    "theirs. Fused from the depth on, every strategy is late fusion."
 )
 
 
 def main(arguments: list[str]) -> None:
-    """Print the cost of an experiment, which is given as for `mbt fit`."""
+    """Print the cost of an experiment, which is given as for `mbt test`.
+
+    Args:
+        arguments: what stands behind `mbt cost`.
+
+    Raises:
+        UserError: options or files that make no sense.
+    """
     parser = argparse.ArgumentParser(
         prog="mbt cost",
-        usage="mbt cost --config FILE [--config FILE ...] [--classes N] [OPTION VALUE ...]",
+        usage="mbt cost [--config FILE ...] [--classes N] [OPTION VALUE ...]",
         description="Print what a model costs: parameters and multiply-adds of each part, and of every way to fuse.",
-        epilog="Files and options are those of `mbt fit`. Nothing is trained, and no clip is read.",
+        epilog="Files and options are those of `mbt fit` and `mbt test`, --ckpt_path included; without any, the model "
+        "has its default settings (ViT-B) and the classes of the embedded clips. Nothing is run, and no clip is read.",
         allow_abbrev=False,
         exit_on_error=False,
     )
-    parser.add_argument("--classes", type=int, metavar="N", help="number of classes; default: those of the manifest")
+    parser.add_argument(
+        "--classes", type=int, metavar="N", help="number of classes; default: those of the checkpoint or manifest"
+    )
     try:
         own, others = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
@@ -63,8 +78,12 @@ class Experiment(MbtCLI):
     """The network of an experiment, built without memory; nothing is run.
 
     Args:
-        arguments: files and options as for `mbt fit`.
-        classes: number of classes; None: that of the manifest, or AudioSet's where there is none.
+        arguments: files and options as for `mbt test`, but a checkpoint need not be given.
+        classes: number of classes; None: that of the checkpoint if one is given, else of the manifest, or AudioSet's
+            where there is no manifest yet.
+
+    Raises:
+        UserError: a file, a setting or a manifest that makes no sense.
     """
 
     network: MBT
@@ -74,12 +93,15 @@ class Experiment(MbtCLI):
 
     def __init__(self, arguments: list[str], classes: int | None = None):
         self.classes = classes
-        super().__init__(expand(["fit", *arguments])[1:], run=False)
+        super().__init__(expand(["test", *arguments])[1:], run=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what `mbt fit` takes too, so that a run's own configuration can be read."""
+        """Add what the runs take too, so that a run's own configuration can be read."""
         super().add_arguments_to_parser(parser)
-        parser.add_method_arguments(Trainer, "fit", skip=set(self.subcommands()["fit"]))
+        added: set[str] = set()
+        for name, skipped in self.subcommands().items():
+            parser.add_method_arguments(Trainer, name, skip={*skipped, *added})
+            added |= set(signature(getattr(Trainer, name)).parameters)
 
     def before_instantiate_classes(self) -> None:
         """Nothing: there is no run, and no folder for it."""
@@ -101,11 +123,18 @@ class Experiment(MbtCLI):
         """The number of classes, also where there is no manifest yet."""
         if self.classes is not None:
             return self.classes
-        try:
-            return len(data.spec.classes)
-        except UserError as error:
-            print(f"{AUDIOSET_CLASSES} classes as in AudioSet; give --classes N for another number ({error})")
+        if checkpoint := self.config.ckpt_path:
+            if checkpoint in NEWEST:
+                checkpoint = find_checkpoint(Path(self.config.runs), self.config.experiment, checkpoint)
+            return len(read_checkpoint(checkpoint)["mbt_lightning"]["spec"]["classes"])
+        path = data.manifest_path
+        if path != "demo" and not Path(path).exists():
+            print(
+                f"no {path} yet: counted with AudioSet's {AUDIOSET_CLASSES} classes; "
+                "give --classes N for another number"
+            )
             return AUDIOSET_CLASSES
+        return len(data.spec.classes)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -134,61 +163,129 @@ class Way:
     num_bottlenecks: int = 0
 
 
-LATE = Way("late", Fusion, False, cost.separate, cost.separate)
+LATE = Way("late", Fusion, False, arithmetic.separate, arithmetic.separate)
 
 
 def ways(num_bottlenecks: int, update: str) -> list[Way]:
-    """Every built-in way to fuse before the end."""
-    passed = cost.bottleneck(num_bottlenecks, update)
+    """Every built-in way to fuse before the end.
+
+    Args:
+        num_bottlenecks: number B of bottleneck tokens.
+        update: rule of the bottleneck, `sequential` or `symmetric`.
+    """
+    passed = arithmetic.bottleneck(num_bottlenecks, update)
     return [
-        Way("joint, shared encoder", JointSelfAttention, True, cost.joint, cost.joint),
-        Way("joint, separate below", JointSelfAttention, False, cost.joint, None),
-        Way("cross-attention", CrossAttention, False, cost.cross, cost.cross_as_coded),
+        Way("joint, shared encoder", JointSelfAttention, True, arithmetic.joint, arithmetic.joint),
+        Way("joint, separate below", JointSelfAttention, False, arithmetic.joint, None),
+        Way("cross-attention", CrossAttention, False, arithmetic.cross, arithmetic.cross_as_coded),
         Way(f"bottleneck, B = {num_bottlenecks}", Bottleneck, False, passed, passed, num_bottlenecks),
     ]
 
 
+def way_of(network: MBT) -> Way | None:
+    """The way that a network fuses; None if arithmetic does not know its strategy."""
+    shared = has_shared_encoder(network)
+    for way in (*ways(*bottleneck_of(network)), LATE):
+        if way.strategy is type(network.fusion) and (shared or not way.share_encoder):
+            # With one encoder cross-attention is joint self-attention, and the authors' code runs it so.
+            is_joint = shared and way.strategy is CrossAttention
+            return replace(way, share_encoder=shared, as_coded=arithmetic.joint if is_joint else way.as_coded)
+    return None
+
+
+def has_shared_encoder(network: MBT) -> bool:
+    """Whether all modalities use the same blocks in every layer."""
+    return all(SHARED in blocks_of(network, layer) for layer in range(len(network.layers)))
+
+
 @dataclass(frozen=True)
 class Row:
-    """What a network would cost with a certain way to fuse.
+    """What a network would cost with a certain way to fuse; numbers that arithmetic does not know are None.
 
     Args:
-        way: the way to fuse.
+        name: the way to fuse.
         fusion_layer: the first fused layer.
         parameters: all trained values.
-        full_layers: multiply-adds when every layer updates all its tokens.
+        full_layers: multiply-adds of one clip when every layer updates all its tokens.
         as_run: multiply-adds as this program computes it.
-        as_coded: multiply-adds in the authors' code; None: it has no such model.
+        as_coded: multiply-adds in the authors' code; None also: it has no such model.
     """
 
-    way: Way
+    name: str
     fusion_layer: int
     parameters: int
-    full_layers: int
+    full_layers: int | None
     as_run: int
     as_coded: int | None
 
 
+def itself(network: MBT, inputs: dict[str, tuple[int, ...]]) -> Row:
+    """The network as it is: parameters and work as run are counted, the rest is arithmetic.
+
+    Args:
+        network: the encoder, of any strategy.
+        inputs: shape of one example of each modality, (C, *grid).
+    """
+    layer, as_run = network.fusion_layer, round(gflops_per_clip(network, inputs) * 1e9)
+    way = way_of(network)
+    known = cost_of(network, inputs, way, layer) if way else None
+    return Row(
+        f"this configuration:\n{strategy_of(network)[0]}",
+        layer,
+        count_parameters(network),
+        full_layers=known.full_layers if known else None,
+        as_run=as_run,
+        as_coded=known.as_coded if known else None,
+    )
+
+
+def strategy_of(network: MBT) -> list[str]:
+    """A network's strategy in words: its name, then what it is set to."""
+    fusion = network.fusion
+    words = ["late" if type(fusion) is Fusion else type(fusion).__name__]
+    if isinstance(fusion, Bottleneck):
+        words += [fusion.update, f"B = {fusion.bottleneck.shape[1]}"]
+    return [*words, "shared encoder"] if has_shared_encoder(network) else words
+
+
 def compare(network: MBT, inputs: dict[str, tuple[int, ...]]) -> list[Row]:
-    """The network with every way to fuse, from early to late, by arithmetic."""
+    """The network with every built-in way to fuse, from early to late, by arithmetic.
+
+    Args:
+        network: the encoder; its strategy plays no role but for the number of tokens and the rule of its bottleneck.
+        inputs: shape of one example of each modality, (C, *grid).
+
+    Returns:
+        The rows of a way one after the other, late fusion last; see `cost_of`.
+    """
     depth, layers = len(network.layers), fusion_layers(network)
     pairs = [(way, layer) for way in ways(*bottleneck_of(network)) for layer in layers if layer < depth]
     return [cost_of(network, inputs, way, layer) for way, layer in [*pairs, (LATE, depth)]]
 
 
 def cost_of(network: MBT, inputs: dict[str, tuple[int, ...]], way: Way, fusion_layer: int) -> Row:
-    """The network with one way to fuse."""
+    """What a network costs with one way to fuse, by the arithmetic of `mbt_lightning.lab.arithmetic`.
+
+    Args:
+        network: the encoder, whose sizes count.
+        inputs: shape of one example of each modality, (C, *grid).
+        way: the way to fuse.
+        fusion_layer: the first fused layer, 0 to depth.
+
+    Returns:
+        Parameters and multiply-adds of one clip, patch embedding and head included.
+    """
     shape, number = shape_of(network, inputs), len(network.modalities)
     separate_layers = 0 if way.share_encoder else fusion_layer if way.strategy.one_block_for_all else shape.depth
     blocks = shape.depth + separate_layers * (number - 1)
-    block = count_parameters(next(iter(cost.blocks_of(network, 0).values())))
+    block = count_parameters(next(iter(blocks_of(network, 0).values())))
     around = sum(count_parameters(module) for module in (network.tokens, network.norm, network.head))
     ends = shape.embedding + shape.head
     theirs = None
     if way.as_coded:  # there the one channel of a spectrogram is repeated to three
         theirs = shape.embedding_as_coded + shape.head + layers_multiply_adds(shape, way.as_coded, fusion_layer)
     return Row(
-        way,
+        way.name,
         fusion_layer,
         parameters=around + blocks * block + way.num_bottlenecks * shape.dim,
         full_layers=ends + layers_multiply_adds(shape, way.reads, fusion_layer),
@@ -217,20 +314,24 @@ def fusion_layers(network: MBT) -> list[int]:
 
 
 def print_cost(network: MBT, inputs: dict[str, tuple[int, ...]]) -> None:
-    """Print the sizes, what each part costs, and the table of all ways to fuse."""
+    """Print the sizes, what each part costs, and the table of all ways.
+
+    Args:
+        network: the encoder.
+        inputs: shape of one example of each modality, (C, *grid).
+    """
     shape, console = shape_of(network, inputs), Console()
     for m, tokens in zip(network.modalities, shape.tokens, strict=True):
         print(f"{m}: {' x '.join(map(str, inputs[m]))}, {tokens} tokens")
-    bottlenecks = f", B = {bottleneck_of(network)[0]}" if isinstance(network.fusion, Bottleneck) else ""
-    print(
-        f"{shape.depth} layers of width {shape.dim}, fusion layer {network.fusion_layer}{bottlenecks}, "
-        f"{network.head.linear.out_features} classes"
-    )
+    print(f"{shape.depth} layers of width {shape.dim}, {network.head.linear.out_features} classes")
+    is_alone = len(network.modalities) == 1
+    if not is_alone:
+        print(f"fusion layer {network.fusion_layer}: {', '.join(strategy_of(network))}")
     console.print(parts_table(by_part(network, inputs)))
-    if len(network.modalities) == 1:
+    if is_alone:
         print("one modality: there is nothing to fuse")
         return
-    console.print(ways_table(network, compare(network, inputs)))
+    console.print(ways_table([itself(network, inputs), *compare(network, inputs)]))
     console.print(CONVENTIONS, highlight=False)
 
 
@@ -247,28 +348,24 @@ def parts_table(parts: list[Part]) -> Table:
     return table
 
 
-def ways_table(network: MBT, rows: list[Row]) -> Table:
-    """A row a way to fuse and fusion layer; a star marks the network itself."""
+def ways_table(rows: list[Row]) -> Table:
+    """A row a way to fuse and fusion layer, with a line between the ways."""
     in_millions = figures(max(row.parameters for row in rows), 1e6)
-    in_billions = figures(max(row.full_layers for row in rows), 1e9)
-    table = Table("strategy", title="every way to fuse, GFLOPs by three conventions (*: this configuration)")
+    in_billions = figures(max(row.full_layers or row.as_run for row in rows), 1e9)
+    table = Table("strategy", title="every way to fuse, GFLOPs by three conventions")
     for name in ("fusion\nlayer", "parameters\n(M)", "full\nlayers", "as\nrun", "as\ncoded"):
         table.add_column(name, justify="right", no_wrap=True)
-    itself = (network.fusion_layer, type(network.fusion), count_parameters(network))
-    way = None
+    above = ""
     for row in rows:
-        if row.way is not way:
+        if row.name != above:
             table.add_section()
-        star = "* " if (row.fusion_layer, row.way.strategy, row.parameters) == itself else ""
         table.add_row(
-            row.way.name if row.way is not way else "",
-            f"{star}{row.fusion_layer}",
+            row.name if row.name != above else "",
+            str(row.fusion_layer),
             in_millions(row.parameters),
-            in_billions(row.full_layers),
-            in_billions(row.as_run),
-            "–" if row.as_coded is None else in_billions(row.as_coded),
+            *("–" if value is None else in_billions(value) for value in (row.full_layers, row.as_run, row.as_coded)),
         )
-        way = row.way
+        above = row.name
     return table
 
 

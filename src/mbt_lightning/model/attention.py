@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from mbt_lightning.errors import UserError
 from mbt_lightning.model.mbt import MBT
 
 
@@ -43,7 +44,15 @@ def attention_scores(network: MBT) -> Iterator[list[AttentionScores]]:
 
     Args:
         network: the model.
+
+    Yields:
+        The list that grows while the network runs.
+
+    Raises:
+        UserError: something else than an `MBT`.
     """
+    if not isinstance(network, MBT):
+        raise UserError(f"attention_scores wants an MBT, e.g. model.network, not {type(network).__name__}")
     calls: list[AttentionScores] = []
     hooks = []
     for layer in range(len(network.layers)):

@@ -279,6 +279,9 @@ def check(inputs, fusion_layer, size, patches, head, representation_size, chance
             raise UserError(f"modality {m!r} has no patch size: add it to patches, which has {', '.join(patches)}")
     for taken in {SHARED, "fused"} & set(inputs):
         raise UserError(f"a modality cannot be called {taken!r}: that name has a meaning already")
+    for name in ("dim", "depth", "num_heads", "mlp_ratio"):
+        if not getattr(size, name) > 0:
+            raise UserError(f"{name} is {getattr(size, name)}: give more than 0")
     if size.dim % size.num_heads:
         raise UserError(f"dim {size.dim} is not a multiple of num_heads {size.num_heads}")
     if not 0 <= fusion_layer <= size.depth:

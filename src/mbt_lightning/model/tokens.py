@@ -43,6 +43,8 @@ class PatchTokens(nn.Module):
         super().__init__()
         channels, *size = input_shape
         missing = len(size) - len(patch)
+        if any(side < 1 for side in patch):
+            raise UserError(f"patch {list(patch)}: give 1 or more along each axis")
         if missing < 0 or not patch:
             raise UserError(
                 f"patch {list(patch)} has {len(patch)} axes, but the input {list(input_shape)} has {len(size)}"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.pretrained.files import read_tensors
-from mbt_lightning.model.pretrained.start import Encoder, EncoderInit
-from mbt_lightning.model.pretrained.vit import encoder_of_timm, renamed
+from mbt_lightning.model.pretrained.init import Encoder, EncoderInit
+from mbt_lightning.model.pretrained.vit import parts_of_timm, unknown_to_timm, usual_heads
 
 ORIGINAL = [(r"v\.(.*)", r"\1")]
 """Names of the original `.pth` files, without `module.` -> timm's."""
@@ -46,47 +47,45 @@ class AST(EncoderInit):
         path: a `.pth`, `.bin` or `.safetensors` file.
         stride: from one patch to the next in AST, in rows and bins: 10 in the released models, 16 without overlap.
         num_mels: mel bins that AST was trained on.
+        num_heads: its attention heads, which the file does not tell; null: one for each 64 of its width.
         **common: `bottlenecks_from_positions`, `inflate` and `leave_cls`.
 
     Raises:
         UserError: a stride or number of bins that is not positive.
     """
 
-    def __init__(self, path: str, stride: int = 10, num_mels: int = 128, **common):
+    def __init__(self, path: str, stride: int = 10, num_mels: int = 128, num_heads: int | None = None, **common):
         super().__init__(**common)
         if stride < 1 or num_mels < 1:
             raise UserError(f"stride is {stride} and num_mels {num_mels}: give 1 or more")
-        self.path, self.stride, self.num_mels = path, stride, num_mels
+        self.path, self.stride, self.num_mels, self.num_heads = path, stride, num_mels, num_heads
 
     def read(self) -> Encoder:
         """The encoder in the file."""
         state = read_tensors(self.path)
+        if "embeddings.patch_embeddings.projection.weight" in state:  # a transformers ASTModel without classifier
+            state = {f"audio_spectrogram_transformer.{name}": x for name, x in state.items()}
         if any(name.startswith("audio_spectrogram_transformer.") for name in state):
             state = with_fused_qkv(renamed(state, TRANSFORMERS))
         elif any(name.startswith("v.") for name in state):
             state = renamed(state, ORIGINAL)
         else:
             raise UserError(f"not AST; its names start {', '.join(sorted(state)[:3])}")
-        weight = state.get("patch_embed.proj.weight", torch.empty(0))
-        if weight.ndim != 4 or "pos_embed" not in state:
-            raise UserError("not AST: positions or filters are missing")
+        parts = parts_of_timm(state)
+        filters, positions = state["patch_embed.proj.weight"], state["pos_embed"].flatten(0, -2)
         prefix = ("cls_token" in state) + ("dist_token" in state)
-        positions = state["pos_embed"].flatten(0, -2)
-        rows = (self.num_mels - weight.shape[2]) // self.stride + 1
+        rows = (self.num_mels - filters.shape[2]) // self.stride + 1
         if rows < 1 or (len(positions) - prefix) % rows:
             raise UserError(
                 f"{len(positions) - prefix} positions are not whole columns of {rows} patches: "
                 "give the stride and num_mels that it was trained with"
             )
-        # AST's pictures are frequency x time, ours time x mel.
-        square = torch.zeros(1, prefix + 1, positions.shape[-1])  # the grid is put in below
-        encoder = encoder_of_timm(state | {"pos_embed": square})
-        encoder.parts["patch.weight"] = weight.transpose(2, 3)
-        encoder.parts["positions"] = positions[prefix:].unflatten(0, (rows, -1)).transpose(0, 1)
-        if "cls" in encoder.parts:
-            encoder.parts["cls_position"] = positions[0]
-        encoder.stride = self.stride
-        return encoder
+        if "cls_token" in state:
+            parts |= {"cls": state["cls_token"].flatten(), "cls_position": positions[0]}
+        # AST's pictures are mel x time, ours time x mel.
+        grid = positions[prefix:].unflatten(0, (rows, -1)).transpose(0, 1)
+        heads = self.num_heads or usual_heads(len(filters))
+        return Encoder(filters.transpose(2, 3), grid, parts, heads, self.stride, unknown_to_timm(state))
 
     def __str__(self) -> str:
         """What is read, for messages."""
@@ -103,4 +102,18 @@ def with_fused_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 result[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat([state[part] for part in three])
                 for part in three[1:]:
                     del result[part]
+    return result
+
+
+def renamed(state: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """A state dict under other names.
+
+    Args:
+        state: the tensors.
+        rules: regular expressions and what takes their place; the first that matches a name's start counts.
+    """
+    result = {}
+    for name, x in state.items():
+        pattern, new = next(((pattern, new) for pattern, new in rules if re.match(pattern, name)), (r"$", ""))
+        result[re.sub(pattern, new, name, count=1)] = x
     return result

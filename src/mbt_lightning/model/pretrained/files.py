@@ -35,7 +35,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         tensors = read_safetensors(path)[0]
     else:
-        tensors = {name: x for name, x in inner(read_torch(path)).items() if isinstance(x, Tensor)}
+        named = inner(read_torch(path))
+        tensors = {name: x for name, x in named.items() if isinstance(x, Tensor) and isinstance(name, str)}
     if not tensors:
         raise UserError(f"{path}: holds no tensors by name")
     if all(name.startswith("module.") for name in tensors):
@@ -99,7 +100,10 @@ def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     tensors, metadata = read_safetensors(path)
     try:
         about = json.loads(metadata[METADATA])
-        about["config"]["model"], about["spec"]["classes"]
+        found = [about["config"][key] for key in ("model", "data")]
+        found.append(about["config"]["experiment"] and about["spec"]["inputs"])
+        if not all(isinstance(part, dict) for part in found) or not isinstance(about["spec"]["classes"], list):
+            raise TypeError
     except (KeyError, TypeError, ValueError, RecursionError):
         raise UserError(
             f"{path}: not written by mbt import or mbt export; start from weights of others with model.init"

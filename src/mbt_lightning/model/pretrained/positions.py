@@ -31,12 +31,19 @@ def sample(grid: Tensor, places: Sequence[Tensor]) -> Tensor:
 
 
 def resample(grid: Tensor, sides: Sequence[int]) -> Tensor:
-    """A grid (*, D) with other sides: linear, first and last of each side staying where they are.
+    """A grid with other sides: linear, first and last of each side staying where they are.
 
-    The authors' resampling (an order-1 spline zoom); a side of 1 takes the first.
+    The authors' resampling (scenic's order-1 spline zoom); a side of 1 takes the first.
+
+    Args:
+        grid: (*grid, D).
+        sides: the wanted grid, of as many axes.
+
+    Returns:
+        (*sides, D).
     """
     spans = zip(grid.shape, sides, strict=False)
-    return sample(grid, [torch.linspace(0, (n - 1) if m > 1 else 0, m, dtype=torch.double) for n, m in spans])
+    return sample(grid, [torch.linspace(0, n - 1, m, dtype=torch.double) for n, m in spans])
 
 
 def spread(grid: Tensor, sides: Sequence[int]) -> Tensor:
@@ -65,8 +72,8 @@ INFLATIONS = ("central", "average")
 """How a filter of one frame becomes one of several."""
 
 
-def fit_filter(weight: Tensor, shape: Sequence[int], inflate: str = "central") -> Tensor:
-    """A patch filter (D, C, *patch) in another shape: a new leading axis of frames, one fewer, or more channels.
+def fit_filter(weight: Tensor, shape: Sequence[int], inflate: str = "central") -> tuple[Tensor, str]:
+    """A patch filter in another shape: a new leading axis of frames, one fewer, or more channels.
 
     Args:
         weight: (D, C, *patch).
@@ -74,27 +81,34 @@ def fit_filter(weight: Tensor, shape: Sequence[int], inflate: str = "central") -
         inflate: `central`: the filter stands at frame t // 2 of t, the rest is zero (released configuration).
             `average`: every frame has 1 / t of it. A lost axis of frames is averaged, as the authors do.
 
+    Returns:
+        The filter, (D, C, *patch), and what was done to it, in words.
+
     Raises:
         UserError: patches of another size; they are not resampled.
     """
     _, channels, *patch = shape
-    trained = "x".join(map(str, patch_of(weight)))
+    trained, words = "x".join(map(str, patch_of(weight))), []
     if weight.shape[1] == 1 and channels > 1:
         weight = weight.expand(-1, channels, *patch_of(weight)) / channels  # an input repeated gives the same
+        words.append(f"its one channel over {channels}")
+    if weight.ndim - 2 == len(patch) == 3 and weight.shape[2] == 1 < patch[0]:
+        weight = weight[:, :, 0]  # of single frames
     if len(patch) == weight.ndim - 3:
+        words.append(f"mean of {weight.shape[2]} frames")
         weight = weight.mean(2)
     elif len(patch) == weight.ndim - 1:
-        frames = patch[0]
+        frames, flat = patch[0], weight
+        weight = flat.new_zeros(*flat.shape[:2], frames, *patch_of(flat))
         if inflate == "average":
-            weight = weight[:, :, None].expand(-1, -1, frames, *patch_of(weight)) / frames
+            weight += flat[:, :, None] / frames
         else:
-            inflated = weight.new_zeros(*weight.shape[:2], frames, *patch_of(weight))
-            inflated[:, :, frames // 2] = weight
-            weight = inflated
+            weight[:, :, frames // 2] = flat
+        words += [f"{'spread over' if inflate == 'average' else 'in the central frame of'} {frames}"] * (frames > 1)
     if tuple(weight.shape[1:]) != tuple(shape[1:]):
         here = "x".join(map(str, patch))
         raise UserError(f"patches are {trained} there and {here} here: set model.patches to those that were trained")
-    return weight
+    return weight, ", ".join(words)
 
 
 def patch_of(weight: Tensor) -> tuple[int, ...]:

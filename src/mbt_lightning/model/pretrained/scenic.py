@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbt_lightning.errors import UserError
+from mbt_lightning.errors import UserError, some
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, JointSelfAttention, TrainOnlyBottleneck
 from mbt_lightning.model.mbt import MBT, SHARED, EncoderSize
 from mbt_lightning.model.pretrained.flax import flatten, read_params, renumber
-from mbt_lightning.model.pretrained.start import ModelInit
+from mbt_lightning.model.pretrained.init import ModelInit
+from mbt_lightning.model.pretrained.linen import block_state, tensor
 
 MODALITIES = ("spectrogram", "rgb")
 """All that the authors' code knows, in the order of the released checkpoints."""
@@ -55,7 +56,7 @@ def from_params(
     Raises:
         UserError: a setting that cannot be represented, a parameter that is missing, unknown or of another shape.
     """
-    flat = renumber(flatten(params))
+    flat = renumber(flatten(params["params"] if params.keys() == {"params"} else params))
     settings = Settings(flat, config)
     with torch.device("meta"):
         network = settings.build(inputs)
@@ -109,10 +110,11 @@ class Settings:
     def __init__(self, flat: Mapping[str, np.ndarray], config: Mapping[str, Any]):
         self.flat = flat
         self.config: Mapping[str, Any] = config.get("model") or config
+        self.top = config
         self.data: Mapping[str, Any] = config.get("dataset_configs") or {}
 
         self.modalities = tuple(
-            self.get("modality_fusion", [m for m in MODALITIES if f"{embedding(m)}/kernel" in flat])
+            self.get("modality_fusion", [m for m in MODALITIES if f"{embedding_name(m)}/kernel" in flat])
         )
         strangers = [m for m in self.modalities if m not in MODALITIES]
         if strangers or not self.modalities or len(set(self.modalities)) < len(self.modalities):
@@ -132,18 +134,36 @@ class Settings:
                 "the authors' code has it for 'token' only (it raises NameInUseError with the others)"
             )
         blocks = [name.split("/")[1] for name in flat if name.startswith("Transformer/encoderblock_")]
-        self.depth = self.get("num_layers", 1 + max((int(name.split("_")[1]) for name in blocks), default=-1))
+        self.depth = self.number("num_layers", 1 + max((int(name.split("_")[1]) for name in blocks), default=-1))
         suffixed = any(name.endswith("_spectrogram") for name in blocks)
         self.share_encoder = bool(self.get("share_encoder", "spectrogram" in self.modalities and not suffixed))
         self.use_bottleneck = bool(self.get("use_bottleneck", "bottleneck" in flat))
-        self.fusion_layer = self.get("fusion_layer", 0)
+        self.fusion_layer = self.number("fusion_layer", 0)
         if not 0 <= self.fusion_layer <= self.depth:
-            raise UserError(f"fusion_layer is {self.fusion_layer}: give 0 to num_layers, {self.depth}")
+            raise UserError(
+                f"fusion_layer is {self.fusion_layer}, but the checkpoint has {self.depth} layers: "
+                f"give 0 to {self.depth}"
+            )
         self.patch = self.patch_sizes()
 
     def get(self, key: str, default: Any) -> Any:
-        """A value of the configuration; `default` where it is left out."""
-        return self.config.get(key, default)
+        """A value of the model's configuration, or else of the whole; `default` where it is left out or None."""
+        values = [config.get(key) for config in (self.config, self.top)]
+        return next((value for value in values if value is not None), default)
+
+    def number(self, key: str, default: int) -> int:
+        """A whole number of the configuration."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise UserError(f"{key} is {value!r}: give a whole number")
+        return int(value)
+
+    def shape(self, key: str, form: str) -> list[int]:
+        """The shape of one example, as `form` names its axes, behind a batch if it has one; empty if left out."""
+        shape, axes = [int(n) for n in self.get(key, [])], form.count(",") + 1
+        if len(shape) not in (0, axes, axes + 1):
+            raise UserError(f"{key} is {shape}: give [{form}]")
+        return shape[-axes:]
 
     def array(self, name: str) -> np.ndarray:
         """A parameter by name."""
@@ -153,11 +173,11 @@ class Settings:
 
     def patch_sizes(self) -> dict[str, list[int]]:
         """The patch of each modality, (time, height, width) or (height, width), told by the kernels and checked."""
-        encoding = self.get("temporal_encoding_config", None) or {}
+        encoding = self.get("temporal_encoding_config", {})
         self.sampled_frames = encoding.get("n_sampled_frames", self.get("n_sampled_frames", None))
-        patch = {m: list(self.array(f"{embedding(m)}/kernel").shape[:-2]) for m in self.modalities}
-        size = self.get("patches", None) or {}
-        size = list(size.get("size", []) if hasattr(size, "get") else size)
+        patch = {m: list(self.array(f"{embedding_name(m)}/kernel").shape[:-2]) for m in self.modalities}
+        size = self.get("patches", [])
+        size = [int(n) for n in (size.get("size", []) if hasattr(size, "get") else np.ravel(size))]
         told = {"spectrogram": size[:2]}
         if "rgb" in patch:
             method = encoding.get("method", self.get("temporal", None))
@@ -169,18 +189,23 @@ class Settings:
                 raise UserError(f"embedding/kernel has a patch {patch['rgb']}, which does not fit {method}")
         for m, kernel in patch.items():
             if size and kernel != told[m]:
-                raise UserError(f"patches is {size}, but the patch of {embedding(m)}/kernel is {kernel}")
+                raise UserError(f"patches is {size}, but the patch of {embedding_name(m)}/kernel is {kernel}")
         return patch
 
     def build(self, inputs: Mapping[str, Sequence[int]] | None) -> MBT:
         """The model, with its initial weights."""
         shapes = {m: list(inputs[m]) if inputs and m in inputs else self.input_shape(m) for m in self.modalities}
         dim = self.array("Transformer/encoder_norm/scale").shape[0]
-        first = f"Transformer/{tower(self.modalities[0], 0, self.share_encoder)}"
+        first = f"Transformer/{block_name(self.modalities[0], 0, self.share_encoder)}"
         heads = self.array(f"{first}/MultiHeadDotProductAttention_0/query/kernel").shape[1]
         mlp = self.array(f"{first}/MlpBlock_0/Dense_0/kernel").shape[1]
         told = {"hidden_size": dim, "num_heads": heads, "mlp_dim": mlp}
         told["num_classes"] = self.array("output_projection/kernel").shape[-1]
+        for name, kernel in self.flat.items():
+            if name.endswith("/query/kernel") and kernel.shape[1:2] + kernel.shape[3:] != (heads,):
+                raise UserError(f"{name} has the shape {list(kernel.shape)}: not (width, {heads} heads, width / heads)")
+        if (kind := self.get("model_dtype_str", "float32")) != "float32":
+            raise UserError(f"model_dtype_str is {kind!r}: the model computes in float32; use autocast for others")
         for key, value in told.items():
             if self.get(key, value) != value:
                 raise UserError(f"{key} is {self.get(key, value)}, but the parameters have {value}")
@@ -195,7 +220,7 @@ class Settings:
             share_encoder=self.share_encoder,
             head=self.head,
             representation_size=self.representation_size,
-            drop_path=self.get("stochastic_droplayer_rate", 0.0) or 0.0,
+            drop_path=self.get("stochastic_droplayer_rate", 0.0),
             dropout=self.get("dropout_rate", 0.1),
             attention_dropout=self.get("attention_dropout_rate", 0.1),
         )
@@ -205,10 +230,10 @@ class Settings:
         if not self.use_bottleneck:
             return JointSelfAttention if self.share_encoder else CrossAttention
         tokens = self.array("bottleneck").shape[1]
-        told = self.get("n_bottlenecks", tokens - (self.head == "cls")) + (self.head == "cls")
+        told = self.number("n_bottlenecks", tokens - (self.head == "cls")) + (self.head == "cls")
         if told != tokens:
             raise UserError(
-                f"n_bottlenecks is {self.config['n_bottlenecks']}, which makes {told} tokens with this classifier, "
+                f"n_bottlenecks is {self.get('n_bottlenecks', None)}, which makes {told} tokens with this classifier, "
                 f"but 'bottleneck' holds {tokens}"
             )
         at_test = self.get("test_with_bottlenecks", True)
@@ -216,7 +241,7 @@ class Settings:
 
     def input_shape(self, modality: str) -> list[int]:
         """Shape of one example, (C, *grid), that gives as many tokens as there are positions."""
-        tokens = self.array(positions(modality)).shape[1] - (self.head == "cls")
+        tokens = self.array(positions_name(modality)).shape[1] - (self.head == "cls")
         find = self.picture_shape if modality == "rgb" else self.spectrogram_shape
         shape, told = find(tokens)
         if shape is None:
@@ -229,10 +254,9 @@ class Settings:
     def spectrogram_shape(self, tokens: int) -> tuple[list[int] | None, str]:
         """(1, time, mel) for a number of tokens, and what it was sought among."""
         down, across = self.patch["spectrogram"]
-        told = list(self.get("spec_shape", self.data.get("spec_shape", [])))
-        if len(told) == 2:  # of one second
-            told[0] *= self.data.get("num_spec_frames", self.get("num_spec_frames", 1))
-        time, mel = told[-3:-1] if len(told) > 2 else told or (0, RELEASED["num_mels"])
+        time, mel = self.shape("spec_shape", "time, mel, 3")[:2] or (0, RELEASED["num_mels"])
+        if second := list(self.data.get("spec_shape") or []):
+            time, mel = second[0] * self.data.get("num_spec_frames", 1), second[1]
         columns = mel // across
         time = time or tokens // max(1, columns) * down
         fits = (time // down) * columns == tokens
@@ -242,17 +266,18 @@ class Settings:
         """(3, T, H, W) for a number of tokens, and what it was sought among."""
         *duration, down, across = self.patch["rgb"]
         side = self.data.get("crop_size", RELEASED["frame_size"])
-        frames, height, width = list(self.get("rgb_shape", [0, side, side, 3]))[-4:-1]
+        frames, height, width = self.shape("rgb_shape", "frames, height, width, 3")[:3] or (0, side, side)
         frames = self.data.get("num_frames", frames)
         if duration:
             slots = frames // duration[0]
-            counts = [frames, tokens // max(1, (height // down) * (width // across)) * duration[0]]
+            counts = [frames or tokens // max(1, (height // down) * (width // across)) * duration[0]]
             fitting = [t for t in counts if (t // duration[0]) * (height // down) * (width // across) == tokens]
         else:  # frames lie below each other
-            slots = num_picked(frames, self.sampled_frames) if self.sampled_frames else frames
-            counts = [slots, *range(1, tokens * down // height + 2)]
+            wanted = self.sampled_frames or frames
+            slots = num_picked(frames, wanted) if frames else wanted
+            counts = [slots] if frames else [slots, *range(1, tokens * down // height + 2)]
             fitting = [t for t in counts if (t * height // down) * (width // across) == tokens]
-        if not fitting and "rgb_shape" not in self.config and "crop_size" not in self.data and slots:
+        if not fitting and not self.get("rgb_shape", None) and "crop_size" not in self.data and slots:
             rows = isqrt(tokens // slots)  # square pictures of another size
             if rows * rows * slots == tokens:
                 return [3, slots * prod(duration), rows * down, rows * across], ""
@@ -288,15 +313,15 @@ def state_dict(flat: Mapping[str, np.ndarray], network: MBT) -> tuple[dict[str, 
     state = {}
     several = len(network.modalities) > 1
     for m in network.modalities:
-        state[f"tokens.{m}.weight"] = filters(take(f"{embedding(m)}/kernel"), network.tokens_of(m).patch)
-        state[f"tokens.{m}.bias"] = take(f"{embedding(m)}/bias")
+        state[f"tokens.{m}.weight"] = filters(take(f"{embedding_name(m)}/kernel"), network.tokens_of(m).patch)
+        state[f"tokens.{m}.bias"] = take(f"{embedding_name(m)}/bias")
         if network.head.num_cls:
             state[f"tokens.{m}.cls"] = take(f"cls{m}" if several and m != "rgb" else "cls")
-        state[f"tokens.{m}.positions"] = take(positions(m))
+        state[f"tokens.{m}.positions"] = take(positions_name(m))
     for layer in range(len(network.layers)):
         for name in dict.fromkeys(network.block_of(layer, m)[0] for m in network.modalities):
-            theirs = tower(name, layer, shared=name == SHARED)
-            state |= {f"layers.{layer}.{name}.{k}": x for k, x in block(take, f"Transformer/{theirs}").items()}
+            theirs = block_name(name, layer, shared=name == SHARED)
+            state |= {f"layers.{layer}.{name}.{k}": x for k, x in block_state(take, f"Transformer/{theirs}").items()}
     if "fusion.bottleneck" in network.state_dict():
         state["fusion.bottleneck"] = take("bottleneck")
     state |= {"norm.weight": take("Transformer/encoder_norm/scale"), "norm.bias": take("Transformer/encoder_norm/bias")}
@@ -307,30 +332,6 @@ def state_dict(flat: Mapping[str, np.ndarray], network: MBT) -> tuple[dict[str, 
     if missing:
         raise UserError(f"parameters are missing: {some(missing)}; there are {some(sorted(flat.keys() - used))}")
     return state, used
-
-
-def block(take: Any, name: str) -> dict[str, Tensor]:
-    """One transformer block of Linen under our names; `take` gives a parameter by its full name.
-
-    Kernels are (in, out), those of attention (in, heads, out / heads) and (heads, in / heads, out).
-    """
-
-    attention = f"{name}/MultiHeadDotProductAttention_0"
-    parts = ("query", "key", "value")
-    return {
-        "norm1.weight": take(f"{name}/LayerNorm_0/scale"),
-        "norm1.bias": take(f"{name}/LayerNorm_0/bias"),
-        "attn.qkv.weight": torch.cat([take(f"{attention}/{part}/kernel").flatten(1).T for part in parts]),
-        "attn.qkv.bias": torch.cat([take(f"{attention}/{part}/bias").flatten() for part in parts]),
-        "attn.proj.weight": take(f"{attention}/out/kernel").flatten(0, -2).T,
-        "attn.proj.bias": take(f"{attention}/out/bias"),
-        "norm2.weight": take(f"{name}/LayerNorm_1/scale"),
-        "norm2.bias": take(f"{name}/LayerNorm_1/bias"),
-        "mlp.fc1.weight": take(f"{name}/MlpBlock_0/Dense_0/kernel").T,
-        "mlp.fc1.bias": take(f"{name}/MlpBlock_0/Dense_0/bias"),
-        "mlp.fc2.weight": take(f"{name}/MlpBlock_0/Dense_1/kernel").T,
-        "mlp.fc2.bias": take(f"{name}/MlpBlock_0/Dense_1/bias"),
-    }
 
 
 def filters(kernel: Tensor, patch: Sequence[int]) -> Tensor:
@@ -344,27 +345,17 @@ def num_picked(available: int, wanted: int) -> int:
     return len(np.arange(step, available, step)) if wanted < available else available
 
 
-def embedding(modality: str) -> str:
+def embedding_name(modality: str) -> str:
     """Name of a modality's patch projection."""
     return "embedding" if modality == "rgb" else f"embedding_{modality}"
 
 
-def positions(modality: str) -> str:
+def positions_name(modality: str) -> str:
     """Name of a modality's positions."""
     suffix = "" if modality == "rgb" else f"_{modality}"
     return f"Transformer/posembed_input{suffix}/pos_embedding"
 
 
-def tower(modality: str, layer: int, shared: bool) -> str:
+def block_name(modality: str, layer: int, shared: bool) -> str:
     """Name of a modality's block in a layer."""
     return f"encoderblock_{layer}" if shared or modality == "rgb" else f"encoderblock_{layer}_{modality}"
-
-
-def tensor(array: Any) -> Tensor:
-    """A float32 tensor that owns its memory."""
-    return torch.from_numpy(np.array(array, dtype=np.float32))
-
-
-def some(names: Sequence[str], most: int = 5) -> str:
-    """The first of a list of names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

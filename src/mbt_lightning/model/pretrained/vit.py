@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mbt_lightning.errors import UserError, one_line
+from mbt_lightning.errors import UserError, one_line, some
 from mbt_lightning.model.pretrained.files import read_tensors
 from mbt_lightning.model.pretrained.flax import read_npz, read_params
-from mbt_lightning.model.pretrained.scenic import block, some, tensor
-from mbt_lightning.model.pretrained.start import Encoder, EncoderInit
+from mbt_lightning.model.pretrained.init import Encoder, EncoderInit
+from mbt_lightning.model.pretrained.linen import block_state, tensor
 
 
 class GoogleViT(EncoderInit):
@@ -52,25 +55,34 @@ class TimmViT(EncoderInit):
 
     Args:
         name: name of a timm model, e.g. vit_base_patch16_224.augreg_in21k; needs the package timm.
-        path: instead of a name, a `.safetensors`, `.pth`, `.pt` or `.bin` file.
+        path: a `.safetensors`, `.pth`, `.pt` or `.bin` file, which is then read in place of a download.
+        grid: rows and columns of patches that a file was trained with, if its pictures are not square.
+        num_heads: attention heads of a file, which does not tell them; null: one for each 64 of its width.
         **common: `bottlenecks_from_positions`, `inflate` and `leave_cls`.
 
     Raises:
-        UserError: both or none of name and path.
+        UserError: neither name nor path.
     """
 
-    def __init__(self, name: str | None = None, path: str | None = None, **common):
+    def __init__(
+        self,
+        name: str | None = None,
+        path: str | None = None,
+        grid: list[int] | None = None,
+        num_heads: int | None = None,
+        **common,
+    ):
         super().__init__(**common)
-        if (name is None) == (path is None):
-            raise UserError("TimmViT wants either the name of a timm model or the path of a file")
-        self.name, self.path = name, path
+        if not name and not path:
+            raise UserError("TimmViT wants the name of a timm model or the path of a file")
+        self.name, self.path, self.grid, self.num_heads = name, path, grid, num_heads
 
     def read(self) -> Encoder:
         """The encoder, downloaded or from the file."""
         if self.path:
-            return encoder_of_timm(read_tensors(self.path))
+            return encoder_of_timm(read_tensors(self.path), self.num_heads, self.grid)
         model = timm_model(str(self.name))
-        return encoder_of_timm(model.state_dict(), model.blocks[0].attn.num_heads)
+        return encoder_of_timm(model.state_dict(), model.blocks[0].attn.num_heads, model.patch_embed.grid_size)
 
     def __str__(self) -> str:
         """What is read, for messages."""
@@ -80,6 +92,9 @@ class TimmViT(EncoderInit):
 def timm_model(name: str) -> Any:
     """A ViT of timm with its trained weights.
 
+    Args:
+        name: its name, with a tag behind a dot if there are several trainings.
+
     Raises:
         UserError: timm is missing, knows no such model, or cannot fetch it; or the model is no plain ViT.
     """
@@ -87,20 +102,39 @@ def timm_model(name: str) -> Any:
         import timm
     except ImportError:
         raise UserError("the package timm is not installed; pip install 'mbt-lightning[timm]'") from None
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0]}*", pretrained=True)[:3]
-        raise UserError(f"no such model{'; there are ' + ', '.join(near) if near else ''}")
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise UserError(f"timm has no such model{did_you_mean(architecture, timm.list_models('*vit*'))}")
+    tags = [known.partition(".")[2] for known in timm.list_models(f"{architecture}.*", pretrained=True)]
+    if tag not in ("", *tags):
+        raise UserError(f"timm has no weights {tag!r} of this model; there are {', '.join(tags) or 'none'}")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told once, below
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # of any library below timm: hub, network, files
         raise UserError(
-            f"cannot be fetched ({type(error).__name__}: {one_line(error)[:120]}); "
-            "or download its file and give init_args.path"
+            f"cannot be fetched from huggingface.co/timm/{name} (no network? {type(error).__name__}: "
+            f"{one_line(error)[:80]}); download its model.safetensors and name that by path"
         ) from None
-    activation = getattr(getattr(getattr(model, "blocks", [None])[0], "mlp", None), "act", None)
-    if not isinstance(activation, torch.nn.GELU):
-        raise UserError("not a plain ViT with GELU, which the encoder is")
+    if not is_plain(model):
+        raise UserError("not a plain ViT of pre-norm blocks with LayerNorm and GELU, which the encoder is")
     return model
+
+
+def is_plain(model: Any) -> bool:
+    """Whether a model of timm has the blocks of this encoder; other kinds share their parameters' names."""
+    for block in getattr(model, "blocks", [None]):
+        kinds = [type(part).__name__ for part in (block, getattr(block, "attn", None), getattr(block, "mlp", None))]
+        norms = [isinstance(getattr(block, norm, None), torch.nn.LayerNorm) for norm in ("norm1", "norm2")]
+        if kinds != ["Block", "Attention", "Mlp"] or not all(norms) or "GELU" not in type(block.mlp.act).__name__:
+            return False
+    return True
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """A hint at the names that are most like one that is unknown, or nothing."""
+    close = difflib.get_close_matches(name, known, n=2)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 BLOCK_PARTS = {
@@ -114,51 +148,75 @@ FOREIGN = ("norm_pre.", "reg_token", "rope.", "patch_embed.norm.")
 """What changes the function of a ViT and has no place in this encoder."""
 
 
-def encoder_of_timm(state: Mapping[str, Tensor], num_heads: int | None = None) -> Encoder:
+def encoder_of_timm(
+    state: Mapping[str, Tensor], num_heads: int | None = None, grid: Sequence[int] | None = None
+) -> Encoder:
     """An encoder from a state dict with timm's names.
 
     Args:
         state: the tensors.
-        num_heads: attention heads, if known.
+        num_heads: attention heads; None: one for each 64 of the width.
+        grid: rows and columns of patches; None: a square.
 
     Raises:
         UserError: no ViT, or one with parts that the encoder does not have.
     """
-    parts: dict[str, Tensor] = {}
-    scales: dict[str, Tensor] = {}
-    foreign, unknown = [name for name in state if name.startswith(FOREIGN)], []
-    for name, x in state.items():
-        if found := re.fullmatch(r"blocks\.(\d+)\.(.+)", name):
-            if found[2] in SCALES:
-                scales[f"blocks.{found[1]}.{SCALES[found[2]]}"] = x
-            elif found[2] in BLOCK_PARTS:
-                parts[name] = x
-            else:
-                foreign.append(name)
-        elif name in ("patch_embed.proj.weight", "patch_embed.proj.bias"):
-            parts[f"patch.{name.split('.')[-1]}"] = x
-        elif name in ("norm.weight", "norm.bias"):
-            parts[name] = x
-        elif name not in ("cls_token", "pos_embed"):
-            unknown.append(name)
-    if "patch.weight" not in parts or "blocks.0.attn.qkv.weight" not in parts or "pos_embed" not in state:
+    parts = parts_of_timm(state)
+    num_prefix = ("cls_token" in state) + ("dist_token" in state)
+    cls_position, positions = split_positions(state["pos_embed"], [num_prefix, 0], grid)
+    if "cls_token" in state:
+        parts |= {"cls": state["cls_token"].flatten(), "cls_position": cls_position}
+    filters = state["patch_embed.proj.weight"]
+    heads = num_heads or usual_heads(len(filters))
+    return Encoder(filters, positions, parts, heads, unknown=unknown_to_timm(state))
+
+
+def usual_heads(dim: int) -> int | None:
+    """Attention heads of the ViT family, one for each 64 of the width; None for a width that has none."""
+    return dim // 64 if dim % 64 == 0 else None
+
+
+def parts_of_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parts of an `Encoder` but CLS and positions, from a state dict with timm's names.
+
+    Args:
+        state: the tensors.
+
+    Raises:
+        UserError: no ViT, or one with parts that the encoder does not have.
+    """
+    needed = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "pos_embed")
+    if any(name not in state for name in needed):
         raise UserError(f"not a ViT with timm's names; it has {some(sorted(state))}")
-    if foreign:
+    within = {name: name.split(".", 2)[2] for name in state if re.match(r"blocks\.\d+\.", name)}
+    foreign = [name for name, part in within.items() if part not in BLOCK_PARTS | SCALES.keys()]
+    foreign += [name for name in within if "norm" in name and name.replace(".weight", ".bias") not in state]
+    if foreign := foreign + [name for name in state if name.startswith(FOREIGN)]:
         raise UserError(f"the encoder has no place for {some(sorted(foreign))}: choose a plain ViT")
-    for name, scale in scales.items():
-        parts[f"{name}.weight"] = parts[f"{name}.weight"] * scale[:, None]
-        parts[f"{name}.bias"] = parts[f"{name}.bias"] * scale
+    parts = {name: state[name] for name, part in within.items() if part in BLOCK_PARTS}
+    parts |= {name: state[name] for name in ("norm.weight", "norm.bias") if name in state}
+    parts["bias"] = state.get("patch_embed.proj.bias", torch.zeros(len(state["patch_embed.proj.weight"])))
     for name in [name for name in parts if name.endswith("attn.qkv.weight")]:
         parts.setdefault(name.replace("weight", "bias"), torch.zeros(len(parts[name])))
-    parts.setdefault("patch.bias", torch.zeros(len(parts["patch.weight"])))
-    num_prefix = ("cls_token" in state) + ("dist_token" in state)
-    return Encoder(
-        parts | tokens_of(state["pos_embed"], state.get("cls_token"), num_prefix), num_heads, unknown=unknown
-    )
+    for name, part in within.items():
+        if part in SCALES:
+            scaled = name.replace(part, SCALES[part])
+            parts[f"{scaled}.weight"] = parts[f"{scaled}.weight"] * state[name][:, None]
+            parts[f"{scaled}.bias"] = parts[f"{scaled}.bias"] * state[name]
+    return parts
 
 
-def encoder_of_google(flat: Mapping) -> Encoder:
-    """An encoder from the parameters of a Flax ViT, by joined, Linen-numbered names.
+def unknown_to_timm(state: Mapping[str, Tensor]) -> list[str]:
+    """The names of a state dict with timm's names that no part of an `Encoder` is made from."""
+    known = ("cls_token", "pos_embed", "norm.weight", "norm.bias", "patch_embed.proj.weight", "patch_embed.proj.bias")
+    return [name for name in state if name not in known and not name.startswith("blocks.")]
+
+
+def encoder_of_google(flat: Mapping[str, Any]) -> Encoder:
+    """An encoder from the parameters of a Flax ViT.
+
+    Args:
+        flat: arrays by joined, Linen-numbered names, as `flax.read_npz` gives them.
 
     Raises:
         UserError: no ViT.
@@ -171,45 +229,48 @@ def encoder_of_google(flat: Mapping) -> Encoder:
         used.add(name)
         return tensor(flat[name])
 
+    if any("_spectrogram" in name or name == "bottleneck" for name in flat):
+        raise UserError("not a ViT, but a model of several modalities: use Scenic for the authors' MBT")
+    if flat.get("embedding/kernel", np.empty((0,) * 4)).ndim != 4:
+        raise UserError("not a ViT of pictures: its filters have more than two axes")
     depth = len({name.split("/")[1] for name in flat if re.match(r"Transformer/encoderblock_\d+/", name)})
-    parts = {"patch.weight": take("embedding/kernel").movedim((-1, -2), (0, 1)), "patch.bias": take("embedding/bias")}
+    filters = take("embedding/kernel").movedim((-1, -2), (0, 1))
+    parts = {"bias": take("embedding/bias")}
     for layer in range(max(1, depth)):
-        named = block(take, f"Transformer/encoderblock_{layer}")
+        named = block_state(take, f"Transformer/encoderblock_{layer}")
         parts |= {f"blocks.{layer}.{name}": x for name, x in named.items()}
     parts |= {"norm.weight": take("Transformer/encoder_norm/scale"), "norm.bias": take("Transformer/encoder_norm/bias")}
     heads = flat["Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"].shape[1]
     where = "pos_embedding" if "pos_embedding" in flat else "Transformer/posembed_input/pos_embedding"
-    cls = take("cls") if "cls" in flat else None
-    parts |= tokens_of(take(where), cls, int(cls is not None))
-    return Encoder(parts, heads, unknown=sorted(flat.keys() - used))
+    prefix = int("cls" in flat and where != "pos_embedding")  # big_vision's CLS token has no position
+    cls_position, grid = split_positions(take(where), [prefix])
+    if "cls" in flat:
+        parts |= {"cls": take("cls").flatten(), "cls_position": cls_position}
+    return Encoder(filters, grid, parts, heads, unknown=sorted(flat.keys() - used))
 
 
-def tokens_of(positions: Tensor, cls: Tensor | None, num_prefix: int) -> dict[str, Tensor]:
-    """CLS token, its position and the grid of positions, from (1, prefix + N, D) of square pictures.
+def split_positions(
+    positions: Tensor, prefixes: Sequence[int], grid: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The first position, zero where CLS tokens have none of their own, and the grid of the patches'.
+
+    Args:
+        positions: (1, prefix + N, D).
+        prefixes: how many CLS and other tokens may stand in front; the first that leaves a grid counts.
+        grid: its rows and columns; None: a square.
+
+    Returns:
+        (D) and (rows, columns, D).
 
     Raises:
-        UserError: positions of no square grid.
+        UserError: positions of no such grid.
     """
-    count = positions.shape[-2]
-    positions = positions.reshape(-1, positions.shape[-1])
-    prefix = next((n for n in (num_prefix, 0) if isqrt(max(0, count - n)) ** 2 == count - n > 0), None)
-    if prefix is None:
-        raise UserError(f"{count} positions, {num_prefix} of them not of patches, are no square grid")
-    side = isqrt(count - prefix)
-    parts = {"positions": positions[prefix:].reshape(side, side, -1)}
-    if cls is not None:
-        at = positions[0] if prefix else torch.zeros_like(positions[0])  # some give their CLS token no position
-        parts |= {"cls": cls.flatten(), "cls_position": at}
-    return parts
-
-
-def renamed(state: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
-    """A state dict whose names are changed by regular expressions, the first that matches."""
-    result = {}
-    for name, x in state.items():
-        for pattern, new in rules:
-            if re.match(pattern, name):
-                name = re.sub(pattern, new, name, count=1)
-                break
-        result[name] = x
-    return result
+    count, dim = positions.shape[-2:]
+    positions = positions.reshape(count, dim)
+    for prefix in prefixes:
+        rows, columns = grid or [isqrt(max(0, count - prefix))] * 2
+        if rows * columns == count - prefix > 0:
+            first = positions[0] if prefix else torch.zeros(dim)
+            return first, positions[prefix:].reshape(rows, columns, dim)
+    wanted = f"{grid[0]} x {grid[1]}" if grid else "square"
+    raise UserError(f"{count} positions, {prefixes[0]} of them not of patches, are no {wanted} grid; give its grid")

@@ -15,9 +15,9 @@ from mbt_lightning.errors import UserError
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, JointSelfAttention
 from mbt_lightning.model.mbt import MBT, EncoderSize
 from mbt_lightning.model.pretrained.ast import AST
+from mbt_lightning.model.pretrained.init import PerModality
 from mbt_lightning.model.pretrained.positions import fit_filter, near_square, resample, sample, spread
-from mbt_lightning.model.pretrained.start import PerModality
-from mbt_lightning.model.pretrained.vit import GoogleViT, TimmViT
+from mbt_lightning.model.pretrained.vit import GoogleViT, TimmViT, encoder_of_timm
 
 DIM, DEPTH, HEADS, SIDE, PATCH = 16, 3, 2, 4, 8
 SIZE = EncoderSize(DIM, DEPTH, HEADS, 2.0)
@@ -89,6 +89,17 @@ class TestGoogle:
         network = build(PICTURES, patches=SINGLE)
         GoogleViT(str(tmp_path / "checkpoint_9"))(network)
         same_function(vit, network)
+
+    def test_what_is_no_vit_of_pictures_is_refused(self, vit, tmp_path) -> None:
+        """Positions of t x h x w patches, or of an MBT, would be read as those of a square picture."""
+        names = google_names(vit)
+        tubelets = names | {"embedding/kernel": np.zeros((2, PATCH, PATCH, 3, DIM), np.float32)}
+        np.savez(tmp_path / "vivit.npz", **tubelets)
+        with pytest.raises(UserError, match="not a ViT of pictures: its filters have more than two axes"):
+            GoogleViT(str(tmp_path / "vivit.npz"))(build())
+        np.savez(tmp_path / "mbt.npz", **names, bottleneck=np.zeros((1, 5, DIM), np.float32))
+        with pytest.raises(UserError, match="a model of several modalities: use Scenic for the authors' MBT"):
+            GoogleViT(str(tmp_path / "mbt.npz"))(build())
 
     def test_big_vision_positions_without_cls(self, vit, tmp_path) -> None:
         """There the positions are at the top, and the CLS token has none."""
@@ -175,20 +186,21 @@ class TestGoogle:
         network = build()
         row = network.tokens["rgb"].positions[0, 0].clone()
         report = GoogleViT(str(tmp_path / "vit.npz"))(network)
-        assert {"tokens.rgb.cls", "tokens.rgb.positions (the CLS token's row)"} <= set(report.initial)
+        assert "tokens.rgb.cls" in report.initial
+        assert report.fitted["tokens.rgb.positions"].endswith("the CLS token's row left at its initial value")
         assert torch.equal(network.tokens["rgb"].positions[0, 0], row)
 
     def test_a_deeper_vit_says_what_it_leaves(self, vit, tmp_path) -> None:
         network = build(size=EncoderSize(DIM, 2, HEADS, 2.0))
         report = GoogleViT(google_file(vit, tmp_path / "vit.npz"))(network)
         assert sum(name.startswith("blocks.2.") for name in report.unused) == 12
-        assert "blocks.2.* (12)" in report.summary()
+        assert "not used, from the file: blocks.2.* (12), head/bias" in report.summary()
 
     def test_a_shallower_vit_says_what_it_lacks(self, vit, tmp_path) -> None:
         network = build(size=EncoderSize(DIM, 4, HEADS, 2.0))
         report = GoogleViT(google_file(vit, tmp_path / "vit.npz"))(network)
         assert sum(name.startswith("layers.3.") for name in report.initial) == 24
-        assert "layers.3.* (24)" in report.summary()
+        assert "layers.3.rgb.* (12), layers.3.spectrogram.* (12)" in report.summary()
 
     @pytest.mark.parametrize(
         ("settings", "message"),
@@ -270,7 +282,7 @@ class TestTimm:
         assert report.source == "timm vit_tiny_patch16_224.augreg_in21k"
 
     def test_a_wrong_name_is_told_the_near_ones(self) -> None:
-        with pytest.raises(UserError, match="timm vit_base_patch16_22: no such model; there are vit_base_patch16_22"):
+        with pytest.raises(UserError, match="timm has no such model; did you mean vit_base_patch16_224 or "):
             TimmViT("vit_base_patch16_22")(build())
 
     def test_a_model_that_cannot_be_fetched(self, monkeypatch) -> None:
@@ -280,21 +292,73 @@ class TestTimm:
             raise OSError("no route to host")
 
         monkeypatch.setattr(timm, "create_model", fail)
-        with pytest.raises(UserError, match=r"cannot be fetched \(OSError: no route to host\); or download its file"):
+        with pytest.raises(
+            UserError, match=r"cannot be fetched .*\(no network\? OSError: no route to host\); download its model"
+        ):
             TimmViT("vit_base_patch16_224")(build())
 
-    def test_another_kind_of_model(self, monkeypatch) -> None:
+    @pytest.mark.parametrize("kind", ["no blocks", "post-norm", "RmsNorm"])
+    def test_another_kind_of_model(self, monkeypatch, kind) -> None:
+        """Post-norm blocks have the same names of parameters and another function."""
         import timm
+        from timm.layers import RmsNorm
+        from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 
-        monkeypatch.setattr(timm, "create_model", lambda *a, **s: nn.Linear(2, 2))
-        with pytest.raises(UserError, match="not a plain ViT"):
-            TimmViT("resnet50")(build())
+        size = {"embed_dim": DIM, "depth": DEPTH, "num_heads": HEADS}
+        model = {
+            "no blocks": lambda: nn.Linear(2, 2),
+            "post-norm": lambda: VisionTransformer(SIDE * PATCH, PATCH, block_fn=ResPostBlock, **size),
+            "RmsNorm": lambda: VisionTransformer(SIDE * PATCH, PATCH, norm_layer=RmsNorm, **size),
+        }[kind]()
+        monkeypatch.setattr(timm, "create_model", lambda *a, **s: model)
+        with pytest.raises(UserError, match="not a plain ViT of pre-norm blocks with LayerNorm and GELU"):
+            TimmViT("vit_base_patch16_224")(build())
+        if kind == "RmsNorm":
+            with pytest.raises(UserError, match=r"no place for blocks\.0\.norm1\.weight"):
+                encoder_of_timm(model.state_dict())
 
-    def test_name_or_path(self) -> None:
-        with pytest.raises(UserError, match="either the name of a timm model or the path of a file"):
+    def test_pictures_that_are_not_square(self, tmp_path, monkeypatch) -> None:
+        """By name timm tells the grid; a file wants to be told, and is never read as another one."""
+        import timm
+        from timm.models.vision_transformer import VisionTransformer
+
+        size = {"embed_dim": DIM, "depth": DEPTH, "num_heads": HEADS, "mlp_ratio": 2.0}
+        model = VisionTransformer((2 * PATCH, 8 * PATCH), PATCH, **size)
+        inputs = {"rgb": (3, 1, 2 * PATCH, 8 * PATCH)}
+        monkeypatch.setattr(timm, "create_model", lambda *a, **s: model)
+        save_file(model.state_dict(), tmp_path / "vit.safetensors")
+        told = TimmViT(path=str(tmp_path / "vit.safetensors"), grid=[2, 8])
+        for init in (TimmViT("vit_base_patch16_224"), told):
+            network = build(inputs, patches=SINGLE)
+            init(network)
+            assert torch.equal(network.tokens["rgb"].positions, model.pos_embed)
+        with pytest.raises(UserError, match="17 positions, 1 of them not of patches, are no 3 x 8 grid; give its grid"):
+            TimmViT(path=str(tmp_path / "vit.safetensors"), grid=[3, 8])(build(inputs, patches=SINGLE))
+
+    def test_heads_that_a_file_does_not_tell(self, tmp_path, timm_file) -> None:
+        """Without an option a width of whole 64s has one head for each; another number is refused, not misread."""
+        from timm.models.vision_transformer import VisionTransformer
+
+        save_file(
+            VisionTransformer(16, 8, embed_dim=128, depth=1, num_heads=2).state_dict(), tmp_path / "v.safetensors"
+        )
+        wide = {"size": EncoderSize(128, 1, 4), "fusion_layer": 1}
+        with pytest.raises(UserError, match="the encoder has 2 attention heads there and 4 here"):
+            TimmViT(path=str(tmp_path / "v.safetensors"))(build(PICTURES, patches=SINGLE, **wide))
+        TimmViT(path=str(tmp_path / "v.safetensors"), num_heads=4)(build(PICTURES, patches=SINGLE, **wide))
+        with pytest.raises(UserError, match="the encoder has 4 attention heads there and 2 here"):
+            TimmViT(path=timm_file, num_heads=4)(build())
+
+    def test_a_wrong_tag(self) -> None:
+        with pytest.raises(UserError, match=r"timm has no weights 'in1m' of this model; there are augreg"):
+            TimmViT("vit_base_patch16_224.in1m")(build())
+
+    def test_name_or_path(self, vit, timm_file) -> None:
+        with pytest.raises(UserError, match="wants the name of a timm model or the path of a file"):
             TimmViT()
-        with pytest.raises(UserError, match="either the name"):
-            TimmViT("a", path="b")
+        network = build(PICTURES, patches=SINGLE)
+        TimmViT("vit_base_patch16_224", path=timm_file)(network)  # a file that is there is taken
+        same_function(vit, network)
 
 
 # Rows are mel bins (128), columns time: AST's patches of 16 every 10.
@@ -367,16 +431,22 @@ def sound() -> MBT:
 class TestAst:
     def test_the_three_namings_are_one_model(self, tmp_path) -> None:
         states = []
-        for names in ("original", "4", "5"):
+        for names in ("original", "4", "5", "bare 5"):  # transformers' ASTModel alone has no prefix
             path = tmp_path / f"ast-{names}.pth"
-            torch.save(ast_state(names), path)
+            state = ast_state(names.removeprefix("bare "))
+            state = (
+                {k.removeprefix("audio_spectrogram_transformer."): x for k, x in state.items()}
+                if "bare" in names
+                else state
+            )
+            torch.save(state, path)
             network = sound()
             report = AST(str(path))(network)
             states.append(network.state_dict())
             assert report.initial == ["head.linear.weight", "head.linear.bias"]
             assert "dist_token" in report.unused and len(report.unused) == 2
         for name, x in states[0].items():
-            assert torch.equal(x, states[1][name]) and torch.equal(x, states[2][name]), name
+            assert all(torch.equal(x, state[name]) for state in states[1:]), name
 
     def test_filters_see_the_spectrogram_turned(self, tmp_path) -> None:
         """AST's pictures are mel x time, ours time x mel, and its one channel stands for our three."""
@@ -442,6 +512,8 @@ class TestAst:
         assert str(init) == f"rgb: {timm_file}, spectrogram: {tmp_path / 'ast.pth'}"
         with pytest.raises(UserError, match="names a source for 'flow', but the model has rgb, spectrogram"):
             PerModality({"flow": TimmViT(path=timm_file)})(network)
+        with pytest.raises(UserError, match="rgb: leave_cls names 'sound', but the model has rgb, spectrogram"):
+            PerModality({"rgb": TimmViT(path=timm_file, leave_cls=["sound"])})(network)
         alone = build(SOUND, patches=SOUND_PATCHES)
         assert "the source for rgb" in init(alone).unused
 
@@ -489,8 +561,16 @@ class TestFiles:
 
     def test_a_failed_load_is_refused_before_training(self, vit, timm_file) -> None:
         """A model of another width is refused as a whole, not half filled and used."""
+        network = build(size=EncoderSize(DIM, 3, 2, 4.0))  # only the MLPs differ
+        before = {name: p.clone() for name, p in network.named_parameters()}
         with pytest.raises(UserError, match=r"and .* more; set model.size and patches"):
-            TimmViT(path=timm_file)(build(size=EncoderSize(DIM * 2, 3, 2, 2.0)))
+            TimmViT(path=timm_file)(network)
+        assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
+
+    def test_names_that_are_no_text(self, tmp_path) -> None:
+        torch.save({1: torch.zeros(2)}, tmp_path / "odd.pth")
+        with pytest.raises(UserError, match=r"odd.pth: holds no tensors by name"):
+            TimmViT(path=str(tmp_path / "odd.pth"))(build())
 
 
 class TestPositions:
@@ -519,7 +599,7 @@ class TestPositions:
 
     def test_a_tubelet_for_single_frames_is_averaged(self) -> None:
         weight = torch.randn(4, 3, 2, 8, 8)
-        torch.testing.assert_close(fit_filter(weight, (4, 3, 8, 8)), weight.mean(2))
+        torch.testing.assert_close(fit_filter(weight, (4, 3, 8, 8))[0], weight.mean(2))
 
 
 def test_the_report_accounts_for_every_name(vit, timm_file) -> None:

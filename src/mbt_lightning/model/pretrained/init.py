@@ -6,13 +6,13 @@ Sources say what they read in one vocabulary, `Encoder`; `place` puts it into th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mbt_lightning.errors import UserError
+from mbt_lightning.errors import UserError, some
 from mbt_lightning.model.mbt import MBT
 from mbt_lightning.model.pretrained.positions import INFLATIONS, fit_filter, near_square, sample, spread
 
@@ -22,17 +22,26 @@ class Encoder:
     """A trained encoder of one modality, read from a file.
 
     Args:
-        parts: by name: `patch.weight` (D, C, *patch), `patch.bias`, `cls` (D), `cls_position` (D), `positions`
-            (*grid, D), `blocks.<l>.<timm's name>`, `norm.weight`, `norm.bias`. What the file lacks is absent.
+        filters: (D, C, *patch).
+        positions: (*grid, D), without those of CLS tokens.
+        parts: the rest by name: `bias` (D), `cls` (D), `cls_position` (D), `blocks.<l>.<timm's name>`, `norm.weight`,
+            `norm.bias`; what the file lacks is absent.
         num_heads: attention heads, if the file tells.
-        stride: from one patch to the next along each axis, if patches overlap; in the units of the input.
+        stride: from one patch to the next, in units of the input, if patches overlap.
         unknown: names in the file that have no part here.
     """
 
+    filters: Tensor
+    positions: Tensor
     parts: dict[str, Tensor]
     num_heads: int | None = None
     stride: int | None = None
     unknown: list[str] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        """All that it has."""
+        return ["filters", "positions", *self.parts]
 
 
 @dataclass
@@ -58,7 +67,7 @@ class Report:
         parts = {
             "fitted": [f"{name} ({how})" for name, how in self.fitted.items()],
             "left at the initial value": in_short(self.initial),
-            "not used": in_short(self.unused),
+            "not used, from the file": in_short(self.unused),
         }
         lines = [f"init: {self.source}: {len(self.loaded)} parameters loaded as they are"]
         return "\n".join(lines + [f"  {title}: {', '.join(names)}" for title, names in parts.items() if names])
@@ -82,17 +91,17 @@ class Placing:
         self.parameters = dict(network.named_parameters())
         self.report = Report("")
         self.problems: list[str] = []
+        self.values: dict[str, Tensor] = {}
 
     def put(self, name: str, value: Tensor, how: str = "") -> bool:
-        """Load a parameter unless that has happened; whether it was this time."""
-        if name in self.report.loaded or name in self.report.fitted:
+        """Take note of a parameter's value unless it has one; whether it was this time."""
+        if name in self.values:
             return False
         target = self.parameters[name]
         if target.shape != value.shape:
             self.problems.append(f"{name} is {list(value.shape)} there and {list(target.shape)} here")
             return False
-        with torch.no_grad():
-            target.copy_(value)
+        self.values[name] = value
         if how:
             self.report.fitted[name] = how
         else:
@@ -100,28 +109,57 @@ class Placing:
         return True
 
     def finish(self, source: str) -> Report:
-        """The report, once everything is placed.
+        """Load everything at once, and report.
 
         Raises:
             UserError: weights that do not fit, or none that do.
         """
         if self.problems:
-            more = f" and {len(self.problems) - 3} more" if len(self.problems) > 3 else ""
-            raise UserError(f"{'; '.join(self.problems[:3])}{more}; set model.size and patches as they were trained")
-        done = {*self.report.loaded, *self.report.fitted}
-        if not done:
+            raise UserError(f"{some(self.problems, 3)}; set model.size and patches as they were trained")
+        if not self.values:
             raise UserError("nothing in it fits this model")
+        with torch.no_grad():
+            for name, value in self.values.items():
+                self.parameters[name].copy_(value)
         self.report.source = source
-        self.report.initial[:0] = [name for name in self.parameters if name not in done]
+        self.report.initial = [name for name in self.parameters if name not in self.values]
         return self.report
 
 
 class Init:
-    """Starting weights; the base of all sources.
+    """Starting weights; the base of all sources."""
+
+    def __call__(self, network: MBT) -> Report:
+        """Load the weights into a model.
+
+        Args:
+            network: the model; its parameters are changed.
+
+        Raises:
+            UserError: a file that cannot be read, or weights that do not fit.
+        """
+        placing = Placing(network)
+        try:
+            self.fill(placing, network.modalities)
+            return placing.finish(str(self))
+        except UserError as error:
+            raise UserError(f"model.init {self}: {error}") from None
+
+    def fill(self, placing: Placing, modalities: Sequence[str]) -> None:
+        """Load the weights of these modalities."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        """What is read, for messages."""
+        return type(self).__name__
+
+
+class FileInit(Init):
+    """What all sources but `PerModality` share.
 
     Args:
         inflate: how a filter trained on single pictures becomes one of t frames: `central`, it stands in frame t // 2
-            (the authors' released setting), or `average`.
+            (the authors' released setting), or `average`, every frame has 1 / t of it.
         leave_cls: modalities whose CLS token stays zero. The authors' loader looks for the sound's under a wrong name,
             so that `[spectrogram]` starts as theirs does; by default all get the trained one.
 
@@ -134,32 +172,15 @@ class Init:
             raise UserError(f"inflate is {inflate!r}: choose one of {', '.join(INFLATIONS)}")
         self.inflate, self.leave_cls = inflate, tuple(leave_cls)
 
-    def __call__(self, network: MBT) -> Report:
-        """Load the weights into a model.
-
-        Raises:
-            UserError: a file that cannot be read, or weights that do not fit.
-        """
-        placing = Placing(network)
+    def place(self, placing: Placing, modality: str, encoder: Encoder) -> set[str]:
+        """Put an encoder into a modality's place; returns the names of the parts that were used."""
         for m in self.leave_cls:
-            if m not in network.modalities:
-                raise UserError(f"leave_cls names {m!r}, but the model has {', '.join(network.modalities)}")
-        try:
-            self.fill(placing, network.modalities)
-            return placing.finish(str(self))
-        except UserError as error:
-            raise UserError(f"model.init {self}: {str(error).removeprefix(f'{self}: ')}") from None
-
-    def fill(self, placing: Placing, modalities: Sequence[str]) -> None:
-        """Load the weights of these modalities."""
-        raise NotImplementedError
-
-    def __str__(self) -> str:
-        """What is read, for messages."""
-        return type(self).__name__
+            if m not in placing.network.modalities:
+                raise UserError(f"leave_cls names {m!r}, but the model has {', '.join(placing.network.modalities)}")
+        return place(placing, modality, encoder, self.inflate, modality not in self.leave_cls)
 
 
-class EncoderInit(Init):
+class EncoderInit(FileInit):
     """One encoder for every modality: a ViT trained on pictures, or one trained on sound.
 
     Args:
@@ -179,15 +200,13 @@ class EncoderInit(Init):
     def fill(self, placing: Placing, modalities: Sequence[str]) -> None:
         """Load the weights of these modalities."""
         encoder = self.read()
-        used: set[str] = set()
-        for m in modalities:
-            used |= place(placing, m, encoder, self.inflate, m not in self.leave_cls)
+        used = set().union(*(self.place(placing, m, encoder) for m in modalities))
         if self.bottlenecks_from_positions:
             place_bottlenecks(placing, encoder)
-        placing.report.unused += [*(name for name in encoder.parts if name not in used), *encoder.unknown]
+        placing.report.unused += [*(name for name in encoder.names if name not in used), *encoder.unknown]
 
 
-class ModelInit(Init):
+class ModelInit(FileInit):
     """A whole MBT, each of whose encoders goes to its modality, with the bottleneck if it has as many tokens.
 
     Args:
@@ -211,26 +230,19 @@ class ModelInit(Init):
             raise UserError(f"it has {', '.join(source.modalities)}, not {', '.join(modalities)}")
         used: set[str] = set()
         for m in known:
-            parts = place(placing, m, encoder_of(source, m), self.inflate, m not in self.leave_cls)
-            used |= {name_in(source, m, part) for part in parts}
+            used |= {name_in(source, m, part) for part in self.place(placing, m, encoder_of(source, m))}
+        theirs, ours = ({n: p.shape for n, p in m.head.named_parameters()} for m in (source, placing.network))
+        if self.load_head and theirs != ours:
+            raise UserError(
+                f"load_head: the head is {shapes_of(theirs)} there and {shapes_of(ours)} here: leave it out"
+            )
         for name, value in source.named_parameters():
             target = placing.parameters.get(name)
-            is_head = name.startswith("head.") and self.load_head and target is not None
+            is_head = name.startswith("head.") and self.load_head
             is_fusion = name.startswith("fusion.") and target is not None and target.shape == value.shape
             if (is_head or is_fusion) and placing.put(name, value):
                 used.add(name)
         placing.report.unused += [name for name, _ in source.named_parameters() if name not in used]
-
-
-def name_in(network: MBT, modality: str, part: str) -> str:
-    """The parameter of a model that a part of an `Encoder` is, or lies in."""
-    kind, _, rest = part.partition(".")
-    if kind == "blocks":
-        layer, _, rest = rest.partition(".")
-        return f"layers.{layer}.{network.block_of(int(layer), modality)[0]}.{rest}"
-    if kind == "norm":
-        return part
-    return f"tokens.{modality}.{'positions' if 'position' in part else rest or kind}"
 
 
 class PerModality(Init):
@@ -241,7 +253,6 @@ class PerModality(Init):
     """
 
     def __init__(self, sources: dict[str, Init]):
-        super().__init__()
         self.sources = sources
 
     def fill(self, placing: Placing, modalities: Sequence[str]) -> None:
@@ -250,10 +261,13 @@ class PerModality(Init):
         if strangers and not set(modalities) <= self.sources.keys():
             raise UserError(f"it names a source for {strangers[0]!r}, but the model has {', '.join(modalities)}")
         for m, source in self.sources.items():
-            if m in modalities:
-                source.fill(placing, [m])
-            else:
+            if m in strangers:
                 placing.report.unused.append(f"the source for {m}")
+                continue
+            try:
+                source.fill(placing, [m])
+            except UserError as error:
+                raise UserError(f"{m}: {error}") from None
 
     def __str__(self) -> str:
         """What is read, for messages."""
@@ -261,7 +275,17 @@ class PerModality(Init):
 
 
 def place(placing: Placing, modality: str, encoder: Encoder, inflate: str, with_cls: bool) -> set[str]:
-    """Put an encoder into a modality's place; returns the names of the parts that were used.
+    """Put an encoder into a modality's place.
+
+    Args:
+        placing: the model.
+        modality: whose tokens and blocks are filled.
+        encoder: the weights.
+        inflate: see `positions.fit_filter`.
+        with_cls: whether its CLS token is wanted.
+
+    Returns:
+        The names of the encoder's parts that were used.
 
     Raises:
         UserError: patches or positions that cannot be fitted, or another number of attention heads.
@@ -269,117 +293,133 @@ def place(placing: Placing, modality: str, encoder: Encoder, inflate: str, with_
     parts, network, prefix = encoder.parts, placing.network, f"tokens.{modality}"
     tokens = network.tokens_of(modality)
     blocks = [network.block_of(layer, modality) for layer in range(len(network.layers))]
-    heads = {block.attn.num_heads for _, block in blocks}
-    if heads and encoder.num_heads not in (None, *heads):
-        raise UserError(
-            f"the encoder has {encoder.num_heads} attention heads there and {heads.pop()} here: set model.size"
-        )
-    used: set[str] = set()
+    heads = blocks[0][1].attn.num_heads
+    if encoder.num_heads not in (None, heads):
+        raise UserError(f"the encoder has {encoder.num_heads} attention heads there and {heads} here: set model.size")
 
-    def put(name: str, part: str, value: Tensor | None = None, how: str = "") -> None:
-        if part in parts and placing.put(name, parts[part] if value is None else value, how):
-            used.add(part)
+    fitted = {"filters": (f"{prefix}.weight", *fit_filter(encoder.filters, tokens.weight.shape, inflate))}
+    positions, how = fit_positions(encoder.positions, tokens.grid, encoder.stride, tokens.patch)
+    if tokens.cls is not None:
+        row = parts.get("cls_position", tokens.positions[0, 0].detach().cpu())
+        how += "" if "cls_position" in parts else f"{', ' * bool(how)}the CLS token's row left at its initial value"
+        positions = torch.cat([row[None], positions]) if len(row) == positions.shape[1] else positions
+    fitted["positions"] = (f"{prefix}.positions", positions[None], how)
 
-    if "patch.weight" in parts:
-        there, here = parts["patch.weight"], tokens.weight
-        wanted = fit_filter(there, here.shape, inflate)
-        put(
-            f"{prefix}.weight",
-            "patch.weight",
-            wanted,
-            "" if there.shape == here.shape else how_fitted(there, here, inflate),
-        )
-    put(f"{prefix}.bias", "patch.bias")
+    names = {"bias": f"{prefix}.bias", "norm.weight": "norm.weight", "norm.bias": "norm.bias"}
     if tokens.cls is not None and with_cls:
-        put(f"{prefix}.cls", "cls", parts.get("cls", torch.empty(0)).view(1, 1, -1))
-    if "positions" in parts:
-        there = parts["positions"]
-        fitted, how = fit_positions(there, tokens.grid, encoder.stride, patch=tokens.patch)
-        if tokens.cls is not None:
-            row = tokens.positions[0, :1].detach().cpu()
-            if "cls_position" in parts:
-                row = parts["cls_position"].view(1, -1)
-                used.add("cls_position")
-            else:
-                placing.report.initial.append(f"{prefix}.positions (the CLS token's row)")
-            fitted = torch.cat([row, fitted]) if row.shape[-1] == fitted.shape[-1] else fitted
-        put(f"{prefix}.positions", "positions", fitted[None], how)
+        names["cls"] = f"{prefix}.cls"
     for layer, (name, block) in enumerate(blocks):
-        for part in block.state_dict():
-            put(f"layers.{layer}.{name}.{part}", f"blocks.{layer}.{part}")
-    for part in ("norm.weight", "norm.bias"):
-        put(part, part)
+        names |= {f"blocks.{layer}.{part}": f"layers.{layer}.{name}.{part}" for part in block.state_dict()}
+    used = {part for part, (name, value, how) in fitted.items() if placing.put(name, value, how)}
+    for part, name in names.items():
+        if part in parts and placing.put(name, parts[part].view(1, 1, -1) if part == "cls" else parts[part]):
+            used.add(part)
+    if "positions" in used and tokens.cls is not None and "cls_position" in parts:
+        used.add("cls_position")
     return used
 
 
 def fit_positions(grid: Tensor, sides: Sequence[int], stride: int | None, patch: Sequence[int]) -> tuple[Tensor, str]:
-    """Positions (N, D) for a grid of these sides, and how they were made.
+    """Positions for another grid of patches.
 
     Patches that overlapped in training lie closer together than ours: ours then take the positions of the places where
-    they lie, and what is beyond the end is cut off. Where ours reach further, the grid is stretched.
+    they lie, and what is beyond the end is cut off (a place up to one patch beyond the last takes the last). Where ours
+    reach further, the grid is stretched.
+
+    Args:
+        grid: (*grid, D) positions.
+        sides: the wanted grid.
+        stride: from one patch of `grid` to the next, in units of the input; None: they do not overlap.
+        patch: the wanted patches, which do not overlap.
+
+    Returns:
+        (prod(sides), D), and how they were made, in words; none if they are as they were.
+
+    Raises:
+        UserError: the grid has more axes than wanted.
     """
     there, here = "x".join(map(str, grid.shape[:-1])), "x".join(map(str, sides))
     if stride and len(sides) == grid.ndim - 1:
         places = [torch.arange(n, dtype=torch.double) * p / stride for n, p in zip(sides, patch, strict=True)]
         if all(at[-1] <= n for at, n in zip(places, grid.shape, strict=False)):
-            return sample(grid, places).flatten(
-                0, -2
-            ), f"{there} -> {here}: read at our patches' places, stride {stride}"
+            taken = sample(grid, places).flatten(0, -2)
+            return taken, f"{there} -> {here}: read at our patches' places, stride {stride}"
     if tuple(grid.shape[:-1]) == tuple(sides):
         return grid.flatten(0, -2), ""
-    tiled = f", repeated {sides[0]} times" if len(sides) >= grid.ndim else ""
+    tiled = f", repeated {sides[0]} times" if len(sides) >= grid.ndim and sides[0] > 1 else ""
+    if tuple(sides[len(sides) - grid.ndim + 1 :]) == tuple(grid.shape[:-1]):
+        return spread(grid, sides), f"{there}{tiled}" if tiled else ""
     return spread(grid, sides), f"{there} -> {here}: resampled{tiled}"
 
 
-def how_fitted(there: Tensor, here: Tensor, inflate: str) -> str:
-    """What was done to a filter, in words."""
-    words = []
-    if there.shape[1] != here.shape[1]:
-        words.append(f"{there.shape[1]} channel for {here.shape[1]}")
-    if there.ndim < here.ndim:
-        frames = here.shape[2]
-        words.append(f"in the central frame of {frames}" if inflate == "central" else f"spread over {frames} frames")
-    if there.ndim > here.ndim:
-        words.append(f"mean of {there.shape[2]} frames")
-    return ", ".join(words)
-
-
 def place_bottlenecks(placing: Placing, encoder: Encoder) -> None:
-    """Start bottleneck tokens as positions; nothing to do in a model without."""
+    """Start bottleneck tokens as positions, as the authors' loader does; nothing to do in a model without any.
+
+    Args:
+        placing: the model.
+        encoder: whose positions they take: the CLS token's with a CLS head, then a near-square grid of them.
+    """
     name = "fusion.bottleneck"
-    if name not in placing.parameters or "positions" not in encoder.parts:
+    if name not in placing.parameters:
         return
     count = placing.parameters[name].shape[1]
     with_cls = placing.network.head.num_cls and "cls_position" in encoder.parts
-    rows = [encoder.parts["cls_position"].view(1, -1)] if with_cls else []
+    rows = [encoder.parts["cls_position"][None]] if with_cls else []
     how = "position of the CLS token" if with_cls else ""
     if rest := count - len(rows):
         sides = near_square(rest)
-        rows.append(spread(encoder.parts["positions"], sides))
+        rows.append(spread(encoder.positions, sides))
         how += f"{' and ' * bool(how)}positions resampled to {sides[0]}x{sides[1]}"
     placing.put(name, torch.cat(rows)[None], how)
 
 
 def encoder_of(network: MBT, modality: str) -> Encoder:
-    """One modality's encoder of a model."""
+    """One modality's encoder of a model, sharing its memory.
+
+    Args:
+        network: the model.
+        modality: one of its modalities.
+    """
     tokens = network.tokens_of(modality)
-    num_cls, positions = network.head.num_cls, tokens.positions[0]
-    parts: dict[str, Tensor] = {"patch.weight": tokens.weight, "patch.bias": tokens.bias}
+    positions = tokens.positions.detach()[0]
+    parts: dict[str, Tensor] = {"bias": tokens.bias}
     if tokens.cls is not None:
         parts |= {"cls": tokens.cls[0, 0], "cls_position": positions[0]}
-    parts["positions"] = positions[num_cls:].view(*tokens.grid, -1)
     blocks = [network.block_of(layer, modality)[1] for layer in range(len(network.layers))]
     for layer, block in enumerate(blocks):
         parts |= {f"blocks.{layer}.{name}": x for name, x in block.state_dict().items()}
     parts |= {"norm.weight": network.norm.weight, "norm.bias": network.norm.bias}
-    return Encoder({name: x.detach() for name, x in parts.items()}, blocks[0].attn.num_heads if blocks else None)
+    grid = positions[network.head.num_cls :].view(*tokens.grid, -1)
+    parts = {name: x.detach() for name, x in parts.items()}
+    return Encoder(tokens.weight.detach(), grid, parts, blocks[0].attn.num_heads)
+
+
+def shapes_of(parameters: Mapping[str, torch.Size]) -> str:
+    """Names and shapes of parameters, in a line."""
+    return ", ".join(f"{name} {list(shape)}" for name, shape in parameters.items())
+
+
+def name_in(network: MBT, modality: str, part: str) -> str:
+    """The parameter of a model that a part of `encoder_of` is, or lies in."""
+    kind, _, rest = part.partition(".")
+    if kind == "blocks":
+        layer, _, rest = rest.partition(".")
+        return f"layers.{layer}.{network.block_of(int(layer), modality)[0]}.{rest}"
+    own = {"filters": "weight", "bias": "bias", "cls": "cls", "cls_position": "positions", "positions": "positions"}
+    return f"tokens.{modality}.{own[kind]}" if kind in own else part
 
 
 def in_short(names: Sequence[str]) -> list[str]:
-    """Names with those of one block or a longer family told together, by number."""
-    families: dict[str, list[str]] = {}
+    """Names with those of whole blocks told together, by range and number: layers.0-11.spectrogram.* (144)."""
+    families: dict[str, list[int]] = {}
     for name in names:
-        pieces = name.split(".") if "." in name else name.split("/")
-        family = ".".join(pieces[:2]) if pieces[0] in ("layers", "blocks") else name
-        families.setdefault(family, []).append(name)
-    return [f"{family}.* ({len(members)})" if len(members) > 1 else members[0] for family, members in families.items()]
+        kind, *rest = name.split(".")
+        if kind in ("layers", "blocks"):
+            family = f"{kind}.{{}}.{rest[1]}.*" if kind == "layers" else f"{kind}.{{}}.*"
+            families.setdefault(family, []).append(int(rest[0]))
+        else:
+            families[name] = []
+    return [
+        f"{family.format('-'.join(map(str, sorted({min(at), max(at)}))))} ({len(at)})" if at else family
+        for family, at in families.items()
+    ]
