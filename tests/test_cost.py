@@ -415,7 +415,7 @@ def test_a_runs_own_configuration(ran: dict, capsys: pytest.CaptureFixture, tmp_
         (["--classes", "0"], "--classes is 0: give 1 or more"),
         (["--config", "nope.yaml"], "--config nope.yaml: no such file"),
         (["--ckpt_path", "nope.ckpt"], "checkpoint nope.ckpt: no such file"),
-        (["--data.manifest", "README.md"], "README.md: a manifest ends in .csv or .jsonl, not '.md'"),
+        (["--data.manifest", "README.md"], "README.md: a manifest ends in .parquet, .jsonl, .csv, not '.md'"),
         (["--data.manifest", "docs"], "docs: no such manifest"),
         (["--model.fusion_layr", "3"], "did you mean model.fusion_layer?"),
         (["--model.fusion_layer", "13"], "fusion_layer is 13, but the encoder has 12 layers"),
@@ -432,7 +432,7 @@ def test_what_is_wrong_is_told_in_one_line(arguments: list[str], line: str, caps
 
 def test_help(capsys: pytest.CaptureFixture) -> None:
     for arguments, text in (
-        (["--help"], "each with its own --help: cost"),
+        (["--help"], "each with its own --help: "),
         (["cost", "--help"], "usage: mbt cost [--config FILE ...] [--classes N] [OPTION VALUE ...] Print"),
     ):
         with pytest.raises(SystemExit) as stop:

@@ -15,6 +15,9 @@ EPIC = (
     "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,"
     "narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes\n"
 )
+AUDIOSET_COUNTS = "# a\n# num_ytids=3, num_segs=3, num_unique_labels=2, num_positive_labels=4\n"
+AUDIOSET_HEAD = "# YTID, start_seconds, end_seconds, positive_labels\n"
+EPIC_LABELS = ["--labels", "EPIC_100_verb_classes.csv", "EPIC_100_noun_classes.csv"]
 IDS = ["--aaSYNTH00", "00012345678", "1234567e890", "aa_SYNTH-03"]
 
 
@@ -39,13 +42,13 @@ SETS: dict[str, tuple[str, list[str], dict[str, str], list[str]]] = {
         ["--annotations", "balanced_train_segments.csv", "eval_segments.csv", "--labels", "class_labels_indices.csv"],
         {
             "class_labels_indices.csv": 'index,mid,display_name\n0,/m/0aaa01,"Speech"\n1,/t/dd90001,"Beep, bleep"\n',
-            "balanced_train_segments.csv": "# a\n# num_ytids=3, num_segs=3, num_unique_labels=2, num_positive_labels=4\n"
-            "# YTID, start_seconds, end_seconds, positive_labels\n"
+            "balanced_train_segments.csv": AUDIOSET_COUNTS
+            + AUDIOSET_HEAD
             + "".join(
                 f'{name}, 0.000, 10.000, "/m/0aaa01{",/t/dd90001" if i == 1 else ""}"\n'
                 for i, name in enumerate(IDS[:3])
             ),
-            "eval_segments.csv": f'# a\n# b\n# YTID, start_seconds, end_seconds, positive_labels\n{IDS[3]}, 30.000, 40.000, "/t/dd90001"\n',
+            "eval_segments.csv": f'# a\n# b\n{AUDIOSET_HEAD}{IDS[3]}, 30.000, 40.000, "/t/dd90001"\n',
         },
         [f"Y{IDS[0]}.mp4", f"{IDS[1]}_0.000.mp4", f"{IDS[2]}_0_10000.mp4", f"{IDS[3]}_30000_40000.mp4"],
     ),
@@ -62,8 +65,7 @@ SETS: dict[str, tuple[str, list[str], dict[str, str], list[str]]] = {
     ),
     "epic-kitchens": (
         "epic_kitchens",
-        ["--annotations", "EPIC_100_train.csv", "EPIC_100_validation.csv"]
-        + ["--labels", "EPIC_100_verb_classes.csv", "EPIC_100_noun_classes.csv"],
+        ["--annotations", "EPIC_100_train.csv", "EPIC_100_validation.csv", *EPIC_LABELS],
         {
             "EPIC_100_train.csv": EPIC + epic_row(0, "00.10", "01.10", 0, 1) + epic_row(1, "00.20", "01.20", 1, 0),
             "EPIC_100_validation.csv": EPIC + epic_row(2, "00.30", "01.30", 1, 1),
