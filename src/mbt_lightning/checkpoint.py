@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.model.mbt import MBT
-from mbt_lightning.model.pretrained.files import read_model_file
+from mbt_lightning.model.pretrained import files
 from mbt_lightning.model.pretrained.init import ModelInit
 from mbt_lightning.module import AudioVisualClassifier
 
@@ -33,7 +33,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path}: no such file")
     if is_weights_only(path):
-        tensors, about = read_model_file(path)
+        about, tensors = files.read_about(path), files.read_safetensors(path)
         return {"mbt_lightning": about, "state_dict": {f"network.{name}": x for name, x in tensors.items()}}
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: not a checkpoint of mbt (or cut off)")
@@ -44,6 +44,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         text = " ".join(str(error).split())
         raise UserError(f"{path}: not a checkpoint of mbt ({type(error).__name__}: {text[:120]})") from None
     return content
+
+
+def read_about(path: str | Path) -> dict[str, Any]:
+    """The `config` and `spec` of a checkpoint, without reading its weights.
+
+    Args:
+        path: as for `read_checkpoint`.
+
+    Raises:
+        UserError: a file that is no checkpoint of this program.
+    """
+    if Path(path).is_file() and is_weights_only(path):
+        return files.read_about(path)
+    return read_checkpoint(path)["mbt_lightning"]
 
 
 def is_weights_only(path: str | Path) -> bool:

@@ -24,7 +24,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgre
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from mbt_lightning.checkpoint import Checkpoint, is_weights_only, read_checkpoint
+from mbt_lightning.checkpoint import Checkpoint, is_weights_only, read_about, read_checkpoint
 from mbt_lightning.data.augment import RgbAugment
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.data.decode import ClipError
@@ -190,7 +190,7 @@ class MbtCLI(LightningCLI):
         """The data as the model must know it; classes of a prediction are the checkpoint's."""
         if not self.checkpoint:
             return data.spec
-        known = read_checkpoint(self.checkpoint)["mbt_lightning"]["spec"]
+        known = read_about(self.checkpoint)["spec"]
         trained = DataSpec(data.inputs, tuple(known["classes"]), tuple(known["groups"]))
         if self.subcommand == "predict":
             return trained
@@ -214,7 +214,7 @@ class MbtCLI(LightningCLI):
             raise UserError(f"trainer.precision is {settings.trainer.precision}: choose one of {', '.join(PRECISIONS)}")
         self.checkpoint = settings.ckpt_path
         if self.checkpoint:
-            read_checkpoint(self.checkpoint)  # refuses, before anything is built, what is none
+            read_about(self.checkpoint)  # refuses, before anything is built, what is none
 
         rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))))
         self.folder: Path | None

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mbt_lightning.checkpoint import is_weights_only, read_checkpoint
+from mbt_lightning.checkpoint import is_weights_only, read_about
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.run import find_checkpoint
 
@@ -62,7 +62,7 @@ def expand(arguments: list[str]) -> list[str]:
     if not checkpoint and named_in_files:
         checkpoint = named_in_files[-1]
         if subcommand == "fit" and is_weights_only(checkpoint):  # an overlay of a model: a training starts from it
-            config = read_checkpoint(checkpoint)["mbt_lightning"]["config"]
+            config = read_about(checkpoint)["config"]
             init = {"class_path": "Checkpoint", "init_args": {"path": checkpoint}}
             start = {"model": config["model"] | {"init": init}, "data": config["data"]}
             configs.insert(0, yaml.safe_dump(start, sort_keys=False))
@@ -93,7 +93,7 @@ def config_of(checkpoint: str, subcommand: str, runs: Path, experiment: str) -> 
             f"{path} holds a model and no training to go on with; to start from it, "
             f"give --model.init Checkpoint --model.init.path {path} in the place of --ckpt_path"
         )
-    config = read_checkpoint(path)["mbt_lightning"]["config"]
+    config = read_about(path)["config"]
     config["data"].pop("media", None)
     if subcommand == "fit" and checkpoint not in NEWEST:
         config["trainer"] = {key: value for key, value in config["trainer"].items() if key not in MACHINE}

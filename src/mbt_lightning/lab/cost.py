@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.table import Table
 
-from mbt_lightning.checkpoint import read_checkpoint
+from mbt_lightning.checkpoint import read_about
 from mbt_lightning.cli import MbtCLI
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.errors import UserError
@@ -126,7 +126,7 @@ class Experiment(MbtCLI):
         if checkpoint := self.config.ckpt_path:
             if checkpoint in NEWEST:
                 checkpoint = find_checkpoint(Path(self.config.runs), self.config.experiment, checkpoint)
-            return len(read_checkpoint(checkpoint)["mbt_lightning"]["spec"]["classes"])
+            return len(read_about(checkpoint)["spec"]["classes"])
         path = data.manifest_path
         if path != "demo" and not Path(path).exists():
             print(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        tensors = read_safetensors(path)[0]
+        tensors = read_safetensors(path)
     else:
         named = inner(read_torch(path))
         tensors = {name: x for name, x in named.items() if isinstance(x, Tensor) and isinstance(name, str)}
@@ -44,16 +45,33 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
 
 
-def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a `.safetensors` file.
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file.
 
     Raises:
         UserError: a file that is missing or damaged.
     """
+    with opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a `.safetensors` file.
+
+    Raises:
+        UserError: a file that is missing or damaged.
+    """
+    with opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Any]:
+    """A `.safetensors` file, what is wrong with it told in one line."""
     must_be_a_file(path)
     try:
         with safe_open(str(path), "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file
     except BROKEN as error:
         raise UserError(f"{path}: not a safetensors file, or damaged ({one_line(error)[:120]})") from None
 
@@ -91,13 +109,13 @@ METADATA = "mbt_lightning"
 """Key of a `.safetensors` file's metadata that holds the model's configuration and data, as JSON text."""
 
 
-def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of a `model.safetensors` of this program, and its `config` and `spec`.
+def read_about(path: str | Path) -> dict[str, Any]:
+    """The `config` and `spec` in a `model.safetensors` of this program; its tensors are not read.
 
     Raises:
         UserError: another file.
     """
-    tensors, metadata = read_safetensors(path)
+    metadata = read_metadata(path)
     try:
         about = json.loads(metadata[METADATA])
         found = [about["config"][key] for key in ("model", "data")]
@@ -108,4 +126,4 @@ def read_model_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         raise UserError(
             f"{path}: not written by mbt import or mbt export; start from weights of others with model.init"
         ) from None
-    return tensors, about
+    return about

@@ -67,7 +67,7 @@ def from_params(
         warnings.warn(f"parameter 'bottleneck' is not used: with {reason}, nothing is fused", stacklevel=2)
     elif unknown:
         raise UserError(f"parameters that this configuration does not use: {some(unknown)}")
-    settings.check(network, state)
+    check_shapes(network, state)
     network.to_empty(device="cpu")
     network.load_state_dict(state)
     return network.eval()
@@ -283,15 +283,15 @@ class Settings:
                 return [3, slots * prod(duration), rows * down, rows * across], ""
         return ([3, fitting[0], height, width] if fitting else None), f"pictures of {height} x {width}"
 
-    def check(self, network: MBT, state: Mapping[str, Tensor]) -> None:
-        """Refuse parameters whose shapes do not fit."""
-        wrong = [
-            f"{name} is {list(x.shape)}, not {list(network.state_dict()[name].shape)}"
-            for name, x in state.items()
-            if x.shape != network.state_dict()[name].shape
-        ]
-        if wrong:
-            raise UserError(f"parameters do not fit this configuration: {some(wrong)}")
+
+def check_shapes(network: MBT, state: Mapping[str, Tensor]) -> None:
+    """Refuse parameters whose shapes do not fit."""
+    wanted = {name: x.shape for name, x in network.state_dict().items()}
+    wrong = [
+        f"{name} is {list(x.shape)}, not {list(wanted[name])}" for name, x in state.items() if x.shape != wanted[name]
+    ]
+    if wrong:
+        raise UserError(f"parameters do not fit this configuration: {some(wrong)}")
 
 
 def state_dict(flat: Mapping[str, np.ndarray], network: MBT) -> tuple[dict[str, Tensor], set[str]]:
