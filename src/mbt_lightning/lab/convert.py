@@ -25,7 +25,7 @@ from mbt_lightning.model.fusion import Bottleneck
 from mbt_lightning.model.mbt import MBT
 from mbt_lightning.model.pretrained.files import METADATA
 from mbt_lightning.model.pretrained.flax import read_params
-from mbt_lightning.model.pretrained.scenic import RELEASED, Settings, from_params
+from mbt_lightning.model.pretrained.scenic import RELEASED, Settings, UntoldShapeError, from_params
 from mbt_lightning.run import find_checkpoint
 
 FRAMES_PER_SECOND, FRAME_STRIDE = 25, 2
@@ -104,10 +104,8 @@ def import_scenic(
     try:
         with warnings.catch_warnings(record=True) as caught:
             network = from_params(params, {"model": model, "dataset_configs": {"crop_size": frame_size}})
-    except UserError as error:
-        if "inputs=" not in str(error):
-            raise
-        raise UserError(f"{str(error).split(': give')[0]}: set --frame_size and --num_mels") from None
+    except UntoldShapeError as error:
+        raise UserError(f"{error.found}: set --frame_size and --num_mels") from None
     if not test_with_bottlenecks and "fusion.bottleneck" not in network.state_dict():
         raise UserError("test_with_bottlenecks is false, but no bottleneck is in use in this checkpoint")
     count = network.head.linear.out_features
@@ -116,9 +114,9 @@ def import_scenic(
         raise UserError(f"{classes} names {len(names[0])} classes, but the checkpoint has {count}")
     channels = {"rgb": 3, "spectrogram": 1}
     spec = DataSpec({m: (channels[m], *network.tokens_of(m).size) for m in network.modalities}, *names)
-    config = {"experiment": Path(out).name, "model": model_settings(network, found), "data": {}}
     picks = "rgb" in spec.inputs and len(found.patch["rgb"]) == 2
-    config["data"] = data_settings(spec, num_frames if picks else None)
+    data = data_settings(spec, num_frames if picks else None)
+    config = {"experiment": Path(out).name, "model": model_settings(network, found), "data": data}
     header = [
         f"The checkpoint {Path(checkpoint).name} of the authors' code (google-research/scenic), by mbt import scenic.",
         f"Told by its parameters: {describe(network)}.",

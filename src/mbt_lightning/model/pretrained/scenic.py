@@ -96,6 +96,19 @@ class Scenic(ModelInit):
         return str(self.path)
 
 
+class UntoldShapeError(UserError):
+    """Positions that do not come from an input of the shape that is told or assumed.
+
+    Args:
+        found: what does not fit.
+        fix: what to do about it in Python; the program's tools have options for it.
+    """
+
+    def __init__(self, found: str, fix: str):
+        super().__init__(f"{found}: {fix}")
+        self.found = found
+
+
 class Settings:
     """The authors' settings as ours: what the configuration says, and where it is silent what the parameters tell.
 
@@ -245,10 +258,8 @@ class Settings:
         find = self.picture_shape if modality == "rgb" else self.spectrogram_shape
         shape, told = find(tokens)
         if shape is None:
-            raise UserError(
-                f"{tokens} tokens of {modality} do not come from {told} in patches {self.patch[modality]}: "
-                f"give the shape of one example, inputs={{{modality!r}: [...]}}"
-            )
+            found = f"{tokens} tokens of {modality} do not come from {told} in patches {self.patch[modality]}"
+            raise UntoldShapeError(found, f"give the shape of one example, inputs={{{modality!r}: [...]}}")
         return shape
 
     def spectrogram_shape(self, tokens: int) -> tuple[list[int] | None, str]:
