@@ -12,6 +12,14 @@ import pytest
 from mbt_lightning.data.demo import DemoSize, demo_manifest
 
 
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no variable that the program sets outlive a test."""
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MBT_RUN_FOLDER"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory) -> Path:
     """Manifest of a handful of the embedded clips (8 to train, 2 to validate, 4 to test), encoded once."""

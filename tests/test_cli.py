@@ -20,11 +20,8 @@ TINY = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_lay
 
 @pytest.fixture(autouse=True)
 def in_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run in the project's folder; let no variable that the program sets outlive a test."""
+    """Run in the project's folder."""
     monkeypatch.chdir(Path(__file__).parent.parent)
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MBT_RUN_FOLDER"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

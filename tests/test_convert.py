@@ -22,11 +22,8 @@ CLASSES, DEPTH = 12, 3
 
 @pytest.fixture(autouse=True)
 def in_a_folder(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run in an empty folder; let no variable that the program sets outlive a test."""
+    """Run in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MBT_RUN_FOLDER"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="module")

@@ -284,12 +284,9 @@ RECIPE = ["experiments/bottleneck_symmetric_b4_lf8.yaml", "experiments/recipes/a
 
 @pytest.fixture(autouse=True)
 def in_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run in the project's folder, in a terminal of the usual width; let no variable that is set outlive a test."""
+    """Run in the project's folder, in a terminal of the usual width."""
     monkeypatch.chdir(PROJECT)
     monkeypatch.setenv("COLUMNS", "80")
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MBT_RUN_FOLDER"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
 
 
 def printed(capsys: pytest.CaptureFixture, *arguments: str) -> str:

@@ -22,9 +22,6 @@ PLAIN = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false
 def holed(demo, tmp_path, monkeypatch) -> Path:
     """The embedded clips as a Parquet manifest that knows of two more, which are missing."""
     monkeypatch.chdir(PROJECT)
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MBT_RUN_FOLDER"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
     rows = [
         ManifestRow(e.clip_id, e.clip_id, None, None, e.video, None, None, None, e.labels, split)
         for split, examples in read_manifest(demo).splits.items()

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mbt_lightning.data import manifest as module
-from mbt_lightning.data.manifest import COLUMNS, ManifestRow, read_manifest, write_manifest
+from mbt_lightning.data import formats, table
+from mbt_lightning.data.formats import COLUMNS
+from mbt_lightning.data.manifest import ManifestRow, read_manifest, write_manifest
 from mbt_lightning.data.records import Example
 from mbt_lightning.errors import UserError
 
@@ -456,7 +457,8 @@ class TestHash:
     def test_is_of_the_rows_whatever_the_format_and_the_batches(self, tmp_path, monkeypatch) -> None:
         digests = set()
         for batch_rows in (1, 2, 100):
-            monkeypatch.setattr(module, "BATCH_ROWS", batch_rows)
+            for each in (formats, table):
+                monkeypatch.setattr(each, "BATCH_ROWS", batch_rows)
             for suffix in SUFFIXES:
                 path = tmp_path / f"m.{suffix}"
                 digests |= {write_manifest(path, ROWS, NAMES)["hash"], read_manifest(path).digest}
@@ -516,10 +518,11 @@ CLASSES = [f"class {i}" for i in range(527)]
 
 
 @pytest.fixture
-def clips(tmp_path, monkeypatch) -> module.Clips:
+def clips(tmp_path, monkeypatch) -> table.Clips:
     """The training clips of a table that is mapped into memory, though it is small."""
-    monkeypatch.setattr(module, "SHARED_BYTES", 0)
-    monkeypatch.setattr(module, "BATCH_ROWS", 64)
+    monkeypatch.setattr(table, "SHARED_BYTES", 0)
+    for each in (formats, table):
+        monkeypatch.setattr(each, "BATCH_ROWS", 64)
     monkeypatch.setenv("MBT_CACHE", str(tmp_path / "cache"))
     write_manifest(tmp_path / "m.parquet", many(500), CLASSES)
     return read_manifest(tmp_path / "m.parquet", media_root="m").split("train")

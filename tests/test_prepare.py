@@ -117,9 +117,6 @@ def clips(tmp_path_factory) -> list[Path]:
 @pytest.fixture(autouse=True)
 def in_a_folder(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MBT_RUN_FOLDER"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
 
 
 def lay_out(texts: dict[str, str], media: list[str], clips: list[Path]) -> None:

@@ -1,6 +1,7 @@
 """Errors that a person can mend: the program prints them as one line and leaves with exit code 2."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class UserError(ValueError):
@@ -15,3 +16,9 @@ def one_line(message: object) -> str:
 def some(names: Sequence[str], most: int = 5) -> str:
     """The first of a list of names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint at the most similar known name, or nothing."""
+    close = difflib.get_close_matches(name[:100], list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -6,7 +6,6 @@ left open spoils its own line and no other. Every cell is text; what should be a
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 from collections import Counter
@@ -14,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from mbt_lightning.errors import UserError
+from mbt_lightning.errors import UserError, nearest
 
 SPLITS = {
     **dict.fromkeys(("train", "training", "trainset", "trainingset"), "train"),
@@ -249,12 +248,6 @@ def to_media_path(text: str) -> str:
 
 
 # Class lists ------------------------------------------------------------------------------------------------------
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint at the most similar known name, or nothing."""
-    close = difflib.get_close_matches(name[:100], known, n=1)
-    return f"; did you mean {show(close[0])}?" if close else ""
 
 
 class ClassList:

@@ -1,0 +1,361 @@
+"""Rows of a manifest from and to Parquet, JSON lines and CSV, in batches of columns with the types of `COLUMNS`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mbt_lightning.errors import UserError
+
+BATCH_ROWS = 16_384
+"""So many rows are read or written at a time."""
+
+
+class ManifestRow(NamedTuple):
+    """One row of a manifest that is to be written; the columns in their order.
+
+    Args:
+        clip_id: unique name of the clip.
+        source_id: the video that it was cut from.
+        segment_start_seconds: begin of the official segment on the source's time line; None: its begin.
+        segment_end_seconds: end of it; None: the source's end.
+        video: media file with the pictures, or None.
+        audio: media file with the sound if that is another one, or None.
+        start_seconds: begin of the same segment in the media file's own time; None: its begin.
+        end_seconds: end of it; None: the file's end.
+        labels: class names.
+        split: train, val, test or a name of your own.
+        status: ok, or why training cannot use the clip.
+        annotation: file:line of the official row.
+    """
+
+    clip_id: str | None
+    source_id: str | None
+    segment_start_seconds: float | None
+    segment_end_seconds: float | None
+    video: str | None
+    audio: str | None
+    start_seconds: float | None
+    end_seconds: float | None
+    labels: Sequence[str]
+    split: str
+    status: str = "ok"
+    annotation: str | None = None
+
+
+def column_type(name: str) -> pa.DataType:
+    """What a column holds: text, seconds, or the list of labels."""
+    if name == "labels":
+        return pa.list_(pa.string())
+    return pa.float64() if name.endswith("_seconds") else pa.string()
+
+
+COLUMNS = pa.schema([(name, column_type(name)) for name in ManifestRow._fields])
+
+SECONDS = tuple(name for name in COLUMNS.names if name.endswith("_seconds"))
+
+NUMBERS_TOO = ("clip_id", "source_id", "annotation", "label")
+"""Texts for which a number is taken as its digits."""
+
+METADATA_KEY = "mbt_lightning"
+"""Where a Parquet file's own metadata holds ours, as JSON."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch of rows on its way in or out.
+
+    Args:
+        batch: the rows, with the types of `COLUMNS`, empty cells null (see `tidy`).
+        places: line or number of each row.
+        where: how a place is told: what stands before its number, e.g. `m.csv:`.
+        given: the cells as they were given, by column, for messages.
+    """
+
+    batch: pa.RecordBatch
+    places: NDArray[np.int64]
+    where: str
+    given: Mapping[str, Any]
+
+    def error(self, row: int, reason: str) -> UserError:
+        """What is wrong with a row."""
+        return UserError(f"{self.where}{self.places[row]}: {reason}")
+
+    def cell(self, name: str, row: int) -> str:
+        """A cell as it was given."""
+        value = self.given[name][row]
+        return repr(value.as_py() if isinstance(value, pa.Scalar) else value)
+
+
+def read_csv(path: Path) -> Iterator[Rows]:
+    """The rows of a CSV file with a header."""
+    check_text(path)
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        header = [name.strip() for name in next(reader, [])]
+        check_columns(path, header)
+        twice = [name for name, count in Counter(header).items() if count > 1 and name in COLUMNS.names]
+        if twice:
+            raise UserError(f"{path}: column {twice[0]} stands there twice")
+        lines = ((reader.line_num, row) for row in reader if row)
+        while batch := list(islice(lines, BATCH_ROWS)):
+            for line, row in batch:
+                if len(row) != len(header):
+                    raise UserError(f"{path}:{line}: the row does not have {len(header)} columns as the header")
+            places, cells = zip(*batch, strict=True)
+            given: dict[str, Sequence] = {n: c for n, c in zip(header, zip(*cells, strict=True), strict=True)}
+            given["labels"] = [
+                split_labels(text, f"{path}:{n}") for text, n in zip(given["labels"], places, strict=True)
+            ]
+            yield to_rows(given, places, f"{path}:")
+
+
+def read_jsonl(path: Path) -> Iterator[Rows]:
+    """The rows of a file with a JSON object a line."""
+    check_text(path)
+    with open(path, encoding="utf-8-sig") as file:
+        lines = ((number, line) for number, line in enumerate(file, start=1) if not line.isspace())
+        while batch := list(islice(lines, BATCH_ROWS)):
+            objects = []
+            for number, line in batch:
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise UserError(f"{path}:{number}: not a JSON object: {error}") from None
+                if not isinstance(row, dict):
+                    raise UserError(f"{path}:{number}: not a JSON object, but {type(row).__name__}")
+                check_columns(f"{path}:{number}", row)
+                if not isinstance(row["labels"], list):
+                    raise UserError(f"{path}:{number}: labels is {row['labels']!r}; write a list of class names")
+                objects.append(row)
+            given = {name: [row.get(name) for row in objects] for name in COLUMNS.names}
+            yield to_rows(given, [number for number, _ in batch], f"{path}:")
+
+
+def read_parquet(path: Path) -> Iterator[Rows]:
+    """The rows of a Parquet file."""
+    with open_parquet(path) as file:
+        schema = file.schema_arrow
+        check_columns(path, schema.names)
+        for name in [name for name in COLUMNS.names if name in schema.names]:
+            if not fits(name, schema.field(name).type):
+                wanted = "lists of texts" if name == "labels" else "numbers" if name in SECONDS else "texts"
+                raise UserError(f"{path}: column {name} is of type {schema.field(name).type}; write {wanted}")
+        names = [name for name in COLUMNS.names if name in schema.names]
+        done = 0
+        for batch in file.iter_batches(BATCH_ROWS, columns=names):
+            batch.validate(full=True)  # that text is UTF-8
+            columns = {name: batch[name].cast(COLUMNS.field(name).type) for name in names}
+            places = np.arange(done + 1, done + 1 + batch.num_rows)
+            yield Rows(tidy(columns, batch.num_rows), places, f"{path}: row ", columns)
+            done += batch.num_rows
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file; refuses what is none, or is damaged."""
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a Parquet file, or damaged: {str(error).splitlines()[0]}") from None
+
+
+def fits(name: str, kind: pa.DataType) -> bool:
+    """Whether a Parquet column can be read as what it should hold."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if pa.types.is_null(kind):
+        return True
+    if name == "labels":
+        nested = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        return nested and fits("clip_id", kind.value_type)
+    return number if name in SECONDS else text or (name in NUMBERS_TOO and pa.types.is_integer(kind))
+
+
+def to_rows(given: Mapping[str, Sequence], places: Sequence[int], where: str) -> Rows:
+    """Columns of Python values as checked columns of Arrow."""
+    columns = {}
+    for name in given.keys() & set(COLUMNS.names):
+        cells = given[name]
+        if name in SECONDS:
+            columns[name] = pa.array([to_seconds(value) for value in cells], pa.float64())
+            continue
+        try:
+            if name == "labels" and str in set(map(type, cells)):
+                raise TypeError("Arrow would take a text for a list of its letters")
+            columns[name] = pa.array(cells, COLUMNS.field(name).type)
+        except (pa.ArrowException, TypeError, ValueError):
+            columns[name] = pa.array(
+                [to_cell(name, value, f"{where}{n}") for value, n in zip(cells, places, strict=True)],
+                COLUMNS.field(name).type,
+            )
+    return Rows(tidy(columns, len(places)), np.array(places, np.int64), where, given)
+
+
+def tidy(columns: Mapping[str, pa.Array], count: int) -> pa.RecordBatch:
+    """Columns with the types of `COLUMNS` as a batch: nothing missing, empty cells null, the defaults filled in."""
+    tidied = {
+        name: columns.get(name, pa.nulls(count, kind)) for name, kind in zip(COLUMNS.names, COLUMNS.types, strict=True)
+    }
+    for name, cells in tidied.items():
+        if cells.type == pa.string() and pc.any(pc.equal(cells, "")).as_py():
+            tidied[name] = pc.if_else(pc.equal(cells, ""), None, cells)
+    tidied["status"] = pc.fill_null(tidied["status"], "ok")
+    tidied["clip_id"] = pc.coalesce(tidied["clip_id"], tidied["video"], tidied["audio"])
+    unusable = pc.not_equal(tidied["status"], "ok")
+    for name in SECONDS:  # whatever stands in a row that is not used
+        tidied[name] = pc.if_else(pc.and_(unusable, nonsense(tidied[name])), None, tidied[name])
+    return pa.RecordBatch.from_arrays([tidied[name] for name in COLUMNS.names], schema=COLUMNS)
+
+
+def nonsense(seconds: pa.Array) -> pa.Array:
+    """Which times are no finite numbers from 0 on; null where there is no time."""
+    return pc.invert(pc.and_(pc.greater_equal(seconds, 0.0), pc.less(seconds, math.inf)))
+
+
+def to_cell(name: str, value: Any, where: str) -> Any:
+    """One cell as text, or as a list of texts; refuses what is neither."""
+    if name == "labels" and isinstance(value, list | tuple):
+        return [to_cell("label", label, where) for label in value]
+    if name in NUMBERS_TOO and isinstance(value, int | float):
+        return str(value)
+    if value is not None and (name == "labels" or not isinstance(value, str)):
+        wanted = "a list of class names" if name == "labels" else "a text"
+        raise UserError(f"{where}: {name} is {value!r}; write {wanted}")
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {name} {value!r} holds half a character; mend it") from None
+    return value
+
+
+def to_seconds(value: Any) -> float | None:
+    """A time; None if the cell is empty, not a number if it is none."""
+    if value is None or value == "":
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def split_labels(text: str, where: str) -> list:
+    """The labels of a CSV cell: names separated by `|`, or a JSON list."""
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where}: labels {text!r} begins like a JSON list, but is none: {error}") from None
+    return [label.strip() for label in text.split("|") if label.strip()]
+
+
+def join_labels(labels: list[str]) -> str:
+    """The CSV cell that `split_labels` reads back."""
+    text = "|".join(labels)
+    return text if not text.startswith("[") and split_labels(text, "") == labels else json.dumps(labels)
+
+
+def written_rows(rows: Iterable[ManifestRow], path: Path) -> Iterator[Rows]:
+    """Rows that are to be written, in batches."""
+    rows, done = iter(rows), 0
+    while batch := list(islice(rows, BATCH_ROWS)):
+        given = dict(zip(COLUMNS.names, zip(*batch, strict=True), strict=True))
+        yield to_rows(given, range(done + 1, done + 1 + len(batch)), f"{path}: row ")
+        done += len(batch)
+
+
+def write_csv(path: Path, batches: Iterable[pa.RecordBatch], metadata: Callable) -> None:
+    """Write batches as a CSV file."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS.names)
+        for batch in batches:
+            cells = {name: to_list(batch[name]) for name in COLUMNS.names}
+            cells["labels"] = [join_labels(labels) for labels in cells["labels"]]
+            writer.writerows(zip(*cells.values(), strict=True))
+
+
+def write_jsonl(path: Path, batches: Iterable[pa.RecordBatch], metadata: Callable) -> None:
+    """Write batches as a file with a JSON object a line."""
+    encode = json.JSONEncoder(ensure_ascii=False).encode
+    with open(path, "w", encoding="utf-8") as file:
+        for batch in batches:
+            for row in zip(*map(to_list, batch.columns), strict=True):
+                file.write(encode(dict(zip(COLUMNS.names, row, strict=True))) + "\n")
+
+
+def write_parquet(path: Path, batches: Iterable[pa.RecordBatch], metadata: Callable[[], dict[str, Any]]) -> None:
+    """Write batches as a Parquet file, and into it what is known of all of them in the end."""
+    with pq.ParquetWriter(path, COLUMNS, compression="zstd") as file:
+        for batch in batches:
+            file.write_batch(batch)
+        file.add_key_value_metadata({METADATA_KEY: json.dumps(metadata())})
+
+
+READERS = {".parquet": read_parquet, ".jsonl": read_jsonl, ".csv": read_csv}
+
+WRITERS = {".parquet": write_parquet, ".jsonl": write_jsonl, ".csv": write_csv}
+
+
+def to_list(cells: pa.Array | pa.ChunkedArray) -> list:
+    """A column as Python values, several times faster than its own `to_pylist`; a missing list is []."""
+    if pa.types.is_list(cells.type):
+        values = to_list(pc.list_flatten(cells))
+        ends = np.cumsum(pc.fill_null(pc.list_value_length(cells), 0).to_numpy()).tolist()
+        return [values[start:end] for start, end in pairwise([0, *ends])]
+    if pa.types.is_floating(cells.type) and cells.null_count:
+        return [None if value < 0 else value for value in pc.fill_null(cells, -1.0).to_numpy().tolist()]
+    kwargs = {} if isinstance(cells, pa.ChunkedArray) else {"zero_copy_only": False}
+    return cells.to_numpy(**kwargs).tolist()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The name to write a file by, which takes the place of another one when it is complete."""
+    unfinished = path.with_name(path.name + ".new")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a format that is not known."""
+    if path.suffix not in READERS:
+        raise UserError(f"{path}: a manifest ends in {', '.join(READERS)}, not {path.suffix!r}")
+
+
+def check_text(path: Path) -> None:
+    """Refuse a file in another encoding than UTF-8."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                raise UserError(f"{path}:{number}: {path.name}: not UTF-8 text; save it as UTF-8") from None
+
+
+def check_columns(where: str | Path, columns: Collection[str]) -> None:
+    """Refuse a table without the columns that every manifest has."""
+    missing = [name for name in ("labels", "split") if name not in columns]
+    if missing or not ("video" in columns or "audio" in columns):
+        lacking = ", ".join(missing) or "video or audio"
+        raise UserError(f"{where}: column {lacking} is missing; there are: {', '.join(columns) or 'none'}")
