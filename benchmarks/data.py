@@ -28,7 +28,8 @@ import torchaudio
 
 from mbt_lightning.data.augment import RandomResizedCrop, crop_resize, random_crop_boxes
 from mbt_lightning.data.dataset import Sample, collate, shrink
-from mbt_lightning.data.decode import probe, read_clip
+from mbt_lightning.data.decode import read_clip
+from mbt_lightning.data.probe import probe
 from mbt_lightning.data.sampling import frame_times, frames_on_display
 from mbt_lightning.data.spectrogram import LogMel
 

@@ -14,8 +14,10 @@ import torch
 from media import Recipe
 from torch._utils import ExceptionWrapper
 
-from mbt_lightning.data import decode
-from mbt_lightning.data.decode import ClipError, probe, read_clip
+from mbt_lightning.data import decode, frames
+from mbt_lightning.data import probe as probing
+from mbt_lightning.data.decode import read_clip
+from mbt_lightning.data.probe import ClipError, probe
 from mbt_lightning.errors import UserError
 
 IRREGULAR = tuple(np.cumsum([0, *np.random.default_rng(3).choice([0.02, 0.04, 0.12, 0.2], 38)]).round(3))
@@ -135,7 +137,7 @@ def test_more_pictures_wanted_than_there_are(clip_of, decoder):
 
 
 def test_a_seek_that_lands_late_starts_again_from_the_beginning(clip_of, monkeypatch):
-    seeks, walk = [], decode._decode_pictures
+    seeks, walk = [], frames._decode_pictures
 
     def late(info, video, wanted, seek):
         seeks.append(seek)
@@ -143,7 +145,7 @@ def test_a_seek_that_lands_late_starts_again_from_the_beginning(clip_of, monkeyp
             raise ClipError(info.path, "late")
         return walk(info, video, wanted, seek)
 
-    monkeypatch.setattr(decode, "_decode_pictures", late)
+    monkeypatch.setattr(frames, "_decode_pictures", late)
     clip = read_clip(clip_of("mp4"), start_seconds=2, window_seconds=1, num_frames=2, decoder="pyav")
     assert [media.read_number(image) for image in clip.frames.numpy()] == [50, 62] and seeks == [True, False]
 
@@ -301,10 +303,10 @@ def test_an_earlier_probe_is_used(clip_of, monkeypatch):
 
 
 def test_only_wanted_streams_are_decoded(clip_of, monkeypatch):
-    monkeypatch.setattr(decode, "_read_frames", None)
+    monkeypatch.setattr(decode, "read_frames", None)
     assert read_clip(clip_of("mp4"), streams=["audio"]).frames is None
     monkeypatch.undo()
-    monkeypatch.setattr(decode, "_read_sound", None)
+    monkeypatch.setattr(decode, "read_sound", None)
     clip = read_clip(clip_of("mp4"), streams=["video"])
     assert clip.waveform is None and clip.real_samples == (0, 0)
 
@@ -439,8 +441,8 @@ def test_times_that_jump_are_refused(tmp_path):
 
 
 def test_huge_pictures_are_refused_before_decoding(clip_of, monkeypatch):
-    monkeypatch.setattr(decode, "MAX_PIXELS", 100 * 100)
-    monkeypatch.setattr(decode, "_read_frames", None)
+    monkeypatch.setattr(probing, "MAX_PIXELS", 100 * 100)
+    monkeypatch.setattr(decode, "read_frames", None)
     with pytest.raises(ClipError, match="pictures of 128x96; at most 10000 pixels are read"):
         read_clip(clip_of("mp4"))
     assert read_clip(clip_of("mp4"), streams=["audio"]).waveform is not None
@@ -554,9 +556,9 @@ def test_where_decord_counts_otherwise_pyav_reads(clip_of):
     pytest.importorskip("decord")
     info = probe(clip_of("mp4_edit_list"))
     with pytest.raises(ClipError, match=r"decord must not read it: pictures that are not shown"):
-        decode.decord_frames(info, info.video, np.array([0]))
+        frames.decord_frames(info, info.video, np.array([0]))
     with pytest.raises(ClipError, match=r"decord counts \d+ pictures, not 62"):
-        decode.decord_frames(replace(info, decord_problem=""), info.video, np.array([0]))
+        frames.decord_frames(replace(info, decord_problem=""), info.video, np.array([0]))
 
 
 @pytest.mark.parametrize(

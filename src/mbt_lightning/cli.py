@@ -27,8 +27,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from mbt_lightning.checkpoint import Checkpoint, is_weights_only, read_about, read_checkpoint
 from mbt_lightning.data.augment import RgbAugment
 from mbt_lightning.data.datamodule import AudioVisualData
-from mbt_lightning.data.decode import ClipError
 from mbt_lightning.data.mixup import Mixup
+from mbt_lightning.data.probe import ClipError
 from mbt_lightning.data.records import UNNAMED, DataSpec
 from mbt_lightning.data.spectrogram import Spectrogram
 from mbt_lightning.errors import UserError, one_line
@@ -50,6 +50,10 @@ SOURCES = (GoogleViT, TimmViT, AST, Scenic, Checkpoint, PerModality)
 
 TOOLS = {
     "prepare": "mbt_lightning.lab.prepare:main",
+    "subset": "mbt_lightning.lab.subset:main",
+    "stats": "mbt_lightning.lab.stats:main",
+    "shard": "mbt_lightning.lab.shard:main",
+    "doctor": "mbt_lightning.lab.doctor:main",
     "cost": "mbt_lightning.lab.cost:main",
     "import": "mbt_lightning.lab.convert:import_tool",
     "export": "mbt_lightning.lab.convert:export_tool",

@@ -23,9 +23,10 @@ from mbt_lightning.data.dataset import (
     WindowSetting,
     collate,
 )
-from mbt_lightning.data.decode import DECODERS, MEDIA_SUFFIXES
 from mbt_lightning.data.demo import CLASSES, demo_manifest
+from mbt_lightning.data.frames import DECODERS
 from mbt_lightning.data.manifest import Manifest, read_manifest
+from mbt_lightning.data.probe import MEDIA_SUFFIXES
 from mbt_lightning.data.records import Batch, DataSpec, Example
 from mbt_lightning.data.sampling import chance
 from mbt_lightning.data.spectrogram import LogMel, Spectrogram

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
-from mbt_lightning.data.decode import ClipError, probe, read_clip
+from mbt_lightning.data.decode import read_clip
 from mbt_lightning.data.manifest import Clips
+from mbt_lightning.data.probe import ClipError, probe
 from mbt_lightning.data.records import BadClip, Batch, Clip, Example
 from mbt_lightning.data.sampling import chance, random_start, view_starts
 from mbt_lightning.errors import UserError

@@ -8,24 +8,19 @@ second one, probes only what is new or changed.
 from __future__ import annotations
 
 import json
-import math
-import multiprocessing
 import os
-import pkgutil
-import signal
 import stat
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing import connection
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
-from mbt_lightning.data import decode
-from mbt_lightning.data.decode import ClipError, MediaInfo
+import av
+
+from mbt_lightning.data.apart import Failure, Progress, run_apart
+from mbt_lightning.data.probe import OPEN_OPTIONS, ClipError, MediaInfo, best_stream, is_short, open_media, probe
 from mbt_lightning.errors import UserError, one_line
 
 
@@ -90,11 +85,11 @@ def probe_media(
     """
     if num_workers < 1:
         raise UserError(f"num_workers is {num_workers}; at least 1 process must probe")
-    with _Cache(Path(cache), paths, timeout_seconds) as store, _Bar(progress) as bar:
+    with _Cache(Path(cache), paths, timeout_seconds) as store, Progress(progress) as bar:
         jobs = [(path, timeout_seconds) for path in store.stamps if path not in store.found]
         bar.begin("probe", len(jobs), len(store.found))
-        for path, answer in _run_apart(examine, jobs, num_workers):
-            if isinstance(answer, _Failure):
+        for path, answer in run_apart(examine, jobs, num_workers):
+            if isinstance(answer, Failure):
                 store.put(path, Probed("unreadable", answer.reason), answer)
             else:
                 store.put(path, answer)
@@ -104,8 +99,8 @@ def probe_media(
             # The slowest films decode in about the time that they take to watch.
             jobs = [(path, timeout_seconds + 2 * found.seconds) for path, found in work.items()]
             bar.begin("decode", len(jobs), len(store.found) - len(jobs))
-            for path, answer in _run_apart(STRICT, jobs, num_workers):
-                failure = answer if isinstance(answer, _Failure) else None
+            for path, answer in run_apart(STRICT, jobs, num_workers):
+                failure = answer if isinstance(answer, Failure) else None
                 damage = failure.reason if failure else answer
                 store.put(path, work[path]._replace(damage=damage), failure)
                 bar.count(bool(damage))
@@ -119,7 +114,7 @@ MAX_BAD_PACKETS = 500
 
 
 def examine(path: str) -> Probed:
-    """The facts about one file: its packets' (`decode.probe`), and whether a first picture and a first sound decode.
+    """The facts about one file: its packets' (`data.probe`), and whether a first picture and a first sound decode.
 
     Raises:
         OSError: the file cannot be read at the moment.
@@ -127,7 +122,7 @@ def examine(path: str) -> Probed:
     with open(path, "rb") as file:
         file.read(1)
     try:
-        info = decode.probe(path)
+        info = probe(path)
         rate, problems = _begin_decoding(info)
     except ClipError as error:
         return Probed("pointer" if "git-lfs pointer" in error.reason else "unreadable", error.reason)
@@ -156,15 +151,15 @@ def _begin_decoding(info: MediaInfo) -> tuple[int | None, dict[str, str]]:
     tracks = {"video": info.video, "audio": info.audio}
     problems = {kind: track.problem for kind, track in tracks.items() if track is not None and track.problem}
     rate, num_bad = None, Counter[str]()
-    with decode._open(info.path) as container:
+    with open_media(info.path) as container:
         waiting = {kind for kind, track in tracks.items() if track is not None and kind not in problems}
-        streams = [decode._best_stream(container, kind) for kind in waiting]
+        streams = [best_stream(container, kind) for kind in waiting]
         for packet in container.demux(*streams) if streams else ():
             kind = packet.stream.type
             if kind in waiting and num_bad[kind] < MAX_BAD_PACKETS:
                 try:
                     frames = packet.decode()
-                except Exception:  # as `decode._open` knows
+                except Exception:  # as `open_media` knows
                     num_bad[kind] += 1
                     continue
                 if frames:
@@ -181,7 +176,7 @@ def find_damage(path: str) -> str:
 
     It sees what decoding otherwise passes over, but no damage in data that still make sense, as a changed VP8 picture.
     """
-    av_logging = decode.av.logging
+    av_logging = av.logging
     level = av_logging.get_level()
     av_logging.set_level(av_logging.ERROR)
     try:
@@ -195,15 +190,15 @@ def find_damage(path: str) -> str:
 
 
 def _decode_strictly(path: str) -> str:
-    info, checks = decode.probe(path), {"err_detect": "crccheck+bitstream+buffer+explode"}
+    info, checks = probe(path), {"err_detect": "crccheck+bitstream+buffer+explode"}
     for track in (info.video, info.audio):
         if track is not None and track.problem:
             return track.problem
-    options = decode.OPEN_OPTIONS | {"options": decode.OPEN_OPTIONS["options"] | checks}
+    options = OPEN_OPTIONS | {"options": OPEN_OPTIONS["options"] | checks}
     num_frames, seconds = 0, {"video": 0.0, "audio": 0.0}
     try:
-        with decode.av.open(f"file:{path}", **options) as container:
-            streams = [decode._best_stream(container, kind) for kind in seconds]
+        with av.open(f"file:{path}", **options) as container:
+            streams = [best_stream(container, kind) for kind in seconds]
             streams = [stream for stream in streams if stream is not None]
             for stream in streams:
                 stream.codec_context.options = checks
@@ -219,176 +214,16 @@ def _decode_strictly(path: str) -> str:
                         seconds[kind], num_frames = max(seconds[kind], frame.time or 0.0), num_frames + 1
                     else:
                         seconds[kind] += frame.samples / frame.sample_rate
-    except Exception as error:  # as `decode._open` knows
+    except Exception as error:  # as `open_media` knows
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         return f"decoding stops after {max(seconds.values()):.2f} s ({one_line(reason)})"
     if info.video and num_frames < len(info.video.seconds):
         return f"{num_frames} of {len(info.video.seconds)} pictures can be decoded"
     if info.audio:
         there = info.audio.end_seconds - float(info.audio.seconds[0])
-        if decode._is_short(seconds["audio"], there):
+        if is_short(seconds["audio"], there):
             return f"{seconds['audio']:.2f} of {there:.2f} s of sound can be decoded"
     return ""
-
-
-# ---- processes ------------------------------------------------------------------------------------------------------
-
-START_SECONDS = 120.0
-MAX_WORKER_BYTES = 3 << 30
-GRACE_SECONDS = 10  # what a worker whose parent is gone outlives its time limit by
-
-
-class _Failure(NamedTuple):
-    """A file that gave no result.
-
-    Args:
-        reason: why.
-        is_lasting: the file's own fault, and no matter of permissions or a disk that is away.
-        limit_seconds: time limit that it exceeded.
-    """
-
-    reason: str
-    is_lasting: bool = True
-    limit_seconds: float | None = None
-
-
-def _run_apart(function: str, jobs: list[tuple[str, float]], num_workers: int) -> Iterator[tuple[str, Any]]:
-    """Call a function, given by its dotted name, in other processes for (path, time limit) jobs.
-
-    Yields (path, what it returned or a `_Failure`) as they get done.
-    """
-    pkgutil.resolve_name(function)  # a wrong name is told here
-    waiting = iter(jobs)
-    crew = [_Worker(function) for _ in range(min(num_workers, len(jobs)))]
-    try:
-        for worker in crew:
-            worker.give(next(waiting))
-        while crew:
-            rest = min(worker.deadline for worker in crew) - time.monotonic()
-            ready = connection.wait([worker.pipe for worker in crew], max(rest, 0.0))
-            for worker in list(crew):
-                if worker.pipe not in ready and time.monotonic() < worker.deadline:
-                    continue
-                path, _ = worker.job
-                answer = worker.take(worker.pipe in ready)
-                crew.remove(worker)
-                job = next(waiting, None)
-                if job is None:
-                    worker.end()
-                else:
-                    crew.append(_Worker(function) if worker.pipe.closed else worker)
-                    crew[-1].give(job)
-                yield path, answer
-    finally:
-        for worker in crew:
-            worker.end()
-
-
-class _Worker:
-    """A process that does one job after the other, until it is ended, dies, or its parent is gone."""
-
-    def __init__(self, function: str) -> None:
-        kinds = multiprocessing.get_all_start_methods()
-        context: Any = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
-        if "forkserver" in kinds:
-            context.set_forkserver_preload([__name__])  # the decoders are loaded once, not by every worker
-        self.pipe, far_end = context.Pipe()
-        self.process = context.Process(target=_serve, args=(far_end, function), daemon=True)
-        with _no_main():
-            self.process.start()
-        far_end.close()  # so that the pipe ends when the process does
-        self.is_ready = False
-
-    def give(self, job: tuple[str, float]) -> None:
-        """Start on a job; its time begins now."""
-        if not self.is_ready:
-            # Otherwise a machine on which no process can start would have all files called broken.
-            try:
-                self.is_ready = self.pipe.poll(START_SECONDS) and self.pipe.recv()
-            except (EOFError, OSError):
-                self.is_ready = False
-            if not self.is_ready:
-                self.end()
-                raise RuntimeError(f"the processes that probe cannot start (exit code {self.process.exitcode})")
-        self.job, self.deadline = job, time.monotonic() + job[1]
-        with suppress(OSError):  # it has died: `take` tells
-            self.pipe.send(job)
-
-    def take(self, is_ready: bool) -> Any:
-        """The job's result, or why there is none; then the process is ended."""
-        name = "SIGALRM"
-        if is_ready:
-            try:
-                return self.pipe.recv()
-            except (EOFError, OSError):
-                self.process.join(5)
-                code = self.process.exitcode or 0
-                name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        self.end()
-        if name == "SIGALRM":
-            return _Failure(f"took longer than {self.job[1]:g} s", limit_seconds=self.job[1])
-        # A system that is short of memory kills what it likes.
-        return _Failure(f"reading it crashes ({name})", is_lasting=name != "SIGKILL")
-
-    def end(self) -> None:
-        """Kill the process; one that hangs in the kernel is left behind."""
-        self.process.kill()
-        self.process.join(5)
-        self.pipe.close()
-
-
-@contextmanager
-def _no_main() -> Iterator[None]:
-    """Processes that start in here do not import the parent's main program, which costs seconds and may do anything."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-def _serve(pipe: Any, function: str) -> None:
-    """The life of a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    call = pkgutil.resolve_name(function)
-    _limit_memory()
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        pipe.send(True)
-        while True:
-            path, limit_seconds = pipe.recv()
-            _set_alarm(math.ceil(limit_seconds) + GRACE_SECONDS)
-            answer = _answer(call, path)
-            _set_alarm(0)
-            pipe.send(answer)
-
-
-def _answer(call: Callable[[str], Any], path: str) -> Any:
-    try:
-        return call(path)
-    except MemoryError:
-        return _Failure(f"needs more than {MAX_WORKER_BYTES >> 30} GB of memory")
-    except OSError as error:
-        return _Failure(f"cannot be read ({error.strerror})", is_lasting=False)
-    except Exception as error:
-        return _Failure(one_line(f"{type(error).__name__}: {error}"))
-
-
-def _set_alarm(seconds: int) -> None:
-    """Have this process killed after so many seconds, in case that it hangs and its parent is gone; 0: never."""
-    if hasattr(signal, "alarm"):
-        signal.alarm(seconds)
-
-
-def _limit_memory() -> None:
-    """Allow this process so much more memory than it has now (where the system can), and no core file."""
-    with suppress(ImportError, OSError, ValueError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + MAX_WORKER_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 # ---- cache ----------------------------------------------------------------------------------------------------------
@@ -440,7 +275,7 @@ class _Cache:
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
-    def put(self, name: str, probed: Probed, failure: _Failure | None = None) -> None:
+    def put(self, name: str, probed: Probed, failure: Failure | None = None) -> None:
         """Keep a result; a failure that may pass is not written down."""
         self.found[name] = probed
         if failure is None or failure.is_lasting:
@@ -448,38 +283,3 @@ class _Cache:
             line = json.dumps([CACHE_VERSION, name, self.stamps[name], limit_seconds, *probed])
             self.file.write(line.encode() + b"\n")
             self.file.flush()
-
-
-# ---- progress -------------------------------------------------------------------------------------------------------
-
-
-class _Bar:
-    """A progress bar with the rate, the time left and how many files are not as they should be."""
-
-    def __init__(self, is_shown: bool) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        words = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[bad]}"))
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), *words, disable=not is_shown
-        )
-
-    def __enter__(self) -> _Bar:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def begin(self, what: str, total: int, num_known: int) -> None:
-        """A new bar, of `total` files; so many others are known."""
-        known = f" ({num_known} known)" if num_known else ""
-        self.task = self.bar.add_task(what + known, total=total, rate="", bad="", visible=total > 0)
-        self.since, self.num_done, self.num_bad = time.monotonic(), 0, 0
-
-    def count(self, is_bad: bool) -> None:
-        """One file is done."""
-        self.num_done += 1
-        self.num_bad += is_bad
-        rate = f"{self.num_done / max(time.monotonic() - self.since, 1e-3):.0f} files/s"
-        self.bar.update(self.task, advance=1, rate=rate, bad=f"{self.num_bad} bad" if self.num_bad else "")

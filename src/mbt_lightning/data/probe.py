@@ -1,0 +1,306 @@
+"""Media file -> `MediaInfo`: when each picture is shown, where the sound begins, what is wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+STREAMS = ("video", "audio")
+MEDIA_SUFFIXES = {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
+MEDIA_SUFFIXES |= {".aac", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wav"}  # sound only
+MAX_PIXELS = 4096 * 2304
+MAX_JUMP_SECONDS = 600.0  # neighbouring timestamps further apart than this are damage, not a long still picture
+MIN_PACKETS_PRESENT = 0.98
+DECORD_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
+DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4"}
+
+
+class ClipError(Exception):
+    """A media file that cannot be read: damaged, missing, or not media at all.
+
+    Args:
+        path: the file.
+        reason: what is wrong with it, one line.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str | None = None) -> None:
+        self.path = os.fspath(path)
+        self.reason = reason or ""
+        # A DataLoader rebuilds a worker's error from its text alone; without a reason that text stands as it is.
+        super().__init__(self.path if reason is None else f"{self.path}: {reason}")
+
+    def __reduce__(self) -> tuple[type[ClipError], tuple[str, str | None]]:
+        return type(self), (self.path, self.reason or None)
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """One stream, as its packets tell it. Times are seconds on the clip's time line.
+
+    Args:
+        codec: libav's name.
+        width: pixels of a stored picture, before any rotation; 0 for sound.
+        height: likewise.
+        seconds: float64 (F,) when each shown picture (each packet of sound) is presented, rising.
+        key_seconds: float64 (K,) those at which decoding can start.
+        end_seconds: end of the last one.
+        is_counted: decoded pictures carry no times that can be trusted; the n-th one is shown at `seconds[n]`.
+        problem: why it cannot be read, or "".
+    """
+
+    codec: str
+    width: int
+    height: int
+    seconds: NDArray[np.float64]
+    key_seconds: NDArray[np.float64]
+    end_seconds: float
+    is_counted: bool
+    problem: str
+
+    def moved(self, origin: float) -> Track:
+        """The same track with 0 at `origin`."""
+        seconds, keys, end = self.seconds - origin, self.key_seconds - origin, self.end_seconds - origin
+        return replace(self, seconds=seconds, key_seconds=keys, end_seconds=float(end))
+
+
+@dataclass(frozen=True, eq=False)
+class MediaInfo:
+    """What `probe` finds in a file. It can be kept and handed to `read_clip`, which then need not probe again.
+
+    Args:
+        path: the file.
+        container: libav's name of its format.
+        origin: where the clip's time line has its 0, in the container's seconds: the first picture that is shown; in a
+            file without pictures the first sound sample.
+        video: its best stream of pictures (cover art is none), or None.
+        audio: its best stream of sound, or None.
+        decord_problem: why decord would number the pictures wrongly, or "".
+    """
+
+    path: str
+    container: str
+    origin: float
+    video: Track | None
+    audio: Track | None
+    decord_problem: str
+
+    @property
+    def has_video(self) -> bool:
+        """There is a stream of pictures, readable or not."""
+        return self.video is not None
+
+    @property
+    def has_audio(self) -> bool:
+        """There is a stream of sound, readable or not."""
+        return self.audio is not None
+
+    @property
+    def duration_seconds(self) -> float:
+        """Length of the clip: where the longer of its streams ends."""
+        return max(track.end_seconds for track in (self.video, self.audio) if track is not None)
+
+    @property
+    def state(self) -> str:
+        """The streams in words: "audio and video", "no audio" or "no video"."""
+        if self.has_video and self.has_audio:
+            return "audio and video"
+        return "no audio" if self.has_video else "no video"
+
+
+def probe(path: str | os.PathLike[str]) -> MediaInfo:
+    """List a media file's packets: when each picture is shown, where the sound begins, what is wrong.
+
+    Damage to one stream is written down, not raised, so that the other one can still be read.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ClipError: no such file, not media, or neither pictures nor sound in it.
+    """
+    path = os.fspath(path)
+    _check_file(path)
+    with open_media(path) as container:
+        name = container.format.name
+        if name == "tty" or name.endswith("_pipe"):  # a text or a still picture
+            raise ClipError(path, f"not a clip (its format is {name.removesuffix('_pipe')})")
+        video_stream, audio_stream = best_stream(container, "video"), best_stream(container, "audio")
+        packets = _list_packets(container, [stream for stream in (video_stream, audio_stream) if stream is not None])
+        video = _track(video_stream, packets, name) if video_stream is not None else None
+        audio = _track(audio_stream, packets, name) if audio_stream is not None else None
+        tracks = [track for track in (video, audio) if track is not None]
+        if not tracks:
+            raise ClipError(path, "no audio and no video stream")
+        end = max(track.end_seconds for track in tracks)
+        # Matroska counts no packets, but tells its duration, be it that of another stream. (Elsewhere the duration may
+        # be libav's guess from the bit rate.)
+        if name == "matroska,webm" and container.duration and len(container.streams) == len(tracks):
+            declared = container.duration / 1e6
+            if is_short(end, declared):
+                raise ClipError(path, f"truncated: {end:.2f} s of {declared:.2f} s are there")
+        decord_problem = _decord_problem(name, video, packets[video_stream.index]) if video else "no pictures"
+
+    if video is not None and len(video.seconds):
+        origin = float(video.seconds[0])
+    elif audio is not None and not audio.problem:
+        origin = _first_sample_seconds(path, default=float(audio.seconds[0]))
+    else:
+        origin = 0.0
+    video, audio = (track and track.moved(origin) for track in (video, audio))
+    if video and audio and not audio.problem and not video.problem and abs(audio.seconds[0]) > MAX_JUMP_SECONDS:
+        audio = replace(audio, problem=f"the sound starts {audio.seconds[0]:.0f} s away from the first picture")
+    return MediaInfo(path, name, origin, video, audio, decord_problem)
+
+
+def is_short(seconds: float, promised_seconds: float) -> bool:
+    """Is less there than was promised? A twentieth may be missing, or a few codec frames of a short clip."""
+    return promised_seconds - seconds > max(0.05 * promised_seconds, 0.1)
+
+
+class _Packet(NamedTuple):
+    """What the demuxer says of one packet, in the container's seconds."""
+
+    start: float | None
+    duration: float
+    is_guess: bool  # AVI knows the order of decoding only; libav guesses when reordered pictures are shown
+    is_key: bool
+    is_discard: bool  # outside the edit list: decoded, not shown
+    is_corrupt: bool
+    is_hidden: bool  # a VP8 reference picture that is never shown (alt-ref)
+
+
+def _list_packets(container: Any, streams: Sequence[Any]) -> dict[int, list[_Packet]]:
+    """All packets of the streams, by stream index, in the order of decoding."""
+    packets: dict[int, list[_Packet]] = {stream.index: [] for stream in streams}
+    scale = {stream.index: float(stream.time_base) for stream in streams}
+    is_vp8 = {stream.index: bool(stream.codec_context) and stream.codec_context.name == "vp8" for stream in streams}
+    is_avi = container.format.name == "avi"
+    for packet in container.demux(*streams) if streams else ():
+        # A packet that has neither time only ends the stream.
+        ticks = packet.dts if is_avi or packet.pts is None else packet.pts
+        if ticks is None and not packet.size:
+            continue
+        index = packet.stream.index
+        # Bit 4 of a VP8 picture is show_frame (RFC 6386, 9.1). A hidden one may share its time with a shown one.
+        is_hidden = is_vp8[index] and packet.size > 0 and not memoryview(packet)[0] & 0x10
+        start, duration = None if ticks is None else ticks * scale[index], (packet.duration or 0) * scale[index]
+        flags = ticks != packet.pts, packet.is_keyframe, packet.is_discard, packet.is_corrupt, is_hidden
+        packets[index].append(_Packet(start, duration, *flags))
+    return packets
+
+
+def _track(stream: Any, packets: dict[int, list[_Packet]], container_name: str) -> Track:
+    """The table of a stream, in the container's time."""
+    rows, kind = packets[stream.index], "picture" if stream.type == "video" else "sound"
+    shown = [(p.start, p.duration) for p in rows if p.start is not None and not p.is_discard and not p.is_hidden]
+    seconds = np.unique([start for start, _ in shown])  # also sorts: packets come in the order of decoding
+    keys = np.unique([p.start for p in rows if p.is_key and p.start is not None])
+    steps = np.diff(seconds)
+    last, duration = max(shown, default=(0.0, 0.0))
+    if duration <= 0:
+        duration = float(np.median(steps)) if len(steps) else 0.04
+
+    context = stream.codec_context
+    width, height = (context.width, context.height) if context and kind == "picture" else (0, 0)
+    # MP4's index has left out what an edit list cuts away. AVI counts the samples of its sound, not the packets.
+    declared = len(stream.index_entries) if "mp4" in container_name else 0
+    if container_name == "avi" and kind == "picture":
+        declared = stream.frames
+    problem = ""
+    if context is None:
+        problem = f"nothing here can decode its {kind} stream"
+    elif not len(seconds):
+        problem = f"the {kind} stream holds no data"
+    elif len(rows) < MIN_PACKETS_PRESENT * declared:
+        problem = f"truncated: {len(rows)} of {declared} {kind} packets are there"
+    elif len(steps) and steps.max() > MAX_JUMP_SECONDS:
+        problem = f"the times of the {kind} stream jump by {steps.max():.0f} s"
+    elif kind == "picture" and not 0 < width * height <= MAX_PIXELS:
+        problem = f"pictures of {width}x{height}; at most {MAX_PIXELS} pixels are read"
+    is_counted = kind == "picture" and any(p.is_guess for p in rows)
+    return Track(context.name if context else "", width, height, seconds, keys, last + duration, is_counted, problem)
+
+
+def _decord_problem(container_name: str, video: Track, packets: list[_Packet]) -> str:
+    """Why decord would number the pictures of this stream wrongly; "" where it was measured to be right."""
+    if container_name not in DECORD_CONTAINERS:
+        return f"container {container_name}"
+    if video.codec not in DECORD_CODECS:
+        return f"codec {video.codec}"
+    if any(p.is_discard or p.is_hidden for p in packets):
+        return "pictures that are not shown"
+    if video.is_counted or not len(video.seconds) == len(packets) > 0:
+        return "missing or equal times"
+    if any(p.is_corrupt for p in packets):
+        return "damaged packets"
+    if not packets[0].is_key:
+        return "no key frame at the start"
+    starts = np.array([p.start for p in packets])
+    last_key = np.maximum.accumulate(np.where([p.is_key for p in packets], starts, -np.inf))
+    return "open groups of pictures" if (starts < last_key).any() else ""
+
+
+def _first_sample_seconds(path: str, default: float) -> float:
+    """Container time of the first sound sample that comes out of the decoder, which may hide an encoder's lead-in."""
+    with open_media(path) as container:
+        frame = next(container.decode(best_stream(container, "audio")), None)
+        return default if frame is None or frame.time is None else float(frame.time)
+
+
+NOT_MEDIA = {
+    b"version https://git-lfs": "a git-lfs pointer, not the media file itself; fetch it with: git lfs pull",
+    b"<!doctype": "a web page, not a media file; its download went wrong",
+    b"<html": "a web page, not a media file; its download went wrong",
+    b"#extm3u": "a playlist, not a media file",
+    b"ffconcat": "a playlist, not a media file",
+}
+# No file may make libav reach into the network. ("file:" keeps a name such as "a:b.mp4" from looking like a protocol.)
+OPEN_OPTIONS: dict[str, Any] = {"options": {"protocol_whitelist": "file"}}
+if int(av.__version__.split(".")[0]) < 19:
+    OPEN_OPTIONS["metadata_errors"] = "ignore"  # a title in Latin-1 is no damage; PyAV 19 knows that by itself
+
+
+def _check_file(path: str) -> None:
+    """Raise ClipError for what a look at the first bytes shows to be no media file."""
+    if not os.path.isfile(path):
+        raise ClipError(path, "not a file" if os.path.exists(path) else "no such file")
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(512).lstrip().lower()
+    except OSError as error:
+        raise ClipError(path, f"cannot be opened ({error.strerror})") from error
+    if not begin:
+        raise ClipError(path, "the file is empty")
+    for signature, reason in NOT_MEDIA.items():
+        if begin.startswith(signature):
+            raise ClipError(path, reason)
+
+
+@contextmanager
+def open_media(path: str) -> Iterator[Any]:
+    """An opened container; whatever goes wrong inside comes out as a ClipError."""
+    verdict = "damaged, or not a media file"
+    try:
+        with av.open(f"file:{path}", **OPEN_OPTIONS) as container:
+            verdict = "damaged"
+            yield container
+    except ClipError:
+        raise
+    except Exception as error:  # damaged files were seen to raise FFmpegError, ValueError, OverflowError, MemoryError
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise ClipError(path, f"{verdict} ({reason})") from error
+
+
+def best_stream(container: Any, kind: str) -> Any:
+    """libav's best stream of a kind; None where there is none. Cover art is no video."""
+    stream = container.streams.best(kind)
+    if stream is not None and stream.disposition & av.stream.Disposition.attached_pic:
+        return None
+    return stream
