@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler, get_worker_info
 
 from mbt_lightning.data.decode import read_clip
 from mbt_lightning.data.manifest import Clips
@@ -209,7 +209,8 @@ def end_at(clip: Clip, end_seconds: float | None, audio_start_seconds: float) ->
     if frames is not None:
         assert clip.frame_seconds is not None
         inside = max(1, int((clip.frame_seconds < end_seconds).sum()))
-        frames = torch.cat([frames[:inside], frames[inside - 1 : inside].expand(len(frames) - inside, -1, -1, -1)])
+        frames = frames.clone() if inside < len(frames) else frames
+        frames[inside:] = frames[inside - 1]
     if waveform is not None:
         waveform = waveform.clone()
         waveform[max(0, round((end_seconds - audio_start_seconds) * clip.sample_rate)) :] = 0
@@ -249,14 +250,23 @@ def collate(samples: Sequence[Sample]) -> Batch:
             for f in frames
         ]
     return Batch(
-        frames=torch.stack(frames) if frames else None,
+        frames=stack(frames) if frames else None,
         sizes=sizes,
-        waveform=torch.stack(waveforms) if waveforms else None,
+        waveform=stack(waveforms) if waveforms else None,
         targets=torch.stack([s.target for s in full]) if full else torch.zeros(0, len(samples[0].target)),
         index=torch.tensor([s.index for s in full], dtype=torch.long),
         view=torch.tensor([s.view for s in full], dtype=torch.long),
         bad=bad,
     )
+
+
+def stack(tensors: Sequence[Tensor]) -> Tensor:
+    """`torch.stack`; in a worker process at once into memory that the parent sees, as torch's own collation does."""
+    if get_worker_info() is None:
+        return torch.stack(list(tensors))
+    shape = (len(tensors), *tensors[0].shape)
+    storage = tensors[0]._typed_storage()._new_shared(math.prod(shape), device="cpu")
+    return torch.stack(list(tensors), out=tensors[0].new(storage).resize_(shape))
 
 
 # Samplers: objects that a configuration names by class path -----------------------------------------------------------
