@@ -20,16 +20,16 @@ from mbt_lightning.data.dataset import (
     DrawSampler,
     InOrder,
     Shuffled,
-    WindowSetting,
     collate,
 )
 from mbt_lightning.data.demo import CLASSES, demo_manifest
 from mbt_lightning.data.frames import DECODERS
 from mbt_lightning.data.manifest import Manifest, read_manifest
 from mbt_lightning.data.probe import MEDIA_SUFFIXES
-from mbt_lightning.data.records import Batch, DataSpec, Example
+from mbt_lightning.data.records import Batch, DataSpec, Example, WindowSetting
 from mbt_lightning.data.sampling import chance
 from mbt_lightning.data.spectrogram import LogMel, Spectrogram
+from mbt_lightning.data.store import store_of
 from mbt_lightning.errors import UserError
 
 STREAMS = {"rgb": "video", "spectrogram": "audio"}
@@ -183,7 +183,8 @@ class AudioVisualData(L.LightningDataModule):
 
     def dataset(self, split: str, num_views: int) -> ClipDataset:
         """The clips of a split, cut into `num_views` windows each, or at random (0)."""
-        return ClipDataset(self.manifest.split(split), self.manifest.classes, self.setting, num_views, self.seed)
+        examples, classes = self.manifest.split(split), self.manifest.classes
+        return ClipDataset(examples, classes, self.setting, num_views, self.seed, store_of(self.manifest))
 
     @property
     def seed(self) -> int:
