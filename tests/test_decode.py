@@ -71,6 +71,12 @@ def clip_of(tmp_path_factory):
     return path_of
 
 
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> None:
+    """Let no test find what another one probed under its own settings."""
+    probing._remembered.cache_clear()
+
+
 @pytest.fixture(params=["pyav", "decord"])
 def decoder(request):
     if request.param == "decord":
@@ -297,9 +303,47 @@ def test_sound_from_another_file(clip_of):
 def test_an_earlier_probe_is_used(clip_of, monkeypatch):
     path = clip_of("mp4")
     expected, info = read_clip(path), pickle.loads(pickle.dumps(probe(path)))
-    monkeypatch.setattr(decode, "probe", None)
+    monkeypatch.setattr(decode, "probe_once", None)
     clip = read_clip(str(path), info=info)
     assert torch.equal(clip.frames, expected.frames) and torch.equal(clip.waveform, expected.waveform)
+
+
+def test_a_file_is_probed_once_until_it_changes(clip_of, tmp_path, monkeypatch):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(clip_of("mp4").read_bytes())
+    first = probing.probe_once(path)
+    assert probing.probe_once(str(path)) is first
+    path.write_bytes(clip_of("mkv").read_bytes())
+    assert probing.probe_once(path).container != first.container
+    path.unlink()
+    with pytest.raises(ClipError, match="no such file"):
+        probing.probe_once(path)
+
+
+def facts(info: probing.MediaInfo) -> list:
+    """Every field of what `probe` finds, arrays as lists."""
+    tracks = [list(vars(track).values()) if track else [] for track in (info.video, info.audio)]
+    return [
+        [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
+        for values in (*tracks, [info.path, info.container, info.origin, info.decord_problem])
+    ]
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mp4_edit_list", NO_PICTURES], ids=str)
+def test_what_is_in_long_files_is_kept_for_all_processes(clip_of, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("MBT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(probing, "LONG_BYTES", 0)
+    path = clip_of(kind)
+    expected = probing.probe_once(path)
+    (file,) = (tmp_path / "cache" / "probes").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(probing, "probe", None)
+        probing._remembered.cache_clear()
+        found = probing.probe_once(path)
+    assert facts(found) == facts(expected) == facts(probe(path))
+    file.write_bytes(file.read_bytes()[:100])
+    probing._remembered.cache_clear()
+    assert facts(probing.probe_once(path)) == facts(expected)
 
 
 def test_only_wanted_streams_are_decoded(clip_of, monkeypatch):

@@ -28,7 +28,7 @@ from mbt_lightning.data.probe import (
     ClipError,
     MediaInfo,
     Track,
-    probe,
+    probe_once,
 )
 from mbt_lightning.data.records import Clip
 from mbt_lightning.data.sound import read_sound
@@ -82,7 +82,7 @@ def read_clip(
     known = {} if info is None else {info.path: info}
     for file, stream in ((path, "video"), (audio_path, "audio")):
         if stream in streams and file is not None and os.fspath(file) not in known:
-            known[os.fspath(file)] = probe(file)
+            known[os.fspath(file)] = probe_once(file)
     video_info = known[os.fspath(path)] if path is not None and "video" in streams else None
     audio_info = known[os.fspath(audio_path)] if audio_path is not None and "audio" in streams else None
     video = video_info.video if video_info else None

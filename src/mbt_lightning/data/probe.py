@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from numpy.typing import NDArray
+
+from mbt_lightning.data.cache import cache_folder, keep
 
 STREAMS = ("video", "audio")
 MEDIA_SUFFIXES = {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
@@ -18,6 +25,8 @@ MEDIA_SUFFIXES |= {".aac", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".op
 MAX_PIXELS = 4096 * 2304
 MAX_JUMP_SECONDS = 600.0  # neighbouring timestamps further apart than this are damage, not a long still picture
 MIN_PACKETS_PRESENT = 0.98
+LONG_PICTURES = 10_000  # from here on decord's own listing of all packets, at each opening, costs more than decoding
+LONG_BYTES = 64 * 2**20  # what is in files larger than this is kept, see `probe_once`
 DECORD_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
 DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4"}
 
@@ -159,6 +168,71 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
     return MediaInfo(path, name, origin, video, audio, decord_problem)
 
 
+def probe_once(path: str | os.PathLike[str]) -> MediaInfo:
+    """What `probe` finds, looked up where it is known and the file has not changed since.
+
+    A process remembers its last few files. Hour-long ones, which take seconds to list and are read again for each of
+    their clips, are also kept in `$MBT_CACHE/probes` (default `~/.cache/mbt-lightning/probes`), for all processes.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ClipError: no such file, not media, or neither pictures nor sound in it.
+    """
+    path = os.fspath(path)
+    try:
+        found = os.stat(path)
+    except OSError:
+        return probe(path)  # which tells what is wrong
+    return _remembered(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=16)
+def _remembered(path: str, size: int, mtime_ns: int) -> MediaInfo:
+    if size < LONG_BYTES:
+        return probe(path)
+    name = hashlib.sha256(json.dumps([os.path.abspath(path), size, mtime_ns]).encode("utf-8", "surrogateescape"))
+    file = cache_folder("probes") / f"v1-{name.hexdigest()[:32]}.npz"
+    with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # not there yet, or damaged
+        return _load(path, file)
+    info = probe(path)
+    with suppress(OSError):  # no room there: the file is listed again next time
+        _save(info, file)
+    return info
+
+
+def _save(info: MediaInfo, file: Path) -> None:
+    """Write what was found in a file of media; `file` appears when it is complete."""
+    arrays: dict[str, Any] = {}
+    for kind in STREAMS:
+        if track := getattr(info, kind):
+            facts = (track.codec, track.width, track.height, track.end_seconds, track.is_counted, track.problem)
+            arrays |= {f"{kind}.seconds": track.seconds, f"{kind}.keys": track.key_seconds}
+            arrays |= {f"{kind}.facts": json.dumps(facts)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f".{file.stem}-{os.getpid()}.npz")
+    try:
+        np.savez(unfinished, facts=json.dumps([info.container, info.origin, info.decord_problem]), **arrays)
+        unfinished.replace(file)
+        keep(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _load(path: str, file: Path) -> MediaInfo:
+    """Read what `_save` wrote."""
+    tracks: dict[str, Track | None] = dict.fromkeys(STREAMS)
+    with np.load(file, allow_pickle=False) as arrays:
+        for kind in STREAMS:
+            if f"{kind}.facts" in arrays:
+                codec, width, height, *rest = json.loads(str(arrays[f"{kind}.facts"]))
+                tracks[kind] = Track(codec, width, height, arrays[f"{kind}.seconds"], arrays[f"{kind}.keys"], *rest)
+        container, origin, decord_problem = json.loads(str(arrays["facts"]))
+    os.utime(file)
+    return MediaInfo(path, container, origin, tracks["video"], tracks["audio"], decord_problem)
+
+
 def is_short(seconds: float, promised_seconds: float) -> bool:
     """Is less there than was promised? A twentieth may be missing, or a few codec frames of a short clip."""
     return promised_seconds - seconds > max(0.05 * promised_seconds, 0.1)
@@ -242,6 +316,8 @@ def _decord_problem(container_name: str, video: Track, packets: list[_Packet]) -
         return "damaged packets"
     if not packets[0].is_key:
         return "no key frame at the start"
+    if len(packets) > LONG_PICTURES:
+        return "a long file"
     starts = np.array([p.start for p in packets])
     last_key = np.maximum.accumulate(np.where([p.is_key for p in packets], starts, -np.inf))
     return "open groups of pictures" if (starts < last_key).any() else ""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mbt_lightning.data.decode import read_clip
 from mbt_lightning.data.manifest import Manifest
-from mbt_lightning.data.probe import ClipError, MediaInfo, probe
+from mbt_lightning.data.probe import ClipError, MediaInfo, probe_once
 from mbt_lightning.data.records import Clip, Example, WindowSetting
 from mbt_lightning.errors import UserError
 
@@ -60,7 +60,7 @@ class Files:
             content = "pictures" if "video" in streams else "sound"
             other = example.video or example.audio or example.clip_id
             raise ClipError(other, f"the manifest names no file with {content} for this clip")
-        return MediaFile(probe(main), example.audio)
+        return MediaFile(probe_once(main), example.audio)
 
 
 class MediaFile:
