@@ -23,7 +23,7 @@ from mbt_lightning.data.dataset import (
     collate,
 )
 from mbt_lightning.data.demo import CLASSES, demo_manifest
-from mbt_lightning.data.frames import DECODERS
+from mbt_lightning.data.frames import DECODERS, check_decoder
 from mbt_lightning.data.manifest import Manifest, read_manifest
 from mbt_lightning.data.probe import MEDIA_SUFFIXES
 from mbt_lightning.data.records import Batch, DataSpec, Example, WindowSetting
@@ -64,7 +64,8 @@ class AudioVisualData(L.LightningDataModule):
         sampler: which clips training reads, and in which order: `Shuffled`, `ClassBalanced`, or your own.
         batch_size: clips in a training step over all processes together; each gets its equal part.
         num_workers: worker processes that decode, in each process; 0: decode in the process itself.
-        decoder: `auto` (decord where it can do right, else PyAV), `decord` or `pyav`.
+        decoder: who decodes pictures: `auto` (decord where it can do right, else PyAV), `decord`, `torchcodec` (the
+            extra of that name and the system's FFmpeg; PyAV where it cannot do right) or `pyav`.
         cache: whether each worker keeps clips that are not longer than the window decoded in its memory: for small sets
             of short clips, which would be decoded alike in every epoch.
         max_bad_fraction: a run stops when more than this part of a split cannot be read, 0 to 1.
@@ -211,6 +212,7 @@ class AudioVisualData(L.LightningDataModule):
 
     def loader(self, dataset: ClipDataset, sampler: ClipSampler = InOrder()) -> DataLoader:  # noqa: B008
         """A DataLoader over this rank's part of a dataset."""
+        check_decoder(self.setting.decoder)
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         if self.batch_size % world:
             raise UserError(

@@ -44,7 +44,7 @@ class WindowSetting:
             windows are equally long) or each at its own.
         sample_rate: of the sound, in Hz.
         short_side: pictures larger than this on their shorter side are shrunk to it, in pixels.
-        decoder: `auto`, `decord` or `pyav`.
+        decoder: `auto`, `decord`, `torchcodec` or `pyav`.
         streams: which streams are read: `video`, `audio` or both. A clip that lacks one of them cannot be used.
         cache: whether clips that are not longer than the window, and so are always cut alike, are kept in memory.
     """
