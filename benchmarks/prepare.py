@@ -62,11 +62,15 @@ def nothing(lists: Path, out: Path) -> None:
 
 
 def lines(lists: Path, out: Path) -> int:
-    return sum(1 for name in ROWS for _ in open(lists / name, encoding="utf-8"))
+    return sum(len((lists / name).read_text(encoding="utf-8").splitlines()) for name in ROWS)
 
 
 def csv_reader(lists: Path, out: Path) -> list[list[str]]:
-    return [row for name in ROWS for row in csv.reader(open(lists / name, newline=""), skipinitialspace=True)]
+    rows: list[list[str]] = []
+    for name in ROWS:
+        with open(lists / name, newline="", encoding="utf-8") as file:
+            rows += csv.reader(file, skipinitialspace=True)
+    return rows
 
 
 def parse(lists: Path, out: Path) -> list:
@@ -87,11 +91,12 @@ def prepare_to(suffix: str, lists: Path, out: Path) -> None:
 def media_names(lists: Path) -> Iterator[str]:
     """A file for every clip, in three of the customary forms of name."""
     for name in ROWS:
-        for number, line in enumerate(open(lists / name, encoding="utf-8")):
-            if not line.startswith("#"):
-                video, start, end, *_ = line.split(", ")
-                times = ("", f"_{start}", f"_{start[:-4]}000_{end[:-4]}000")[number % 3]
-                yield f"{name[:-4]}/{video}{times}.mp4"
+        with open(lists / name, encoding="utf-8") as file:
+            for number, line in enumerate(file):
+                if not line.startswith("#"):
+                    video, start, end, *_ = line.split(", ")
+                    times = ("", f"_{start}", f"_{start[:-4]}000_{end[:-4]}000")[number % 3]
+                    yield f"{name[:-4]}/{video}{times}.mp4"
 
 
 def index(lists: Path, out: Path) -> object:
@@ -119,8 +124,8 @@ TASKS = {
 
 def peak_bytes() -> int:
     """The most memory that this process ever had; the figure of `getrusage` begins with its parent's."""
-    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
-    return 1024 * int(line.split()[1])
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def run_here(task: str, lists: Path) -> None:

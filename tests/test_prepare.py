@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from media import Recipe, write_clip
 
 from mbt_lightning.cli import main
 from mbt_lightning.data.manifest import read_manifest
-from media import Recipe, write_clip
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 IDS = ["--aaSYNTH00", "00012345678", "1234567e890", "aa_SYNTH-03"]

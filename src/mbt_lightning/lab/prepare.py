@@ -24,7 +24,7 @@ from mbt_lightning.data.prepare import DATASETS
 from mbt_lightning.data.prepare.clips import OfficialClip, Parsed
 from mbt_lightning.data.prepare.dataset import no_collector
 from mbt_lightning.data.prepare.media import Match, Media, MediaIndex, resolve
-from mbt_lightning.data.prepare.probe import Probed, probe_media
+from mbt_lightning.data.prepare.probe import probe_media
 from mbt_lightning.errors import UserError, some
 
 STREAMS = ("video", "audio")

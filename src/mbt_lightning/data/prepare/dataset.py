@@ -234,7 +234,7 @@ class Gathered:
         self.refused.append(Refused(clip.annotation, reason))
 
     def leak(self, *places: OfficialClip) -> None:
-        """Keep a clip that stands in two splits in the one that evaluates: a score of clips trained on is worth nothing."""
+        """Keep a clip of two splits in the one that evaluates: the score of a clip that was trained on says nothing."""
         kept, left = sorted(places, key=lambda clip: EVALUATES.get(clip.split, 0), reverse=True)
         self.clips[kept.clip_id] = kept
         reason = f"stays in {kept.split} ({kept.annotation}), leaves {left.split} ({left.annotation})"
