@@ -81,9 +81,7 @@ class _Worker:
         kinds = multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
         if "forkserver" in kinds:
-            context.set_forkserver_preload(
-                [function.partition(":")[0]]
-            )
+            context.set_forkserver_preload([function.partition(":")[0]])
         self.pipe, far_end = context.Pipe()
         self.process = context.Process(target=_serve, args=(far_end, function), daemon=True)
         with _no_main():
