@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mbt_lightning.data.cache import cache_folder, keep
 
 STREAMS = ("video", "audio")
+# How the names of media files end.
 MEDIA_SUFFIXES = {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
 MEDIA_SUFFIXES |= {".aac", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wav"}  # sound only
 MAX_PIXELS = 4096 * 2304
