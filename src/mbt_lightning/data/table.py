@@ -107,9 +107,9 @@ class Clips(Sequence[Example]):
         keys = pa.LargeBinaryArray.from_buffers(
             pa.large_binary(), len(self), [None, offsets, pa.py_buffer(np.ascontiguousarray(indices))]
         ).dictionary_encode()
-        firsts = np.unique(keys.indices.to_numpy(), return_index=True)[1]
+        firsts = np.flatnonzero(np.diff(np.maximum.accumulate(keys.indices.to_numpy()), prepend=-1))
         for place, key in zip(firsts.tolist(), keys.dictionary.to_pylist(), strict=True):
-            yield place, tuple(self.classes[label] for label in memoryview(key).cast("i"))
+            yield place, tuple(map(self.classes.__getitem__, memoryview(key).cast("i")))
 
 
 class SharedTable:
