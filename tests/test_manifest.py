@@ -157,6 +157,9 @@ class TestClasses:
             ("label\ndog\n", r"classes\.csv: column name is missing; there are: label"),
             ("", r"classes\.csv: column name is missing; there are: none"),
             ("name\n", r"classes\.csv: the class list is empty"),
+            ("name,group\n,pets\ndog,pets\n", r"classes\.csv: a class has no name"),
+            ("name\ntimpani, tympany\n", r"classes\.csv:2: the row does not have 1 columns as the header"),
+            ('name\n"dog\n', r"classes\.csv:2: unexpected end of data; check the quotes"),
             ("name\ndog\ncat\ndog\n", r"classes\.csv: class 'dog' stands there twice"),
             ("name\ncat\ndoge\n", r"manifest\.csv:2: label 'dog' is not in .*classes\.csv; did you mean 'doge'\?"),
             ("name\nxylophone\n", r"manifest\.csv:2: label 'dog' is not in .*classes\.csv$"),
@@ -241,6 +244,13 @@ WRONG_CSV = {
     "no number": (HEAD + "b,b.mp4,dog,train,0:30,\n", r"m\.csv:3: start_seconds is '0:30'"),
     "reversed": (HEAD + "b,b.mp4,dog,train,4,2.5\n", r"m\.csv:3: end_seconds 2\.5 is not after start_seconds 4"),
     "empty segment": (HEAD + "b,b.mp4,dog,train,0,0\n", r"m\.csv:3: end_seconds 0 is not after start_seconds 0"),
+    "a quote that swallows a row": (
+        HEAD + 'b,b.mp4,"dog,train,,\nc,c.mp4,"cat",train,,\n',
+        r"m\.csv:4: ',' expected after '\"'; check the quotes",
+    ),
+    "open quote": (HEAD + 'b,b.mp4,"dog,train,,\n', r"m\.csv:3: unexpected end of data; check the quotes"),
+    "huge cell": (HEAD + f"b,b.mp4,{'x' * 200_000},train,,\n", r"m\.csv:3: field larger than field limit"),
+    "deep list": (HEAD + f"b,b.mp4,{'[' * 90_000},train,,\n", r"m\.csv:3: labels .* is none: nested too deeply"),
     "broken list": (HEAD + "b,b.mp4,[dog,train,,\n", r"m\.csv:3: labels '\[dog' begins like a JSON list, but is none"),
 }
 ROW = {"video": "a.mp4", "labels": ["dog"], "split": "train"}
@@ -253,6 +263,11 @@ WRONG_JSONL = {
     "split null": (jsonl(ROW | {"split": None}), r"m\.jsonl:1: split is empty"),
     "bad time": (jsonl(ROW | {"start_seconds": [1]}), r"m\.jsonl:1: start_seconds is \[1\]; write seconds"),
     "nan": (jsonl(ROW | {"end_seconds": float("nan")}), r"m\.jsonl:1: end_seconds is nan"),
+    "huge number": (jsonl(ROW | {"end_seconds": 10**400}), r"m\.jsonl:1: end_seconds is 10000"),
+    "truth": (jsonl(ROW | {"end_seconds": True}), r"m\.jsonl:1: end_seconds is True; write seconds"),
+    "label without name": (jsonl(ROW, ROW | {"clip_id": "b", "labels": [""]}), r"m\.jsonl:2: a label is empty"),
+    "too deep": ("[" * 90_000 + "\n", r"m\.jsonl:1: not a JSON object: nested too deeply"),
+    "too many digits": ('{"video": ' + "9" * 5_000 + "}\n", r"m\.jsonl:1: not a JSON object: Exceeds the limit"),
 }
 
 
@@ -342,10 +357,26 @@ class TestParquet:
     def test_damage(self, tmp_path) -> None:
         path = parquet(tmp_path / "m.parquet", video=["a.mp4"], labels=[["dog"]], split=["train"])
         whole = path.read_bytes()
-        for content in (b"", b"PAR1", whole[:-20], b"video,labels,split\n"):
+        for content in (b"", b"PAR1", whole[:-20], b"video,labels,split\n", whole.replace(b"video", b"vid\xd8o")):
             path.write_bytes(content)
             with pytest.raises(UserError, match=r"m\.parquet: not a Parquet file, or damaged: "):
                 read_manifest(path)
+
+    def test_a_column_that_stands_there_twice(self, tmp_path) -> None:
+        columns = {"video": ["a.mp4"], "labels": [["dog"]], "split": ["train"], "audio": ["a.wav"]}
+        table = pa.table(columns).rename_columns(["video", "labels", "split", "video"])
+        pq.write_table(table, tmp_path / "m.parquet")
+        with pytest.raises(UserError, match=r"m\.parquet: column video stands there twice"):
+            read_manifest(tmp_path / "m.parquet")
+
+    @pytest.mark.parametrize(
+        "metadata", ['{"classes": "dog"}', '{"classes": [1]}', '{"classes": ["dog"], "groups": 1}']
+    )
+    def test_metadata_that_makes_no_sense(self, tmp_path, metadata) -> None:
+        table = pa.table({"video": ["a.mp4"], "labels": [["dog"]], "split": ["train"]})
+        pq.write_table(table.replace_schema_metadata({"mbt_lightning": metadata}), tmp_path / "m.parquet")
+        with pytest.raises(UserError, match=r"m\.parquet: the metadata's (classes|groups) are no list of texts"):
+            read_manifest(tmp_path / "m.parquet")
 
 
 # Writing -------------------------------------------------------------------------------------------------------------

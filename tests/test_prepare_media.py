@@ -124,6 +124,7 @@ def test_ids_that_differ_by_case_are_two() -> None:
         (whole("Yaaaaaaaaaaa"), "videos/Yaaaaaaaaaaa.mp4"),
         (whole("a [aaaaaaaaaaa]"), "a [aaaaaaaaaaa].mp4"),
         (whole("video 7"), "video 7.mov"),
+        (whole("clapping/a.MOV"), "clapping/a.MOV.mp4"),
         (whole("Straße/Übung"), "Straße/Übung.mp4"),
     ],
 )

@@ -120,8 +120,8 @@ def test_paths_that_leave_the_folder(path):
 
 
 def test_paths_lose_a_media_suffix_and_nothing_else():
-    paths = ["a/b.mp4", "./a/b.c.MP4", "a/b.c", "v1.2/b"]
-    assert [to_media_path(path) for path in paths] == ["a/b", "a/b.c", "a/b.c", "v1.2/b"]
+    paths = ["a/b.mp4", "./a/b.c.MP4", "a/b.c", "v1.2/b", "a/b.mka"]
+    assert [to_media_path(path) for path in paths] == ["a/b", "a/b.c", "a/b.c", "v1.2/b", "a/b"]
 
 
 @pytest.mark.parametrize("mark", ["\u200b", "\ufeff", "\u00a0", "\x00", "\x1b", "\u2028"])

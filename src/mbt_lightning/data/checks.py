@@ -85,13 +85,14 @@ class Check:
         labels = pc.list_flatten(batch["labels"]).dictionary_encode()
         names = labels.dictionary.to_pylist()
         if not self.closed:
-            for name in names:
+            for name in filter(None, names):
                 self.index.setdefault(name, len(self.index))
         indices = np.array([self.index.get(name, -1) for name in names], dtype=np.int32)[labels.indices.to_numpy()]
         if len(unknown := np.flatnonzero(indices < 0)):
             row = usable[pc.list_parent_indices(batch["labels"])[int(unknown[0])].as_py()]
             label = labels[int(unknown[0])].as_py()
-            raise rows.error(row, f"label {label!r} is not in {self.source}{nearest(label, self.index)}")
+            reason = f"label {label!r} is not in {self.source}{nearest(label, self.index)}"
+            raise rows.error(row, reason if label else "a label is empty")
         return to_lists(indices, batch["labels"])
 
     def unique_ids(self) -> None:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mbt_lightning.errors import UserError
+from mbt_lightning.errors import UserError, one_line
 
 BATCH_ROWS = 16_384
 """So many rows are read or written at a time."""
@@ -103,25 +103,30 @@ class Rows:
 
 def read_csv(path: Path) -> Iterator[Rows]:
     """The rows of a CSV file with a header."""
+    lines = csv_rows(path)
+    header = [name.strip() for name in next(lines, (0, []))[1]]
+    check_columns(path, header)
+    while batch := list(islice(lines, BATCH_ROWS)):
+        places, cells = zip(*batch, strict=True)
+        given: dict[str, Sequence] = {n: c for n, c in zip(header, zip(*cells, strict=True), strict=True)}
+        given["labels"] = [split_labels(text, f"{path}:{n}") for text, n in zip(given["labels"], places, strict=True)]
+        yield to_rows(given, places, f"{path}:")
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, cells) of a CSV file, header and all; refuses a row of another length, or a quote out of place."""
     check_text(path)
     with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        header = [name.strip() for name in next(reader, [])]
-        check_columns(path, header)
-        twice = [name for name, count in Counter(header).items() if count > 1 and name in COLUMNS.names]
-        if twice:
-            raise UserError(f"{path}: column {twice[0]} stands there twice")
-        lines = ((reader.line_num, row) for row in reader if row)
-        while batch := list(islice(lines, BATCH_ROWS)):
-            for line, row in batch:
-                if len(row) != len(header):
-                    raise UserError(f"{path}:{line}: the row does not have {len(header)} columns as the header")
-            places, cells = zip(*batch, strict=True)
-            given: dict[str, Sequence] = {n: c for n, c in zip(header, zip(*cells, strict=True), strict=True)}
-            given["labels"] = [
-                split_labels(text, f"{path}:{n}") for text, n in zip(given["labels"], places, strict=True)
-            ]
-            yield to_rows(given, places, f"{path}:")
+        # Strict: a quote that was lost must not let one row swallow the next.
+        reader, columns = csv.reader(file, strict=True), 0
+        try:
+            for row in filter(None, reader):
+                columns = columns or len(row)
+                if len(row) != columns:
+                    raise UserError(f"{path}:{reader.line_num}: the row does not have {columns} columns as the header")
+                yield reader.line_num, row
+        except csv.Error as error:
+            raise UserError(f"{path}:{reader.line_num}: {error}; check the quotes") from None
 
 
 def read_jsonl(path: Path) -> Iterator[Rows]:
@@ -133,8 +138,8 @@ def read_jsonl(path: Path) -> Iterator[Rows]:
             objects = []
             for number, line in batch:
                 try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
+                    row = parse_json(line)
+                except ValueError as error:
                     raise UserError(f"{path}:{number}: not a JSON object: {error}") from None
                 if not isinstance(row, dict):
                     raise UserError(f"{path}:{number}: not a JSON object, but {type(row).__name__}")
@@ -165,14 +170,22 @@ def read_parquet(path: Path) -> Iterator[Rows]:
             done += batch.num_rows
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says; raises ValueError where it is none."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 @contextmanager
 def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """A Parquet file; refuses what is none, or is damaged."""
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a Parquet file, or damaged: {str(error).splitlines()[0]}") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a Parquet file, or damaged: {one_line(error)[:200]}") from None
 
 
 def fits(name: str, kind: pa.DataType) -> bool:
@@ -251,8 +264,8 @@ def to_seconds(value: Any) -> float | None:
     if value is None or value == "":
         return None
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 
@@ -260,9 +273,9 @@ def split_labels(text: str, where: str) -> list:
     """The labels of a CSV cell: names separated by `|`, or a JSON list."""
     if text.startswith("["):
         try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: labels {text!r} begins like a JSON list, but is none: {error}") from None
+            return parse_json(text)
+        except ValueError as error:
+            raise UserError(f"{where}: labels {text[:60]!r} begins like a JSON list, but is none: {error}") from None
     return [label.strip() for label in text.split("|") if label.strip()]
 
 
@@ -354,8 +367,13 @@ def check_text(path: Path) -> None:
 
 
 def check_columns(where: str | Path, columns: Collection[str]) -> None:
-    """Refuse a table without the columns that every manifest has."""
+    """Refuse a table without the columns that every manifest has, or with one of ours twice."""
     missing = [name for name in ("labels", "split") if name not in columns]
     if missing or not ("video" in columns or "audio" in columns):
         lacking = ", ".join(missing) or "video or audio"
-        raise UserError(f"{where}: column {lacking} is missing; there are: {', '.join(columns) or 'none'}")
+        there = one_line(", ".join(columns))[:200] or "none"
+        raise UserError(f"{where}: column {lacking} is missing; there are: {there}")
+    if len(columns) > len(set(columns)):
+        twice = [name for name, count in Counter(columns).items() if count > 1 and name in COLUMNS.names]
+        if twice:
+            raise UserError(f"{where}: column {twice[0]} stands there twice")

@@ -43,13 +43,14 @@ from mbt_lightning.data.formats import (
     WRITERS,
     ManifestRow,
     check_suffix,
-    check_text,
+    csv_rows,
     open_parquet,
+    parse_json,
     replacing,
     written_rows,
 )
 from mbt_lightning.data.table import Clips, SharedTable, share
-from mbt_lightning.errors import UserError
+from mbt_lightning.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -222,16 +223,12 @@ def write_manifest(
 
 def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Read a class list: (names in index order, groups or empty)."""
-    check_text(path)
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = [name.strip() for name in reader.fieldnames or []]
-        reader.fieldnames = columns
-        if "name" not in columns:
-            raise UserError(f"{path}: column name is missing; there are: {', '.join(columns) or 'none'}")
-        rows = list(reader)
-    names = tuple(row["name"] for row in rows)
-    groups = tuple(row.get("group") or "" for row in rows)
+    rows = [row for _, row in csv_rows(path)]
+    columns = [name.strip() for name in rows[0]] if rows else []
+    if "name" not in columns:
+        raise UserError(f"{path}: column name is missing; there are: {one_line(', '.join(columns))[:200] or 'none'}")
+    names = tuple(row[columns.index("name")] for row in rows[1:])
+    groups = tuple(row[columns.index("group")] for row in rows[1:]) if "group" in columns else ()
     check_classes(path, names, groups)
     return names, groups if any(groups) else ()
 
@@ -239,8 +236,8 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def check_classes(path: Path, names: Sequence[str], groups: Sequence[str]) -> None:
     """Refuse a class list that is empty or ambiguous."""
     twice = [name for name, count in Counter(names).items() if count > 1]
-    if not names:
-        raise UserError(f"{path}: the class list is empty")
+    if not names or "" in names:
+        raise UserError(f"{path}: {'a class has no name' if names else 'the class list is empty'}")
     if twice:
         raise UserError(f"{path}: class {twice[0]!r} stands there twice")
     if any(groups) and not all(groups):
@@ -259,11 +256,15 @@ def read_metadata(path: Path) -> dict[str, Any]:
     elif where.is_file():
         text = where.read_bytes()
     try:
-        metadata = json.loads(text)
+        metadata = parse_json(text)
     except ValueError:
         metadata = None
     if not isinstance(metadata, dict):
         raise UserError(f"{where}: the metadata is no JSON object; write the manifest again, or delete it")
+    for name in ("classes", "groups"):
+        texts = metadata.get(name, [])
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"{where}: the metadata's {name} are no list of texts; write the manifest again")
     return metadata
 
 

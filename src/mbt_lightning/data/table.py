@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from mbt_lightning.data.cache import cache_folder, keep
 from mbt_lightning.data.formats import BATCH_ROWS, COLUMNS, replacing, to_list
 from mbt_lightning.data.records import Example
 from mbt_lightning.errors import UserError
@@ -24,9 +24,6 @@ SHARED_BYTES = 16 * 2**20
 
 RESIDENT_ROWS = 100
 """After so many rows a process lets go of the pages that it has read: each may have brought in half a megabyte."""
-
-KEPT_SECONDS = 30 * 86_400
-"""Memory-mapped tables that no run has opened for so long are deleted."""
 
 STORED = pa.schema([COLUMNS.field(n) for n in ("clip_id", "video", "audio", "start_seconds", "end_seconds")]).append(
     pa.field("labels", pa.list_(pa.int32()))
@@ -160,7 +157,7 @@ def share(batches: list[pa.RecordBatch], digest: str) -> SharedTable:
     table = pa.Table.from_batches(batches, STORED)
     if table.nbytes <= SHARED_BYTES:
         return SharedTable(table)
-    folder = Path(os.environ.get("MBT_CACHE") or Path.home() / ".cache" / "mbt-lightning").expanduser() / "tables"
+    folder = cache_folder("tables")
     path = folder / f"v1-{digest}.arrow"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,10 +165,7 @@ def share(batches: list[pa.RecordBatch], digest: str) -> SharedTable:
             if not path.is_file():
                 with replacing(path) as unfinished, pa.ipc.new_file(str(unfinished), STORED) as file:
                     file.write_table(table, max_chunksize=BATCH_ROWS)
-        os.utime(path)
-        for old in folder.iterdir():
-            if time.time() - old.stat().st_mtime > KEPT_SECONDS:
-                old.unlink(missing_ok=True)
+        keep(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; name a folder with room for the table by MBT_CACHE") from None
     return open_table(path)

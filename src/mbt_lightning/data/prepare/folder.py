@@ -13,7 +13,8 @@ from pathlib import Path, PurePath
 
 from mbt_lightning.data.prepare.clips import OfficialClip, Parsed, Refused
 from mbt_lightning.data.prepare.dataset import DataSet, Gathered, Sources
-from mbt_lightning.data.prepare.rows import MEDIA_SUFFIXES, SPLITS, BadRow, ClassList, check_line, read_names
+from mbt_lightning.data.prepare.rows import SPLITS, BadRow, ClassList, check_line, read_names
+from mbt_lightning.data.probe import MEDIA_SUFFIXES
 from mbt_lightning.errors import UserError
 
 

@@ -100,10 +100,10 @@ class MediaIndex:
                     fits = key == clip.clip_id or _is_segment(times[1], times[2], clip.start_seconds, clip.end_seconds)
                     (cut if fits else others).append(path)
         else:
-            ending = "/" + source
-            for _, path in self._range(_key(_stem(source)) + "\0"):
-                if f"/{_without_suffix(path)}".endswith(ending):
-                    whole.append(path)
+            # As it is first: of `a.MOV.mp4` the source is `a.MOV`, which has no suffix to lose.
+            for name in dict.fromkeys((clip.source_id, source)):
+                paths = [path for _, path in self._range(_key(name[name.rfind("/") + 1 :]) + "\0")]
+                whole = whole or [path for path in paths if f"/{_without_suffix(path)}".endswith(f"/{name}")]
         if clip.clip_id != clip.source_id and not cut:
             cut = [path for _, path in self._range(_key(clip.clip_id) + "\0") if _stem(path) == clip.clip_id]
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from mbt_lightning.data.probe import MEDIA_SUFFIXES
 from mbt_lightning.errors import UserError, nearest
 
 SPLITS = {
@@ -21,14 +22,6 @@ SPLITS = {
     **dict.fromkeys(("test", "testing", "testset", "eval", "evaluation"), "test"),
 }
 """What splits are called, in columns and names of files, and what they are."""
-
-MEDIA_SUFFIXES = frozenset(
-    (
-        *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"),
-        *(".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav"),
-    )
-)
-"""How the names of media files end."""
 
 OTHER_KINDS = {
     b"\x1f\x8b": "a gzip file; unpack it first",

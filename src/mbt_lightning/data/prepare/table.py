@@ -16,7 +16,6 @@ from pathlib import Path
 from mbt_lightning.data.prepare.clips import OfficialClip, Parsed
 from mbt_lightning.data.prepare.dataset import DataSet, Gathered, Sources
 from mbt_lightning.data.prepare.rows import (
-    MEDIA_SUFFIXES,
     SPLITS,
     BadRow,
     ClassList,
@@ -30,6 +29,7 @@ from mbt_lightning.data.prepare.rows import (
     to_seconds,
     to_segment,
 )
+from mbt_lightning.data.probe import MEDIA_SUFFIXES
 from mbt_lightning.errors import UserError
 
 ROLES = {
