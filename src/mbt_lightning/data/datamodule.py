@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 import lightning as L
@@ -24,7 +22,7 @@ from mbt_lightning.data.dataset import (
 )
 from mbt_lightning.data.demo import CLASSES, demo_manifest
 from mbt_lightning.data.frames import DECODERS, check_decoder
-from mbt_lightning.data.manifest import Manifest, read_manifest
+from mbt_lightning.data.manifest import Clips, Manifest, read_manifest
 from mbt_lightning.data.probe import MEDIA_SUFFIXES
 from mbt_lightning.data.records import Batch, DataSpec, Example, WindowSetting
 from mbt_lightning.data.sampling import chance
@@ -171,11 +169,11 @@ class AudioVisualData(L.LightningDataModule):
         """Whether there is a split to validate on."""
         return bool(self.val_split and self.manifest.splits.get(self.val_split))
 
-    def examples(self, stage: str) -> Iterator[Example]:
-        """The rows that a stage reads; refuses a split without any."""
+    def clips(self, stage: str) -> list[Clips]:
+        """The splits that a stage reads; refuses one without clips."""
         own = {"fit": "train", "validate": self.val_split, "test": self.test_split}[stage]
         splits = [own, self.val_split] if stage == "fit" and self.has_val else [own]
-        return chain.from_iterable([self.manifest.split(split) for split in splits])
+        return [self.manifest.split(split) for split in splits]
 
     def prepare_data(self) -> None:
         """Make the embedded clips if they are wanted and not there yet."""

@@ -94,6 +94,20 @@ class Clips(Sequence[Example]):
         clips = np.repeat(np.arange(len(self), dtype=np.int64), lengths)
         return clips, pc.list_flatten(labels).to_numpy().astype(np.int64)
 
+    def labellings(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """Every combination of labels that occurs, once, with the place of the first clip that has it; in that order."""
+        labels = self.part(0, len(self))["labels"]
+        ends = np.cumsum(pc.list_value_length(labels).to_numpy(), dtype=np.int64)
+        indices = pc.list_flatten(labels).to_numpy().astype(np.int32, copy=False)
+        # The bytes of a clip's indices are a key that Arrow can look for; it numbers the keys as they first occur.
+        offsets = pa.py_buffer(np.concatenate([np.zeros(1, np.int64), ends * indices.itemsize]))
+        keys = pa.LargeBinaryArray.from_buffers(
+            pa.large_binary(), len(self), [None, offsets, pa.py_buffer(np.ascontiguousarray(indices))]
+        ).dictionary_encode()
+        firsts = np.flatnonzero(np.diff(np.maximum.accumulate(keys.indices.to_numpy()), prepend=-1))
+        for place, key in zip(firsts.tolist(), keys.dictionary.to_pylist(), strict=True):
+            yield place, tuple(map(self.classes.__getitem__, memoryview(key).cast("i")))
+
 
 class SharedTable:
     """A table that costs a further process nothing: it is mapped into memory from a file, if it is large.

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -239,13 +238,16 @@ def shared_sources(clips: Sequence[OfficialClip]) -> list[str]:
 
 def same_but_for_case(clips: Sequence[OfficialClip]) -> list[str]:
     """Notes of sources whose names differ in small and capital letters only: many disks keep one file of them."""
-    names = pa.array([clip.source_id for clip in clips], pa.string()).unique()
-    folded = pc.utf8_lower(names)
-    if pc.count_distinct(folded).as_py() == len(names):
+    # Of millions the names would take more memory than their hashes, and nearly always there are none.
+    exact, folded = (
+        np.unique(np.fromiter((hash(key(clip.source_id)) for clip in clips), np.int64, len(clips)))
+        for key in (str, str.lower)
+    )
+    if len(exact) == len(folded):
         return []
-    same = defaultdict(list)
-    for name, key in zip(names.to_pylist(), folded.to_pylist(), strict=True):
-        same[key].append(name)
+    same: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for clip in clips:
+        same[clip.source_id.lower()][clip.source_id] = None
     return [f"sources differ by case only: {', '.join(group)}" for group in same.values() if len(group) > 1]
 
 
