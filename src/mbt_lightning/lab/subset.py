@@ -16,10 +16,9 @@ from rich.table import Table
 
 from mbt_lightning.cli import Parser
 from mbt_lightning.data.formats import READERS, ManifestRow, check_suffix, check_text, to_list
-from mbt_lightning.data.manifest import Manifest, read_manifest, write_manifest
+from mbt_lightning.data.manifest import Manifest, read_manifest, relative, write_manifest
 from mbt_lightning.data.subset import choose_balanced, list_hash, seeded_order
 from mbt_lightning.errors import UserError
-from mbt_lightning.lab.prepare import relative
 
 TRAIN = "train"
 
