@@ -1,7 +1,8 @@
 """The pictures of a file at given times, by one of several decoders that all give the same pixels.
 
 A `FrameReader` is one of them: it says whether it works on this machine, which files it is not to be trusted with, and
-reads. `DECODERS` names the readers that are tried one after the other.
+reads. `DECODERS` names the readers that are tried one after the other. Their pixels are equal, but for pictures of 10
+bits, interlaced ones and such of odd size, where their FFmpegs convert colours differently, by 0.5 of 255 on average.
 """
 
 from __future__ import annotations
