@@ -3,13 +3,13 @@
     python benchmarks/prepare.py [--repeats 3] [--part 1.0] [--save]
 
 The files are made here, in the official form and number of rows (22,160 + 2,041,789 + 20,371 clips of 527 made-up
-classes, the commonest thousands of times the rarest, two labels a clip on average). Tasks: reading them; `prepare` as a
-whole with an empty folder of media, so that every clip is missing, to each of the three formats; and an index of two
+classes, the commonest thousands of times the rarest, two labels a clip on average). Tasks: reading them; the program as
+a whole with an empty folder of media, so that every clip is missing, to each of the three formats; and an index of two
 million names, with the files of all clips looked up in it. Limits and peers stand beside them: the lines read and no
 more, and Python's own CSV reader with the rows kept, which checks nothing.
 
 Memory is the largest that a process ever had; CPU time is the system's part included, and leaves out waiting for a
-core, which the clock does not. What the imports cost is the row `nothing`, and is in every row's memory.
+core, which the clock does not. What the imports cost in memory is the row `nothing`, and is in every row.
 """
 
 from __future__ import annotations
@@ -80,12 +80,13 @@ def parse(lists: Path, out: Path) -> list:
 
 
 def prepare_to(suffix: str, lists: Path, out: Path) -> None:
-    from mbt_lightning.lab.prepare import prepare
+    from mbt_lightning.lab.prepare import main
 
     media = out / "media"
     media.mkdir()
-    annotations, labels = [str(lists / name) for name in ROWS], [str(lists / "class_labels_indices.csv")]
-    prepare("audioset", annotations, labels, media=str(media), out=str(out / f"m{suffix}"))
+    words = ["audioset", "--annotations", *(str(lists / name) for name in ROWS)]
+    words += ["--labels", str(lists / "class_labels_indices.csv"), "--media", str(media)]
+    main([*words, "--out", str(out / f"m{suffix}")])
 
 
 def media_names(lists: Path) -> Iterator[str]:

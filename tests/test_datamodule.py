@@ -63,6 +63,21 @@ def test_a_run_tells_what_part_of_the_data_it_has_seen(holed, tmp_path, capsys) 
     assert config["model"]["average_views"] == "probabilities"
 
 
+def test_labels_that_do_not_fit_the_task_are_refused_by_the_first_clip_that_has_them(demo, tmp_path, capsys) -> None:
+    examples = read_manifest(demo).split("train")
+    labels = [("a",), ("b",), ("a",), ("a", "b"), ("b",), ("b", "a")]
+    rows = [
+        ManifestRow(e.clip_id, None, None, None, e.video, None, None, None, of, "train")
+        for e, of in zip(examples, labels, strict=False)
+    ]
+    write_manifest(tmp_path / "m.parquet", rows, ["b", "a"])
+    options = ["--data.manifest", str(tmp_path / "m.parquet"), "--model.task", "Multiclass", *TINY, *PLAIN]
+    with pytest.raises(SystemExit):
+        main(["fit", *options, "--runs", str(tmp_path / "runs")])
+    told = f"clip '{examples[3].clip_id}' has the labels ['a', 'b']: task Multiclass wants one label, not 2"
+    assert told in capsys.readouterr().err
+
+
 class First(ClipSampler):
     """A user's own: the first clip, again and again."""
 
