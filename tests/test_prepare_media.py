@@ -179,6 +179,12 @@ def test_a_file_in_the_folder_of_its_split_is_taken_first(folders, split, folder
     assert found(names, clip(split=split)) == Match(f"/media/{folder}/training dog/{ID}.mp4", None)
 
 
+def test_a_replacement_is_taken_before_the_broken_file() -> None:
+    name = f"{ID}_000030_000040.mp4"
+    names = [f"train/{name}", f"replacement/replacement_for_corrupted_k400/{name}"]
+    assert found(names, clip()) == Match(f"/media/{names[1]}", None, video_is_cut=True)
+
+
 # ---- the folder -----------------------------------------------------------------------------------------------------
 
 
