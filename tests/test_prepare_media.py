@@ -223,7 +223,7 @@ def test_nothing_outside_the_folder_is_given(tmp_path) -> None:
     (root / "loop").symlink_to(root)
     (root / "broken.mp4").symlink_to(root / "gone.mp4")
     index = MediaIndex(root)
-    assert index.ignored == {"link that leads out of the folder": 2, "link to a folder": 1, "not media": 1}
+    assert index.ignored == {"link that leads out of the folder": 2, "link to a folder": 1, "broken link": 1}
     assert len(index) == 2 and index.match(whole("linked")).video == f"{root}/linked.mp4"
     for source in ("secret", "escape", "../media-outside/secret.mp4", "real/../../media-outside/secret.mp4"):
         assert index.match(whole(source))[:2] == (None, None)

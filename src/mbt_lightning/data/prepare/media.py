@@ -182,8 +182,10 @@ def _problem(entry: os.DirEntry[str], top: str) -> str:
         if os.path.isdir(target):
             return "link to a folder"  # what is in it is found in its own place
         is_file = os.path.isfile(target)
-    if _suffix(name) not in MEDIA_SUFFIXES or not is_file:
+    if _suffix(name) not in MEDIA_SUFFIXES:
         return "not media"
+    if not is_file:
+        return "broken link" if entry.is_symlink() else "not media"
     if not name.isascii():
         try:
             entry.path.encode()
