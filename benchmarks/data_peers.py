@@ -70,6 +70,40 @@ def whole_sound(path: str) -> Tensor:
     return resampler(rate, 16000)(torch.from_numpy(np.concatenate(pieces, axis=1).mean(0)))
 
 
+def window_of_sound(path: str, start: float, seconds: float) -> Tensor:
+    """The sound of a window at 16 kHz mono, by our filter, decoded from the begin to the window's end."""
+    pieces = []
+    with av.open(path) as container:
+        stream = container.streams.audio[0]
+        for frame in container.decode(stream):
+            if frame.time >= start + seconds:
+                break
+            pieces.append(frame.to_ndarray())
+        rate = stream.rate
+    mono = torch.from_numpy(np.concatenate(pieces, axis=1)[:, round(start * rate) : round((start + seconds) * rate)])
+    return resampler(rate, 16000, lowpass_filter_width=64)(mono.mean(0))
+
+
+def decord_by_number(path: str, indices: list[int]) -> None:
+    decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1).get_batch(indices).asnumpy()
+
+
+def pyav_by_number(path: str, indices: list[int]) -> None:
+    """Pictures by number at 25 a second: a seek to each, decoding on from its key frame."""
+    pictures = []
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        for index in indices:
+            ticks = round(index / 25 / stream.time_base)
+            container.seek(ticks, stream=stream)
+            pictures.append(next(f for f in container.decode(stream) if f.pts >= ticks).to_ndarray(format="rgb24"))
+    np.stack(pictures)
+
+
+READERS = ({"decord": decord_by_number} if decord else {}) | {"pyav": pyav_by_number}
+
+
 def bare(path: str, indices: list[int]) -> None:
     decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1).get_batch(indices).asnumpy()
     whole_sound(path)

@@ -93,9 +93,11 @@ def test_training_does_not_know_the_lab_nor_the_program() -> None:
 
 
 def test_codecs_are_known_where_they_are_used() -> None:
-    assert {name for name in FILES if "decord" in theirs(name)} == {"data.frames"}
+    for package in ("decord", "torchcodec"):
+        assert {name for name in FILES if package in theirs(name)} == {"data.frames"}
     assert {name for name in FILES if "av" in theirs(name)} == {
         "data.probe",
+        "data.frames",
         "data.sound",
         "data.demo",
         "data.prepare.probe",
@@ -103,7 +105,7 @@ def test_codecs_are_known_where_they_are_used() -> None:
     assert "av" not in theirs("data.demo", top_level=True)
 
 
-@pytest.mark.parametrize("package", ["wandb", "matplotlib", "timm", "decord", "tensorboard", "sklearn"])
+@pytest.mark.parametrize("package", ["wandb", "matplotlib", "timm", "decord", "torchcodec", "tensorboard", "sklearn"])
 def test_heavy_packages_wait_until_they_are_needed(package) -> None:
     assert [name for name in FILES if package in theirs(name, top_level=True)] == []
 

@@ -23,6 +23,7 @@ from mbt_lightning.cli import MbtCLI, expand, main
 from mbt_lightning.data.augment import ColourJitter, JitteredCrop, SpecAugment
 from mbt_lightning.data.spectrogram import LogMel
 from mbt_lightning.expand import read_yaml
+from mbt_lightning.lab.prepare import parser
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -124,7 +125,12 @@ CLASSES = {
     "kinetics400": 400,
     "kinetics_sounds": 36,
     "moments_in_time": 339,
+    "cremad": 6,
+    "ave": 28,
 }
+
+
+NOT_IN_THE_PAPER = ["ave", "cremad"]
 
 
 def classes_of(recipe: str) -> list[str]:
@@ -175,13 +181,33 @@ def test_header_has_a_command_that_the_parser_takes(path, program, monkeypatch):
     found = commands(path)
     assert found, f"{name_of(path)}: the header shows no command (a line of `#   mbt ...`)"
     monkeypatch.chdir(ROOT)
-    for command in found:
-        assert command[:2] == ["mbt", "fit"]
+    for command in [command for command in found if command[1] == "fit"]:
         assert name_of(path) in command
         program.parse(*command[2:])
+    assert {command[1] for command in found} == {"fit", "prepare"} if path.parent.name == "recipes" else {"fit"}
 
 
-@pytest.mark.parametrize("name", [*POINTS, *(f"recipes/{name}" for name in RECIPES)])
+def out_of(command: list[str]) -> str:
+    """The manifest that a command of `mbt prepare` would write, if the tool takes its words."""
+    settings = parser().parse_args(command[2:])
+    assert settings.annotations and settings.media
+    return settings.out
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_says_how_its_manifest_is_made(recipe):
+    made = {out_of(command) for command in commands(Path(recipe_file(recipe))) if command[1] == "prepare"}
+    wanted = read_yaml(Path(recipe_file(recipe)))["data"]["manifest"]
+    # Half a million clips are then chosen of all that is left.
+    assert made == {"data/audioset.parquet" if recipe == "audioset_500k" else wanted}
+
+
+@pytest.mark.parametrize("recipe", NOT_IN_THE_PAPER)
+def test_header_says_that_the_paper_has_no_number(recipe):
+    assert "The paper has no number on this set" in " ".join(header(Path(recipe_file(recipe))).split())
+
+
+@pytest.mark.parametrize("name", [*POINTS, *(f"recipes/{name}" for name in RECIPES if name not in NOT_IN_THE_PAPER)])
 def test_header_names_where_the_paper_has_its_number(name):
     text = header(EXPERIMENTS / f"{name}.yaml")
     assert re.search(r"\b(Fig\.|Table) \d", text), f"{name}: the header names no figure or table of the paper"
@@ -277,7 +303,7 @@ PAPER = {
     "model.mixup.class_path": "mbt_lightning.data.mixup.ModalityMixup",
     "model.mixup.init_args.alpha": 0.3,
     "data.media_root": None,
-    "data.val_split": "val",
+    "data.val_split": None,  # no epoch is chosen by the clips that are scored
     "data.test_split": "test",
     "data.window_seconds": 8.0,
     "data.rgb_window_seconds": None,
@@ -302,12 +328,10 @@ PAPER = {
 }
 """The paper's setting (section 4.2; the clipping and the ranges of the crop are the released configuration's)."""
 
-ON_TEST_CLIPS = {"data.val_split": "test"}
+SCORED_ON_VAL = {"data.test_split": "val"}
+"""Where the official test list has no public labels."""
 DIFFERENT = {
-    "audioset_mini": ON_TEST_CLIPS,
-    "audioset_500k": ON_TEST_CLIPS,
-    "audioset_mini_released": ON_TEST_CLIPS
-    | {
+    "audioset_mini_released": {
         "data.num_frames": 32,
         "data.rgb_window_seconds": 2.56,  # 32 frames at stride 2 of 25 fps
         "model.patches.rgb": [2, 16, 16],
@@ -317,8 +341,12 @@ DIFFERENT = {
         "data.spec_augment.init_args.num_time_masks": 4,
         "data.spec_augment.init_args.max_time": 48,
     },
-    "epic_kitchens": {"data.num_frames": 32, "data.rgb_window_seconds": 1.28, "data.window_seconds": 2.56},
-    "moments_in_time": {"data.window_seconds": 3.0, "data.num_test_views": 1},
+    "epic_kitchens": SCORED_ON_VAL
+    | {"data.num_frames": 32, "data.rgb_window_seconds": 1.28, "data.window_seconds": 2.56},
+    "kinetics400": SCORED_ON_VAL,
+    "moments_in_time": SCORED_ON_VAL | {"data.window_seconds": 3.0, "data.num_test_views": 1},
+    "cremad": {"data.val_split": "val", "data.window_seconds": 2.56},
+    "ave": {"data.val_split": "val"},
 }
 TASKS = dict.fromkeys(RECIPES, "Multiclass") | {"epic_kitchens": "Multihead"}
 TASKS |= {name: "Multilabel" for name in RECIPES if name.startswith("audioset")}
@@ -332,7 +360,7 @@ def test_recipe_holds_the_papers_values_and_none_of_the_demo(recipe, point, prog
     values = program.resolve(point_file(point), recipe_file(recipe))
     wanted = PAPER | DIFFERENT.get(recipe, {}) | {"model.task.class_path": f"mbt_lightning.tasks.{TASKS[recipe]}"}
     assert {key: values.get(key, "is not set") for key in wanted} == wanted
-    assert re.fullmatch(r"data/\w+/manifest\.csv", values["data.manifest"])
+    assert values["data.manifest"] == f"data/{recipe.removesuffix('_released')}.parquet"
     assert values["experiment"] == f"{point}+{recipe}"
 
     alone = program.resolve(recipe_file(recipe))
@@ -373,6 +401,7 @@ TOKENS |= {
     "audioset_mini_released": (16 * 14 * 14, 50 * 8),
     "epic_kitchens": (32 * 14 * 14, 16 * 8),
     "moments_in_time": (8 * 14 * 14, 18 * 8),
+    "cremad": (8 * 14 * 14, 16 * 8),
 }
 """Tokens of pictures and of sound, without CLS. The paper: 1,568 and 400."""
 
@@ -388,7 +417,7 @@ def test_recipe_builds_its_model(recipe, point, program, tmp_path, hollow_blocks
     }
     assert network.head.linear.weight.shape == (CLASSES[recipe], 768)
     assert type(model.task).__name__ == TASKS[recipe]
-    assert data.has_val
+    assert data.has_val == (recipe in NOT_IN_THE_PAPER)  # which have validation clips of their own
     blocks = sum(p.numel() for p in network.layers.parameters())
     assert blocks == 12 * 7_087_872 * len(network.modalities)
 

@@ -1,5 +1,6 @@
 """The media reader, on real encoded clips that say what they show and when (see media.py)."""
 
+import importlib
 import os
 import pickle
 import sys
@@ -13,10 +14,12 @@ import pytest
 import torch
 from media import Recipe
 from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader, Dataset
 
 from mbt_lightning.data import decode, frames
 from mbt_lightning.data import probe as probing
 from mbt_lightning.data.decode import read_clip
+from mbt_lightning.data.frames import DECODERS, Decord, Torchcodec
 from mbt_lightning.data.probe import ClipError, probe
 from mbt_lightning.errors import UserError
 
@@ -47,7 +50,10 @@ TRANSFORMED = {  # kind: (the kind it is made from, seconds cut off the front)
     "webm_hidden_pictures": ("webm_vp8_opus", 0.0),
 }
 ALL_KINDS = [*KINDS, *TRANSFORMED]
-DECORD_MUST_NOT = {"mp4_open_gop", "avi_b_pictures", "avi_h264", "ts", *TRANSFORMED}
+MUST_NOT = {
+    "decord": {"mp4_open_gop", "avi_b_pictures", "avi_h264", "ts", *TRANSFORMED},
+    "torchcodec": {"avi_b_pictures", "avi_h264", "ts", "webm_hidden_pictures"},
+}
 NO_PICTURES = Recipe(".m4a", video_codec=None)
 
 
@@ -71,11 +77,21 @@ def clip_of(tmp_path_factory):
     return path_of
 
 
-@pytest.fixture(params=["pyav", "decord"])
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> None:
+    """Let no test find what another one probed under its own settings."""
+    probing._remembered.cache_clear()
+
+
+@pytest.fixture(params=[name for name in DECODERS if name != "auto"])
 def decoder(request):
-    if request.param == "decord":
-        pytest.importorskip("decord")
+    skip_without(request.param)
     return request.param
+
+
+def skip_without(name: str) -> None:
+    if why := DECODERS[name][0].why_not():
+        pytest.skip(why)
 
 
 def recipe_of(kind: str) -> tuple[Recipe, float]:
@@ -113,17 +129,24 @@ def test_pictures_are_those_on_display(kind, clip_of, decoder):
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
-def test_decord_gets_only_the_files_in_which_it_counts_right(kind, clip_of):
-    assert bool(probe(clip_of(kind)).decord_problem) == (kind in DECORD_MUST_NOT)
+def test_a_decoder_gets_only_the_files_in_which_it_counts_right(kind, clip_of):
+    info = probe(clip_of(kind))
+    refused = {name for name in MUST_NOT if DECODERS[name][0].problem(info)}
+    assert refused == {name for name, kinds in MUST_NOT.items() if kind in kinds}
 
 
-@pytest.mark.parametrize("kind", ["mp4", "mp4_rotated", "webm_vp8_opus", "avi_mpeg4_mp3"])
-def test_both_decoders_give_the_same_pixels(kind, clip_of):
-    pytest.importorskip("decord")
-    by_decord, by_pyav = (read_clip(clip_of(kind), window_seconds=3, decoder=name) for name in ("decord", "pyav"))
-    difference = (by_decord.frames.int() - by_pyav.frames.int()).abs()
-    assert difference.max() <= 1
-    assert torch.equal(by_decord.frame_seconds, by_pyav.frame_seconds)
+@pytest.mark.parametrize(
+    "name, kind", [(name, kind) for name, kinds in MUST_NOT.items() for kind in ALL_KINDS if kind not in kinds]
+)
+def test_all_decoders_give_the_same_pixels(name, kind, clip_of):
+    """Without the help of PyAV."""
+    skip_without(name)
+    info, indices = probe(clip_of(kind)), np.array([0, 1, 11, 12, 30])
+    (expected, seconds), (frames, frame_seconds) = (
+        DECODERS[by][0].read(info, info.video, indices) for by in ("pyav", name)
+    )
+    assert np.abs(frames.astype(int) - expected).max() <= 1
+    np.testing.assert_allclose(frame_seconds, seconds, atol=1e-9)
 
 
 def test_a_rotated_clip_is_upright(clip_of, decoder):
@@ -297,9 +320,47 @@ def test_sound_from_another_file(clip_of):
 def test_an_earlier_probe_is_used(clip_of, monkeypatch):
     path = clip_of("mp4")
     expected, info = read_clip(path), pickle.loads(pickle.dumps(probe(path)))
-    monkeypatch.setattr(decode, "probe", None)
+    monkeypatch.setattr(decode, "probe_once", None)
     clip = read_clip(str(path), info=info)
     assert torch.equal(clip.frames, expected.frames) and torch.equal(clip.waveform, expected.waveform)
+
+
+def test_a_file_is_probed_once_until_it_changes(clip_of, tmp_path, monkeypatch):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(clip_of("mp4").read_bytes())
+    first = probing.probe_once(path)
+    assert probing.probe_once(str(path)) is first
+    path.write_bytes(clip_of("mkv").read_bytes())
+    assert probing.probe_once(path).container != first.container
+    path.unlink()
+    with pytest.raises(ClipError, match="no such file"):
+        probing.probe_once(path)
+
+
+def facts(info: probing.MediaInfo) -> list:
+    """Every field of what `probe` finds, arrays as lists."""
+    tracks = [list(vars(track).values()) if track else [] for track in (info.video, info.audio)]
+    return [
+        [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
+        for values in (*tracks, [info.path, info.container, info.origin, info.oddities])
+    ]
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mp4_edit_list", NO_PICTURES], ids=str)
+def test_what_is_in_long_files_is_kept_for_all_processes(clip_of, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("MBT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(probing, "LONG_BYTES", 0)
+    path = clip_of(kind)
+    expected = probing.probe_once(path)
+    (file,) = (tmp_path / "cache" / "probes").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(probing, "probe", None)
+        probing._remembered.cache_clear()
+        found = probing.probe_once(path)
+    assert facts(found) == facts(expected) == facts(probe(path))
+    file.write_bytes(file.read_bytes()[:100])
+    probing._remembered.cache_clear()
+    assert facts(probing.probe_once(path)) == facts(expected)
 
 
 def test_only_wanted_streams_are_decoded(clip_of, monkeypatch):
@@ -471,7 +532,7 @@ def test_a_window_that_starts_behind_the_end(clip_of):
 
 
 @pytest.mark.parametrize("kind", ["mp4", "webm_vp8_opus", "avi_mpeg4_mp3"])
-def test_any_bytes_give_a_clip_or_a_clip_error(kind, clip_of, tmp_path):
+def test_any_bytes_give_a_clip_or_a_clip_error(kind, clip_of, tmp_path, decoder):
     rng = np.random.default_rng(0)
     good = np.frombuffer(clip_of(kind).read_bytes(), np.uint8)
     path = tmp_path / f"fuzz{clip_of(kind).suffix}"
@@ -489,7 +550,7 @@ def test_any_bytes_give_a_clip_or_a_clip_error(kind, clip_of, tmp_path):
             data = np.delete(data, slice(begin, begin + 3_000))
         path.write_bytes(data.tobytes())
         try:
-            clip = read_clip(path, window_seconds=2.0)
+            clip = read_clip(path, window_seconds=2.0, decoder=decoder)
             assert clip.frames is None or clip.frames.shape[0] == 8
         except ClipError:
             raised += 1
@@ -537,28 +598,87 @@ def test_without_decord_pyav_reads(clip_of, monkeypatch):
     monkeypatch.setitem(sys.modules, "decord", None)
     clip = read_clip(clip_of("mp4"), start_seconds=1.0, window_seconds=1.0, num_frames=1)
     assert media.read_number(clip.frames[0].numpy()) == 25
-    with pytest.raises(UserError, match="not installed here; use decoder: pyav"):
+    with pytest.raises(UserError, match=r"decoder is 'decord', but decord is not installed here: .* or use .* auto"):
         read_clip(clip_of("mp4"), decoder="decord")
 
 
-def test_where_decord_fails_pyav_reads(clip_of, monkeypatch):
-    decord = pytest.importorskip("decord")
+STUBS = {
+    "missing": (None, r'torchcodec is not installed here: pip install "mbt-lightning\[torchcodec\]"'),
+    "old, no FFmpeg": ("raise RuntimeError('Could not load libtorchcodec')", r"finds no FFmpeg .* apt install ffmpeg"),
+    "new, no FFmpeg": ("ffmpeg_major_version = None", r"finds no FFmpeg .* apt install ffmpeg"),
+    "broken": ("import nothing_of_this_name", r"does not import here \(ModuleNotFoundError: No module named 'nothing"),
+}
+
+
+@pytest.mark.parametrize("how", STUBS)
+def test_torchcodec_that_does_not_work_is_told_with_the_fix(how, clip_of, tmp_path, monkeypatch):
+    text, reason = STUBS[how]
+    (tmp_path / "torchcodec.py").write_text(str(text))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchcodec", raising=False)
+    if text is None:
+        monkeypatch.setitem(sys.modules, "torchcodec", None)
+    with pytest.raises(UserError, match=rf"^decoder is 'torchcodec', but .*{reason}.*; or use decoder: auto\.$"):
+        read_clip(clip_of("mp4"), decoder="torchcodec")
+    monkeypatch.delitem(sys.modules, "torchcodec", raising=False)  # the stub
+
+
+@pytest.mark.parametrize("package, method", [("decord", "VideoReader"), ("torchcodec.decoders", "VideoDecoder")])
+def test_where_a_decoder_fails_pyav_reads(package, method, clip_of, monkeypatch):
+    name = package.partition(".")[0]
+    skip_without(name)
 
     def fail(*args, **options):
-        raise decord._ffi.base.DECORDError("no")
+        raise RuntimeError("no")
 
-    monkeypatch.setattr(decord, "VideoReader", fail)
-    clip = read_clip(clip_of("mp4"), start_seconds=1.0, window_seconds=1.0, num_frames=1, decoder="decord")
+    monkeypatch.setattr(sys.modules.get(package) or importlib.import_module(package), method, fail)
+    clip = read_clip(clip_of("mp4"), start_seconds=1.0, window_seconds=1.0, num_frames=1, decoder=name)
     assert media.read_number(clip.frames[0].numpy()) == 25
 
 
-def test_where_decord_counts_otherwise_pyav_reads(clip_of):
-    pytest.importorskip("decord")
-    info = probe(clip_of("mp4_edit_list"))
-    with pytest.raises(ClipError, match=r"decord must not read it: pictures that are not shown"):
-        frames.decord_frames(info, info.video, np.array([0]))
-    with pytest.raises(ClipError, match=r"decord counts \d+ pictures, not 62"):
-        frames.decord_frames(replace(info, decord_problem=""), info.video, np.array([0]))
+@pytest.mark.parametrize(
+    "reader, kind, reason",
+    [
+        (Decord(), "mp4_edit_list", r"decord counts \d+ pictures, not 62"),
+        (Torchcodec(), "webm_hidden_pictures", r"torchcodec counts \d+ pictures, not 100"),
+        (Torchcodec(), "ts", "torchcodec cannot decode it"),
+    ],
+)
+def test_a_decoder_that_counts_otherwise_is_found_out(reader, kind, reason, clip_of):
+    skip_without(reader.name)
+    info = probe(clip_of(kind))
+    assert reader.problem(info)
+    with pytest.raises(ClipError, match=reason):
+        reader.read(info, info.video, np.arange(len(info.video.seconds)))
+
+
+def test_torchcodec_that_gives_pictures_of_other_times_is_found_out(clip_of):
+    skip_without("torchcodec")
+    info = probe(clip_of("mp4"))
+    late = replace(info.video, seconds=info.video.seconds + 0.04)
+    with pytest.raises(ClipError, match="gives other pictures than those that were asked for"):
+        Torchcodec().read(info, late, np.array([3, 4]))
+
+
+class OneWindow(Dataset):
+    """A clip's window, read in a worker."""
+
+    def __init__(self, path: str, decoder: str):
+        self.path, self.decoder = path, decoder
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return read_clip(self.path, start_seconds=index / 2, window_seconds=1.0, decoder=self.decoder).frames
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_decoders_work_in_the_workers_of_a_loader(start_method, clip_of, decoder):
+    dataset = OneWindow(str(clip_of("mp4")), decoder)
+    here = list(dataset[i] for i in range(4))  # so that the decoder is in use before the fork
+    loader = DataLoader(dataset, None, num_workers=1, multiprocessing_context=start_method, timeout=120)
+    assert all(torch.equal(one, other) for one, other in zip(here, loader, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -572,7 +692,7 @@ def test_where_decord_counts_otherwise_pyav_reads(clip_of):
         ({"sample_rate": 0}, "sample_rate is 0; it must be above 0 and whole"),
         ({"start_seconds": -0.5}, r"start_seconds is -0\.5; it must be 0 or more seconds"),
         ({"audio_start_seconds": -0.5}, r"audio_start_seconds is -0\.5; it must be 0 or more seconds"),
-        ({"decoder": "opencv"}, "decoder is 'opencv'; it must be one of auto, decord, pyav"),
+        ({"decoder": "opencv"}, "decoder is 'opencv'; it must be one of auto, decord, torchcodec, pyav"),
         ({"streams": ["sound"]}, r"streams is \['sound'\]; it must be a list of one or both of video, audio"),
         ({"streams": "video"}, "streams is 'video'; it must be a list"),
         ({"path": None}, "path is None; it must be the media file"),

@@ -578,6 +578,13 @@ class TestClips:
             pairs = [(i, CLASSES.index(label)) for i, clip in enumerate(part) for label in clip.labels]
             assert list(zip(places.tolist(), classes.tolist(), strict=True)) == pairs
 
+    def test_combinations_of_labels(self, clips) -> None:
+        for part in (clips, clips[100:200:7], clips[:0]):
+            firsts: dict[tuple[str, ...], int] = {}
+            for place, clip in enumerate(part):
+                firsts.setdefault(clip.labels, place)
+            assert list(part.labellings()) == [(place, labels) for labels, place in firsts.items()]
+
     def test_travel_by_name(self, clips) -> None:
         (file,) = clips.table.path.parent.glob("*.arrow")
         text = pickle.dumps(clips)

@@ -103,9 +103,10 @@ class AudioVisualClassifier(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse labels that make no sense for the task."""
         data = getattr(self.trainer, "datamodule", None)
-        for example in [] if data is None or stage == "predict" else data.examples(stage):
-            if problem := self.task.problem(example.labels):
-                raise UserError(f"clip {example.clip_id!r} has the labels {list(example.labels)}: {problem}")
+        for clips in [] if data is None or stage == "predict" else data.clips(stage):
+            for place, labels in clips.labellings():
+                if problem := self.task.problem(labels):
+                    raise UserError(f"clip {clips[place].clip_id!r} has the labels {list(labels)}: {problem}")
 
     def on_fit_start(self) -> None:
         """Load the starting weights of a training that begins, not of one that goes on."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 import lightning as L
@@ -20,16 +18,16 @@ from mbt_lightning.data.dataset import (
     DrawSampler,
     InOrder,
     Shuffled,
-    WindowSetting,
     collate,
 )
 from mbt_lightning.data.demo import CLASSES, demo_manifest
-from mbt_lightning.data.frames import DECODERS
-from mbt_lightning.data.manifest import Manifest, read_manifest
+from mbt_lightning.data.frames import DECODERS, check_decoder
+from mbt_lightning.data.manifest import Clips, Manifest, read_manifest
 from mbt_lightning.data.probe import MEDIA_SUFFIXES
-from mbt_lightning.data.records import Batch, DataSpec, Example
+from mbt_lightning.data.records import Batch, DataSpec, Example, WindowSetting
 from mbt_lightning.data.sampling import chance
 from mbt_lightning.data.spectrogram import LogMel, Spectrogram
+from mbt_lightning.data.store import store_of
 from mbt_lightning.errors import UserError
 
 STREAMS = {"rgb": "video", "spectrogram": "audio"}
@@ -64,7 +62,8 @@ class AudioVisualData(L.LightningDataModule):
         sampler: which clips training reads, and in which order: `Shuffled`, `ClassBalanced`, or your own.
         batch_size: clips in a training step over all processes together; each gets its equal part.
         num_workers: worker processes that decode, in each process; 0: decode in the process itself.
-        decoder: `auto` (decord where it can do right, else PyAV), `decord` or `pyav`.
+        decoder: who decodes pictures: `auto` (decord where it can do right, else PyAV), `decord`, `torchcodec` (the
+            extra of that name and the system's FFmpeg; PyAV where it cannot do right) or `pyav`.
         cache: whether each worker keeps clips that are not longer than the window decoded in its memory: for small sets
             of short clips, which would be decoded alike in every epoch.
         max_bad_fraction: a run stops when more than this part of a split cannot be read, 0 to 1.
@@ -170,11 +169,11 @@ class AudioVisualData(L.LightningDataModule):
         """Whether there is a split to validate on."""
         return bool(self.val_split and self.manifest.splits.get(self.val_split))
 
-    def examples(self, stage: str) -> Iterator[Example]:
-        """The rows that a stage reads; refuses a split without any."""
+    def clips(self, stage: str) -> list[Clips]:
+        """The splits that a stage reads; refuses one without clips."""
         own = {"fit": "train", "validate": self.val_split, "test": self.test_split}[stage]
         splits = [own, self.val_split] if stage == "fit" and self.has_val else [own]
-        return chain.from_iterable([self.manifest.split(split) for split in splits])
+        return [self.manifest.split(split) for split in splits]
 
     def prepare_data(self) -> None:
         """Make the embedded clips if they are wanted and not there yet."""
@@ -183,7 +182,8 @@ class AudioVisualData(L.LightningDataModule):
 
     def dataset(self, split: str, num_views: int) -> ClipDataset:
         """The clips of a split, cut into `num_views` windows each, or at random (0)."""
-        return ClipDataset(self.manifest.split(split), self.manifest.classes, self.setting, num_views, self.seed)
+        examples, classes = self.manifest.split(split), self.manifest.classes
+        return ClipDataset(examples, classes, self.setting, num_views, self.seed, store_of(self.manifest))
 
     @property
     def seed(self) -> int:
@@ -210,6 +210,7 @@ class AudioVisualData(L.LightningDataModule):
 
     def loader(self, dataset: ClipDataset, sampler: ClipSampler = InOrder()) -> DataLoader:  # noqa: B008
         """A DataLoader over this rank's part of a dataset."""
+        check_decoder(self.setting.decoder)
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         if self.batch_size % world:
             raise UserError(

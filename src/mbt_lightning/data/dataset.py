@@ -13,45 +13,17 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler, get_worker_info
 
-from mbt_lightning.data.decode import read_clip
 from mbt_lightning.data.manifest import Clips
-from mbt_lightning.data.probe import ClipError, probe
-from mbt_lightning.data.records import BadClip, Batch, Clip, Example
+from mbt_lightning.data.probe import ClipError
+from mbt_lightning.data.records import BadClip, Batch, Clip, Example, WindowSetting
 from mbt_lightning.data.sampling import chance, random_start, view_starts
+from mbt_lightning.data.store import Files, Store
 from mbt_lightning.errors import UserError
 
 MAX_STAND_INS = 10
 """So many other clips are tried in the place of one that cannot be read."""
-
-
-@dataclass(frozen=True)
-class WindowSetting:
-    """How a window is cut out of a clip and at which size it travels.
-
-    Args:
-        seconds: length of the window of sound, and of pictures too unless `rgb_seconds` says otherwise.
-        num_frames: pictures, uniform in time over their window.
-        rgb_seconds: length of the window of pictures, if it differs.
-        synchronous: whether pictures and sound are cut at the same proportion of the clip (the same second, if both
-            windows are equally long) or each at its own.
-        sample_rate: of the sound, in Hz.
-        short_side: pictures larger than this on their shorter side are shrunk to it, in pixels.
-        decoder: `auto`, `decord` or `pyav`.
-        streams: which streams are read: `video`, `audio` or both. A clip that lacks one of them cannot be used.
-        cache: whether clips that are not longer than the window, and so are always cut alike, are kept in memory.
-    """
-
-    seconds: float
-    num_frames: int
-    rgb_seconds: float | None
-    synchronous: bool
-    sample_rate: int
-    short_side: int
-    decoder: str
-    streams: tuple[str, ...]
-    cache: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,16 +68,24 @@ class ClipDataset(Dataset):
         setting: how windows are cut.
         num_views: evenly spaced windows a clip; 0: one random window (training).
         seed: of the random windows and of the choice of stand-ins.
+        store: where the clips are read from.
     """
 
     def __init__(
-        self, examples: Sequence[Example], classes: Sequence[str], setting: WindowSetting, num_views: int, seed: int = 0
+        self,
+        examples: Sequence[Example],
+        classes: Sequence[str],
+        setting: WindowSetting,
+        num_views: int,
+        seed: int = 0,
+        store: Store = Files(),  # noqa: B008
     ):
         self.examples = examples
         self.class_index = {name: i for i, name in enumerate(classes)}
         self.setting = setting
         self.num_views = num_views
         self.seed = seed
+        self.store = store
         self.kept: dict[int, Sample] = {}
 
     def __len__(self) -> int:
@@ -139,33 +119,15 @@ class ClipDataset(Dataset):
         if draw.index in self.kept:
             return replace(self.kept[draw.index], view=draw.view, bad=bad)
         example, setting = self.examples[draw.index], self.setting
-        wants_video = "video" in setting.streams
-        if wants_video and example.video is None:
-            raise ClipError(example.audio or example.clip_id, "the manifest names no file with pictures for this clip")
-        main = example.video if wants_video else example.audio
-        if main is None:
-            raise ClipError(example.video or example.clip_id, "the manifest names no file with sound for this clip")
-        info = probe(main)
-        end = min(info.duration_seconds, math.inf if example.end_seconds is None else example.end_seconds)
+        media = self.store.open(example, setting.streams)
+        end = min(media.seconds, math.inf if example.end_seconds is None else example.end_seconds)
         duration = end - example.start_seconds
-        starts = self.starts(draw, duration)
-        clip = read_clip(
-            main if wants_video else None,
-            start_seconds=example.start_seconds + starts[0],
-            window_seconds=setting.rgb_seconds or setting.seconds,
-            num_frames=setting.num_frames,
-            sample_rate=setting.sample_rate,
-            decoder=setting.decoder,
-            audio_path=example.audio if (example.audio != main or not wants_video) else None,
-            audio_start_seconds=example.start_seconds + starts[1],
-            audio_window_seconds=setting.seconds,
-            streams=setting.streams,
-            info=info,
-        )
+        rgb_start, audio_start = (example.start_seconds + start for start in self.starts(draw, duration))
+        clip = media.read(rgb_start, audio_start, setting)
         for stream, content in {"video": clip.frames, "audio": clip.waveform}.items():
             if stream in setting.streams and content is None:
-                raise ClipError(main, f"no {stream} stream, which this run's modalities need")
-        clip = end_at(clip, example.end_seconds, example.start_seconds + starts[1])
+                raise ClipError(media.path, f"no {stream} stream, which this run's modalities need")
+        clip = end_at(clip, example.end_seconds, audio_start)
         frames = None if clip.frames is None else shrink(clip.frames, setting.short_side)
         sample = Sample(frames, clip.waveform, self.target(draw.index), draw.index, draw.view, bad)
         if setting.cache and duration <= min(setting.seconds, setting.rgb_seconds or setting.seconds):
@@ -209,7 +171,8 @@ def end_at(clip: Clip, end_seconds: float | None, audio_start_seconds: float) ->
     if frames is not None:
         assert clip.frame_seconds is not None
         inside = max(1, int((clip.frame_seconds < end_seconds).sum()))
-        frames = torch.cat([frames[:inside], frames[inside - 1 : inside].expand(len(frames) - inside, -1, -1, -1)])
+        frames = frames.clone() if inside < len(frames) else frames
+        frames[inside:] = frames[inside - 1]
     if waveform is not None:
         waveform = waveform.clone()
         waveform[max(0, round((end_seconds - audio_start_seconds) * clip.sample_rate)) :] = 0
@@ -249,14 +212,23 @@ def collate(samples: Sequence[Sample]) -> Batch:
             for f in frames
         ]
     return Batch(
-        frames=torch.stack(frames) if frames else None,
+        frames=stack(frames) if frames else None,
         sizes=sizes,
-        waveform=torch.stack(waveforms) if waveforms else None,
+        waveform=stack(waveforms) if waveforms else None,
         targets=torch.stack([s.target for s in full]) if full else torch.zeros(0, len(samples[0].target)),
         index=torch.tensor([s.index for s in full], dtype=torch.long),
         view=torch.tensor([s.view for s in full], dtype=torch.long),
         bad=bad,
     )
+
+
+def stack(tensors: Sequence[Tensor]) -> Tensor:
+    """`torch.stack`; in a worker process at once into memory that the parent sees, as torch's own collation does."""
+    if get_worker_info() is None:
+        return torch.stack(list(tensors))
+    shape = (len(tensors), *tensors[0].shape)
+    storage = tensors[0]._typed_storage()._new_shared(math.prod(shape), device="cpu")
+    return torch.stack(list(tensors), out=tensors[0].new(storage).resize_(shape))
 
 
 # Samplers: objects that a configuration names by class path -----------------------------------------------------------

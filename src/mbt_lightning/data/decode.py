@@ -2,12 +2,13 @@
 
     probe   PyAV lists the packets of both streams: when each picture is shown, where the sound begins, what is wrong
     plan    the wanted times -> indices into that table (`sampling.frames_on_display`)
-    frames  decord where it is known to be right, PyAV elsewhere; both give the same pixels
+    frames  decord or torchcodec where they are known to be right, PyAV elsewhere; all give the same pixels
     sound   PyAV, placed by its timestamps on the pictures' time line
 
 decord is fast, but by itself it numbers the pictures wrongly in MPEG-TS files and behind edit lists, leaks memory with
-each sound track it opens, and forgets where the streams start. So it never sees sound, never decides about time, and
-only gets files of the kinds in which it was measured to be right (`MediaInfo.decord_problem`).
+each sound track it opens, and forgets where the streams start. torchcodec cannot read MPEG-TS files, and counts hidden
+pictures. So they never see sound, never decide about time, and only get files of the kinds in which they were measured
+to be right (`FrameReader.problem`).
 
 Whatever is wrong with a file comes out as a `ClipError`; nothing damaged is replaced by silence or a black picture.
 """
@@ -22,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from mbt_lightning.data import sampling
-from mbt_lightning.data.frames import DECODERS, find_decord, read_frames
+from mbt_lightning.data.frames import check_decoder, read_frames
 from mbt_lightning.data.probe import (
     STREAMS,
     ClipError,
     MediaInfo,
     Track,
-    probe,
+    probe_once,
 )
 from mbt_lightning.data.records import Clip
 from mbt_lightning.data.sound import read_sound
@@ -60,7 +61,8 @@ def read_clip(
         num_frames: how many pictures; the i-th is the one on display at start + i * window / num_frames.
         sample_rate: samples of the waveform a second.
         decoder: who decodes pictures. "auto": decord where it is installed and known to be right for the file, else
-            PyAV. "decord": the same, but decord must be installed. "pyav": always PyAV.
+            PyAV. "decord": the same, but decord must be installed. "torchcodec": likewise, with torchcodec, which
+            needs the system's FFmpeg. "pyav": always PyAV.
         audio_path: the file that holds the sound, with its own time line; None: the same file.
         audio_start_seconds: start of the sound's window; None: `start_seconds`.
         audio_window_seconds: its length; None: `window_seconds`.
@@ -69,7 +71,7 @@ def read_clip(
 
     Raises:
         ClipError: the file is damaged, missing or not media, has no wanted stream, or ends before the window starts.
-        UserError: an argument out of its range.
+        UserError: an argument out of its range, or a decoder that does not work here.
     """
     audio_path = path if audio_path is None else audio_path
     audio_start_seconds = start_seconds if audio_start_seconds is None else audio_start_seconds
@@ -82,7 +84,7 @@ def read_clip(
     known = {} if info is None else {info.path: info}
     for file, stream in ((path, "video"), (audio_path, "audio")):
         if stream in streams and file is not None and os.fspath(file) not in known:
-            known[os.fspath(file)] = probe(file)
+            known[os.fspath(file)] = probe_once(file)
     video_info = known[os.fspath(path)] if path is not None and "video" in streams else None
     audio_info = known[os.fspath(audio_path)] if audio_path is not None and "audio" in streams else None
     video = video_info.video if video_info else None
@@ -124,10 +126,7 @@ def _check_choices(path: Any, audio_path: Any, streams: Sequence[str], decoder: 
         raise UserError(f"streams is {streams!r}; it must be a list of one or both of {', '.join(STREAMS)}.")
     if (audio_path if "audio" in streams else path) is None:
         raise UserError("path is None; it must be the media file that holds the wanted streams.")
-    if decoder not in DECODERS:
-        raise UserError(f"decoder is {decoder!r}; it must be one of {', '.join(DECODERS)}.")
-    if decoder == "decord" and find_decord() is None:
-        raise UserError("decoder is 'decord', which is not installed here; use decoder: pyav (or auto).")
+    check_decoder(decoder)
 
 
 def _check_window(info: MediaInfo, track: Track, start_seconds: float) -> None:

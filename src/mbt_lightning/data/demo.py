@@ -27,6 +27,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from mbt_lightning.data.cache import cache_folder
+
 VERSION = 1
 SECONDS = 1.6
 FRAME_RATE = 20
@@ -93,7 +95,7 @@ def demo_manifest(size: DemoSize = DemoSize(), cache: str | Path | None = None) 
         size: number of clips a split, and the seed.
         cache: folder to keep them in; default `$MBT_CACHE`, else `~/.cache/mbt-lightning`.
     """
-    root = Path(cache or os.environ.get("MBT_CACHE") or Path.home() / ".cache" / "mbt-lightning").expanduser()
+    root = Path(cache) if cache else cache_folder()
     folder = root / ("demo-v{}-{}-{}-{}-seed{}".format(VERSION, *astuple(size)))
     manifest = folder / "manifest.csv"
     if manifest.is_file():

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from numpy.typing import NDArray
+
+from mbt_lightning.data.cache import cache_folder, keep
 
 STREAMS = ("video", "audio")
 # How the names of media files end.
@@ -19,8 +27,7 @@ MEDIA_SUFFIXES |= {".aac", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".op
 MAX_PIXELS = 4096 * 2304
 MAX_JUMP_SECONDS = 600.0  # neighbouring timestamps further apart than this are damage, not a long still picture
 MIN_PACKETS_PRESENT = 0.98
-DECORD_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
-DECORD_CODECS = {"h264", "hevc", "vp8", "vp9", "mpeg4"}
+LONG_BYTES = 64 * 2**20  # what is in files larger than this is kept, see `probe_once`
 
 
 class ClipError(Exception):
@@ -71,6 +78,17 @@ class Track:
         return replace(self, seconds=seconds, key_seconds=keys, end_seconds=float(end))
 
 
+class Oddity(StrEnum):
+    """What the packets of a stream of pictures show that makes some decoders number the pictures wrongly."""
+
+    CUT_AWAY = "pictures that an edit list cuts away"
+    HIDDEN = "hidden pictures"
+    UNTIMED = "missing or equal times"
+    DAMAGED = "damaged packets"
+    NO_KEY = "no key frame at the start"
+    OPEN_GROUPS = "open groups of pictures"
+
+
 @dataclass(frozen=True, eq=False)
 class MediaInfo:
     """What `probe` finds in a file. It can be kept and handed to `read_clip`, which then need not probe again.
@@ -82,7 +100,7 @@ class MediaInfo:
             file without pictures the first sound sample.
         video: its best stream of pictures (cover art is none), or None.
         audio: its best stream of sound, or None.
-        decord_problem: why decord would number the pictures wrongly, or "".
+        oddities: what each decoder must know before it is trusted with the pictures.
     """
 
     path: str
@@ -90,7 +108,7 @@ class MediaInfo:
     origin: float
     video: Track | None
     audio: Track | None
-    decord_problem: str
+    oddities: tuple[Oddity, ...] = ()
 
     @property
     def has_video(self) -> bool:
@@ -146,7 +164,7 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
             declared = container.duration / 1e6
             if is_short(end, declared):
                 raise ClipError(path, f"truncated: {end:.2f} s of {declared:.2f} s are there")
-        decord_problem = _decord_problem(name, video, packets[video_stream.index]) if video else "no pictures"
+        oddities = _oddities(video, packets[video_stream.index]) if video else ()
 
     if video is not None and len(video.seconds):
         origin = float(video.seconds[0])
@@ -157,7 +175,72 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
     video, audio = (track and track.moved(origin) for track in (video, audio))
     if video and audio and not audio.problem and not video.problem and abs(audio.seconds[0]) > MAX_JUMP_SECONDS:
         audio = replace(audio, problem=f"the sound starts {audio.seconds[0]:.0f} s away from the first picture")
-    return MediaInfo(path, name, origin, video, audio, decord_problem)
+    return MediaInfo(path, name, origin, video, audio, oddities)
+
+
+def probe_once(path: str | os.PathLike[str]) -> MediaInfo:
+    """What `probe` finds, looked up where it is known and the file has not changed since.
+
+    A process remembers its last few files. Hour-long ones, which take seconds to list and are read again for each of
+    their clips, are also kept in `$MBT_CACHE/probes` (default `~/.cache/mbt-lightning/probes`), for all processes.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ClipError: no such file, not media, or neither pictures nor sound in it.
+    """
+    path = os.fspath(path)
+    try:
+        found = os.stat(path)
+    except OSError:
+        return probe(path)  # which tells what is wrong
+    return _remembered(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=16)
+def _remembered(path: str, size: int, mtime_ns: int) -> MediaInfo:
+    if size < LONG_BYTES:
+        return probe(path)
+    name = hashlib.sha256(json.dumps([os.path.abspath(path), size, mtime_ns]).encode("utf-8", "surrogateescape"))
+    file = cache_folder("probes") / f"v1-{name.hexdigest()[:32]}.npz"
+    with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # not there yet, or damaged
+        return _load(path, file)
+    info = probe(path)
+    with suppress(OSError):  # no room there: the file is listed again next time
+        _save(info, file)
+    return info
+
+
+def _save(info: MediaInfo, file: Path) -> None:
+    """Write what was found in a file of media; `file` appears when it is complete."""
+    arrays: dict[str, Any] = {}
+    for kind in STREAMS:
+        if track := getattr(info, kind):
+            facts = (track.codec, track.width, track.height, track.end_seconds, track.is_counted, track.problem)
+            arrays |= {f"{kind}.seconds": track.seconds, f"{kind}.keys": track.key_seconds}
+            arrays |= {f"{kind}.facts": json.dumps(facts)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f".{file.stem}-{os.getpid()}.npz")
+    try:
+        np.savez(unfinished, facts=json.dumps([info.container, info.origin, info.oddities]), **arrays)
+        unfinished.replace(file)
+        keep(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _load(path: str, file: Path) -> MediaInfo:
+    """Read what `_save` wrote."""
+    tracks: dict[str, Track | None] = dict.fromkeys(STREAMS)
+    with np.load(file, allow_pickle=False) as arrays:
+        for kind in STREAMS:
+            if f"{kind}.facts" in arrays:
+                codec, width, height, *rest = json.loads(str(arrays[f"{kind}.facts"]))
+                tracks[kind] = Track(codec, width, height, arrays[f"{kind}.seconds"], arrays[f"{kind}.keys"], *rest)
+        container, origin, oddities = json.loads(str(arrays["facts"]))
+    os.utime(file)
+    return MediaInfo(path, container, origin, tracks["video"], tracks["audio"], tuple(map(Oddity, oddities)))
 
 
 def is_short(seconds: float, promised_seconds: float) -> bool:
@@ -229,23 +312,20 @@ def _track(stream: Any, packets: dict[int, list[_Packet]], container_name: str) 
     return Track(context.name if context else "", width, height, seconds, keys, last + duration, is_counted, problem)
 
 
-def _decord_problem(container_name: str, video: Track, packets: list[_Packet]) -> str:
-    """Why decord would number the pictures of this stream wrongly; "" where it was measured to be right."""
-    if container_name not in DECORD_CONTAINERS:
-        return f"container {container_name}"
-    if video.codec not in DECORD_CODECS:
-        return f"codec {video.codec}"
-    if any(p.is_discard or p.is_hidden for p in packets):
-        return "pictures that are not shown"
-    if video.is_counted or not len(video.seconds) == len(packets) > 0:
-        return "missing or equal times"
-    if any(p.is_corrupt for p in packets):
-        return "damaged packets"
-    if not packets[0].is_key:
-        return "no key frame at the start"
-    starts = np.array([p.start for p in packets])
+def _oddities(video: Track, packets: list[_Packet]) -> tuple[Oddity, ...]:
+    """What is odd about a stream of pictures."""
+    shown = [p for p in packets if not p.is_discard and not p.is_hidden]
+    starts = np.array([-np.inf if p.start is None else p.start for p in packets])
     last_key = np.maximum.accumulate(np.where([p.is_key for p in packets], starts, -np.inf))
-    return "open groups of pictures" if (starts < last_key).any() else ""
+    found = {
+        Oddity.CUT_AWAY: any(p.is_discard for p in packets),
+        Oddity.HIDDEN: any(p.is_hidden for p in packets),
+        Oddity.UNTIMED: video.is_counted or len(video.seconds) != len(shown),
+        Oddity.DAMAGED: any(p.is_corrupt for p in packets),
+        Oddity.NO_KEY: not packets or not packets[0].is_key,
+        Oddity.OPEN_GROUPS: bool((starts < last_key).any()),
+    }
+    return tuple(oddity for oddity, is_there in found.items() if is_there)
 
 
 def _first_sample_seconds(path: str, default: float) -> float:

@@ -1,4 +1,4 @@
-"""The records that cross borders: a row of the manifest, a decoded clip, a batch."""
+"""The records that cross borders: a row of the manifest, how a window is cut, a decoded clip, a batch."""
 
 from __future__ import annotations
 
@@ -30,6 +30,34 @@ class Example:
     start_seconds: float = 0.0
     end_seconds: float | None = None
     labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WindowSetting:
+    """How a window is cut out of a clip and at which size it travels.
+
+    Args:
+        seconds: length of the window of sound, and of pictures too unless `rgb_seconds` says otherwise.
+        num_frames: pictures, uniform in time over their window.
+        rgb_seconds: length of the window of pictures, if it differs.
+        synchronous: whether pictures and sound are cut at the same proportion of the clip (the same second, if both
+            windows are equally long) or each at its own.
+        sample_rate: of the sound, in Hz.
+        short_side: pictures larger than this on their shorter side are shrunk to it, in pixels.
+        decoder: `auto`, `decord`, `torchcodec` or `pyav`.
+        streams: which streams are read: `video`, `audio` or both. A clip that lacks one of them cannot be used.
+        cache: whether clips that are not longer than the window, and so are always cut alike, are kept in memory.
+    """
+
+    seconds: float
+    num_frames: int
+    rgb_seconds: float | None
+    synchronous: bool
+    sample_rate: int
+    short_side: int
+    decoder: str
+    streams: tuple[str, ...]
+    cache: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -83,18 +82,18 @@ def _decode_sound(
     info: MediaInfo, audio: Track, begin: float, end: float, seek: bool
 ) -> tuple[list[tuple[float, NDArray[np.float32]]], int]:
     """Mono pieces of the sound from `begin` to `end` with their times, and their sample rate."""
-    pieces: list[tuple[float, NDArray[np.float32]]] = []
-    rate, clock = 0, None
+    pieces: list[tuple[float, list[Any]]] = []  # frames that follow each other without a gap, and are of one kind
+    rate, clock, kind = 0, None, None
     with open_media(info.path) as container:
         stream = best_stream(container, "audio")
-        to_mono = _Downmix()
+        scale = float(stream.time_base)
         if seek:
-            container.seek(round((info.origin + begin - PREROLL_SECONDS) / stream.time_base), stream=stream)
+            container.seek(round((info.origin + begin - PREROLL_SECONDS) / scale), stream=stream)
         for frame in container.decode(stream):
             rate = rate or frame.sample_rate
             if frame.sample_rate != rate or rate not in SAMPLE_RATES:
                 raise ClipError(info.path, f"a sample rate of {frame.sample_rate} Hz, first {rate} Hz, cannot be read")
-            stamp = None if frame.time is None else float(frame.time) - info.origin
+            stamp = None if frame.pts is None else frame.pts * scale - info.origin
             if clock is None:
                 if stamp is None and seek:
                     continue  # Ogg: not known before the page ends
@@ -102,46 +101,47 @@ def _decode_sound(
                 if seek and clock > begin:
                     raise ClipError(info.path, "the search for the sound lands late")
             elif stamp is not None and abs(stamp - clock) > MAX_DRIFT_SECONDS:
-                clock = stamp
+                clock, kind = stamp, None
             if clock >= end:
                 break
             if clock + frame.samples / rate > begin:
                 if frame.is_corrupt:
                     raise ClipError(info.path, f"the sound at {clock:.3f} s is damaged")
-                pieces.append((clock, to_mono(frame)))
+                if kind != (kind := (frame.format.name, frame.layout.name)):
+                    pieces.append((clock, []))
+                pieces[-1][1].append(frame)
             clock += frame.samples / rate
-    return pieces, rate or SAMPLE_RATES.start
+    return [(seconds, _to_mono(frames)) for seconds, frames in pieces], rate or SAMPLE_RATES.start
 
 
-class _Downmix:
-    """A frame of sound -> float32 mono: the mean of two channels; of more, with ffmpeg's weights."""
-
-    def __init__(self) -> None:
-        self.mixer: Any = None
-
-    def __call__(self, frame: Any) -> NDArray[np.float32]:
-        num_channels = frame.layout.nb_channels
-        if num_channels > 2:
-            # Without this option libav mixes to float without dividing by the sum of the weights.
-            self.mixer = self.mixer or av.AudioResampler("fltp", "mono", options={"rematrix_maxval": "1.0"})
-            return np.concatenate([_channels(mixed, 1)[0] for mixed in self.mixer.resample(frame)])
-        channels = _channels(frame, num_channels)
-        mono = channels[0].astype(np.float32)
-        if num_channels == 2:
-            mono = (mono + channels[1].astype(np.float32)) * np.float32(0.5)
-        if channels[0].dtype == np.uint8:
-            mono -= 128
-        if channels[0].dtype.kind in "iu":
-            mono /= np.float32(2 ** (8 * channels[0].dtype.itemsize - 1))
-        return mono
-
-
-def _channels(frame: Any, num_channels: int) -> Sequence[NDArray[Any]]:
-    """The channels of a frame of sound, as views; `frame.to_ndarray` does the same in three times the time."""
-    dtype = SAMPLE_TYPES[frame.format.name.removesuffix("p")]
-    if frame.format.is_planar:
-        return [np.frombuffer(plane, dtype, frame.samples) for plane in frame.planes]
-    return list(np.frombuffer(frame.planes[0], dtype, frame.samples * num_channels).reshape(-1, num_channels).T)
+def _to_mono(frames: list[Any]) -> NDArray[np.float32]:
+    """Frames of sound of one kind as float32 mono: the mean of two channels; of more, with ffmpeg's weights."""
+    num_channels = frames[0].layout.nb_channels
+    if num_channels > 2:
+        # Without this option libav mixes to float without dividing by the sum of the weights.
+        mixer = av.AudioResampler("fltp", "mono", options={"rematrix_maxval": "1.0"})
+        frames, num_channels = [mixed for frame in frames for mixed in mixer.resample(frame)], 1
+    # All frames at once: there are hundreds, and `frame.to_ndarray` alone costs a quarter of decoding.
+    dtype = SAMPLE_TYPES[frames[0].format.name.removesuffix("p")]
+    if frames[0].format.is_planar:
+        planes = [frame.planes for frame in frames]
+        sizes = [frame.samples for frame in frames]
+        channels = [
+            np.concatenate([np.frombuffer(of[n], dtype, size) for of, size in zip(planes, sizes, strict=True)])
+            for n in range(num_channels)
+        ]
+    else:
+        packed = [np.frombuffer(frame.planes[0], dtype, frame.samples * num_channels) for frame in frames]
+        channels = list(np.concatenate(packed).reshape(-1, num_channels).T)
+    mono = channels[0].astype(np.float32)
+    if num_channels == 2:
+        mono += channels[1]
+        mono *= np.float32(0.5)
+    if dtype == np.uint8:
+        mono -= 128
+    if np.dtype(dtype).kind in "iu":
+        mono /= np.float32(2 ** (8 * np.dtype(dtype).itemsize - 1))
+    return mono
 
 
 def _resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from mbt_lightning.data.cache import cache_folder, keep
 from mbt_lightning.data.formats import BATCH_ROWS, COLUMNS, replacing, to_list
 from mbt_lightning.data.records import Example
 from mbt_lightning.errors import UserError
@@ -24,9 +24,6 @@ SHARED_BYTES = 16 * 2**20
 
 RESIDENT_ROWS = 100
 """After so many rows a process lets go of the pages that it has read: each may have brought in half a megabyte."""
-
-KEPT_SECONDS = 30 * 86_400
-"""Memory-mapped tables that no run has opened for so long are deleted."""
 
 STORED = pa.schema([COLUMNS.field(n) for n in ("clip_id", "video", "audio", "start_seconds", "end_seconds")]).append(
     pa.field("labels", pa.list_(pa.int32()))
@@ -97,6 +94,20 @@ class Clips(Sequence[Example]):
         clips = np.repeat(np.arange(len(self), dtype=np.int64), lengths)
         return clips, pc.list_flatten(labels).to_numpy().astype(np.int64)
 
+    def labellings(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """Every combination of labels that occurs, once, and the place of the first clip that has it; in that order."""
+        labels = self.part(0, len(self))["labels"]
+        ends = np.cumsum(pc.list_value_length(labels).to_numpy(), dtype=np.int64)
+        indices = pc.list_flatten(labels).to_numpy().astype(np.int32, copy=False)
+        # The bytes of a clip's indices are a key that Arrow can look for; it numbers the keys as they first occur.
+        offsets = pa.py_buffer(np.concatenate([np.zeros(1, np.int64), ends * indices.itemsize]))
+        keys = pa.LargeBinaryArray.from_buffers(
+            pa.large_binary(), len(self), [None, offsets, pa.py_buffer(np.ascontiguousarray(indices))]
+        ).dictionary_encode()
+        firsts = np.flatnonzero(np.diff(np.maximum.accumulate(keys.indices.to_numpy()), prepend=-1))
+        for place, key in zip(firsts.tolist(), keys.dictionary.to_pylist(), strict=True):
+            yield place, tuple(map(self.classes.__getitem__, memoryview(key).cast("i")))
+
 
 class SharedTable:
     """A table that costs a further process nothing: it is mapped into memory from a file, if it is large.
@@ -146,7 +157,7 @@ def share(batches: list[pa.RecordBatch], digest: str) -> SharedTable:
     table = pa.Table.from_batches(batches, STORED)
     if table.nbytes <= SHARED_BYTES:
         return SharedTable(table)
-    folder = Path(os.environ.get("MBT_CACHE") or Path.home() / ".cache" / "mbt-lightning").expanduser() / "tables"
+    folder = cache_folder("tables")
     path = folder / f"v1-{digest}.arrow"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,10 +165,7 @@ def share(batches: list[pa.RecordBatch], digest: str) -> SharedTable:
             if not path.is_file():
                 with replacing(path) as unfinished, pa.ipc.new_file(str(unfinished), STORED) as file:
                     file.write_table(table, max_chunksize=BATCH_ROWS)
-        os.utime(path)
-        for old in folder.iterdir():
-            if time.time() - old.stat().st_mtime > KEPT_SECONDS:
-                old.unlink(missing_ok=True)
+        keep(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; name a folder with room for the table by MBT_CACHE") from None
     return open_table(path)

@@ -50,6 +50,7 @@ class Parsed:
         groups: one group a class, or empty.
         refused: rows that could not be read.
         duplicates: exact repeats that were dropped.
+        leaks: clips that stand in two splits, with both places; among `clips` is the one that evaluates.
         notes: what is odd but no reason to refuse, e.g. a number of classes unlike the official one.
     """
 
@@ -58,4 +59,5 @@ class Parsed:
     groups: tuple[str, ...] = ()
     refused: list[Refused] = field(default_factory=list)
     duplicates: int = 0
+    leaks: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
