@@ -179,6 +179,12 @@ def test_a_file_in_the_folder_of_its_split_is_taken_first(folders, split, folder
     assert found(names, clip(split=split)) == Match(f"/media/{folder}/training dog/{ID}.mp4", None)
 
 
+def test_a_replacement_is_taken_before_the_broken_file() -> None:
+    name = f"{ID}_000030_000040.mp4"
+    names = [f"train/{name}", f"replacement/replacement_for_corrupted_k400/{name}"]
+    assert found(names, clip()) == Match(f"/media/{names[1]}", None, video_is_cut=True)
+
+
 # ---- the folder -----------------------------------------------------------------------------------------------------
 
 
@@ -217,7 +223,7 @@ def test_nothing_outside_the_folder_is_given(tmp_path) -> None:
     (root / "loop").symlink_to(root)
     (root / "broken.mp4").symlink_to(root / "gone.mp4")
     index = MediaIndex(root)
-    assert index.ignored == {"link that leads out of the folder": 2, "link to a folder": 1, "not media": 1}
+    assert index.ignored == {"link that leads out of the folder": 2, "link to a folder": 1, "broken link": 1}
     assert len(index) == 2 and index.match(whole("linked")).video == f"{root}/linked.mp4"
     for source in ("secret", "escape", "../media-outside/secret.mp4", "real/../../media-outside/secret.mp4"):
         assert index.match(whole(source))[:2] == (None, None)

@@ -1,5 +1,6 @@
 """Reading official annotation files: every row right, or refused with its place and the reason; made-up rows only."""
 
+import os
 import random
 import string
 from pathlib import Path
@@ -216,6 +217,9 @@ def test_files_that_are_not_there(tmp_path, write):
         vggsound.parse([tmp_path / "none.csv"])
     with pytest.raises(UserError, match=r"cannot be read: Is a directory"):
         vggsound.parse([tmp_path])
+    os.mkfifo(tmp_path / "pipe.csv")  # as `<(zcat vggsound.csv.gz)` is
+    with pytest.raises(UserError, match=r"pipe.csv: a pipe can be read only once; write it into a file first"):
+        vggsound.parse([tmp_path / "pipe.csv"])
     path = write("vggsound.csv", VGG)
     with pytest.raises(UserError, match=r"vggsound.csv: given twice"):
         vggsound.parse([path, path])
@@ -914,6 +918,7 @@ def test_table(parse):
         ("d_000000_000003", "d", 0.0, 3.0, ("e",), "test", "t.csv:5"),
     ]
     assert parsed.classes == ("a, b", "cat", "dog", "e")
+    assert parsed.notes[1] == "1 clips have no labels; only a task of several labels can train on them"
     assert parsed.notes[0].endswith(
         "t.csv: clip is clip_id, source is video, start is start_seconds, end is end_seconds, labels is labels, "
         "split is split"

@@ -80,13 +80,16 @@ def walk(root: Path, below: PurePath | None = None, inside: frozenset[str] = fro
     real = os.path.realpath(here)
     if real in inside:
         return
-    with os.scandir(here) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            path = PurePath(below or "", entry.name)
-            if not entry.is_dir():
-                yield path
-            elif not is_leftover(entry.name):
-                yield from walk(root, path, inside | {real})
+    try:
+        entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{here}: cannot be read: {error.strerror}") from None
+    for entry in entries:
+        path = PurePath(below or "", entry.name)
+        if not entry.is_dir():
+            yield path
+        elif not is_leftover(entry.name):
+            yield from walk(root, path, inside | {real})
 
 
 def is_leftover(name: str) -> bool:

@@ -182,8 +182,10 @@ def _problem(entry: os.DirEntry[str], top: str) -> str:
         if os.path.isdir(target):
             return "link to a folder"  # what is in it is found in its own place
         is_file = os.path.isfile(target)
-    if _suffix(name) not in MEDIA_SUFFIXES or not is_file:
+    if _suffix(name) not in MEDIA_SUFFIXES:
         return "not media"
+    if not is_file:
+        return "broken link" if entry.is_symlink() else "not media"
     if not name.isascii():
         try:
             entry.path.encode()
@@ -229,13 +231,17 @@ def _is_segment(first: str, second: str | None, start: float, end: float | None)
     return False
 
 
-def _rank(path: str, split: str) -> tuple[bool, int]:
-    """The less, the better a file fits than its equals: it lies in a folder of the split, and is of the best kind."""
+def _rank(path: str, split: str) -> tuple[bool, bool, int]:
+    """The less, the better a file fits: it replaces another, lies in a folder of the split, and is of the best kind.
+
+    Kinetics comes with broken files, and with `replacement/replacement_for_corrupted_k400` for them.
+    """
     folders = path.lower().split("/")[:-1]
+    is_replaced = not any(folder.startswith("replacement") for folder in folders)
     told = next((folder for folder in folders if any(word in folder for word in ("train", "val", "test"))), "")
     is_elsewhere = not any(word in told for word in SPLIT_FOLDERS.get(split, ()))
     suffix = _suffix(path)
-    return is_elsewhere, SOUND_SUFFIXES.index(suffix) if suffix in SOUND_SUFFIXES else 0
+    return is_replaced, is_elsewhere, SOUND_SUFFIXES.index(suffix) if suffix in SOUND_SUFFIXES else 0
 
 
 # ---- resolve --------------------------------------------------------------------------------------------------------

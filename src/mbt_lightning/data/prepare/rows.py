@@ -76,6 +76,8 @@ def first_line(path: Path) -> str:
 
 def check_kind(path: Path) -> None:
     """Refuse what is no text file, by its first bytes."""
+    if path.is_fifo():
+        raise UserError(f"{path}: a pipe can be read only once; write it into a file first")
     try:
         with open(path, "rb") as file:
             head = file.read(64)

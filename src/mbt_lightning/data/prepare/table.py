@@ -68,7 +68,11 @@ class Table(DataSet):
             split = None if "split" in columns else sources.split_of(path)
             gathered.read(path, rows_of(columns, len(header), delimiter, split, known), skip=1)
             gathered.notes.append(f"{path}: {', '.join(f'{k} is {header[n]}' for k, n in columns.items())}")
-        return gathered.done(known.names if known else None)
+        parsed = gathered.done(known.names if known else None)
+        bare = sum(not clip.labels for clip in parsed.clips)
+        if bare:
+            parsed.notes.append(f"{bare} clips have no labels; only a task of several labels can train on them")
+        return parsed
 
 
 def find_delimiter(path: Path) -> str:
