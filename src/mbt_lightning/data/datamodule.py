@@ -29,7 +29,7 @@ from mbt_lightning.data.manifest import Manifest, read_manifest
 from mbt_lightning.data.probe import MEDIA_SUFFIXES
 from mbt_lightning.data.records import Batch, DataSpec, Example
 from mbt_lightning.data.sampling import chance
-from mbt_lightning.data.spectrogram import LogMel, Spectrogram
+from mbt_lightning.data.spectrogram import UNMEASURED, LogMel, Spectrogram
 from mbt_lightning.errors import UserError
 
 STREAMS = {"rgb": "video", "spectrogram": "audio"}
@@ -144,8 +144,7 @@ class AudioVisualData(L.LightningDataModule):
     def manifest(self) -> Manifest:
         """The manifest, read once."""
         if self._manifest is None:
-            path = demo_manifest() if self.manifest_path == "demo" else Path(self.manifest_path)
-            self._manifest = read_manifest(path, self.media_root, self.class_file)
+            self._manifest = read_manifest(manifest_file(self.manifest_path), self.media_root, self.class_file)
         return self._manifest
 
     @property
@@ -180,6 +179,11 @@ class AudioVisualData(L.LightningDataModule):
         """Make the embedded clips if they are wanted and not there yet."""
         if self.manifest_path == "demo":
             demo_manifest()
+
+    def setup(self, stage: str) -> None:
+        """Refuse a spectrogram whose mean and standard deviation nobody has filled in."""
+        if "spectrogram" in self.modalities and not self.spectrogram.is_measured:
+            raise UserError(UNMEASURED)
 
     def dataset(self, split: str, num_views: int) -> ClipDataset:
         """The clips of a split, cut into `num_views` windows each, or at random (0)."""
@@ -253,6 +257,11 @@ class AudioVisualData(L.LightningDataModule):
         assert batch.waveform is not None
         x = self.spectrogram.to(batch.waveform.device)(batch.waveform)
         return self.spec_augment(x, generator) if generator and self.spec_augment else x
+
+
+def manifest_file(name: str) -> Path:
+    """The file of a manifest; `demo` is that of the embedded clips, which are made if they are not there yet."""
+    return demo_manifest() if name == "demo" else Path(name)
 
 
 def check_modalities(modalities: list[str]) -> None:
