@@ -26,11 +26,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from mbt_lightning.checkpoint import Checkpoint, is_weights_only, read_about, read_checkpoint
 from mbt_lightning.data.augment import RgbAugment
-from mbt_lightning.data.datamodule import AudioVisualData
+from mbt_lightning.data.datamodule import AudioVisualData, manifest_file
 from mbt_lightning.data.mixup import Mixup
 from mbt_lightning.data.probe import ClipError
 from mbt_lightning.data.records import UNNAMED, DataSpec
 from mbt_lightning.data.spectrogram import Spectrogram
+from mbt_lightning.data.stats import Measured, kind_of, read_measured, scale_given, settings_of
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.expand import NEWEST, expand
 from mbt_lightning.guard import BadClipGuard
@@ -155,6 +156,10 @@ class MbtCLI(LightningCLI):
 
     checkpoint: str | None = None
     """The checkpoint that is tested, resumed or predicted with."""
+    measured: Measured | None = None
+    """The measurement that the spectrogram's mean and standard deviation were taken from, if they were."""
+    scale_source: str = "as configured"
+    """Where these two come from, for the reader."""
 
     def __init__(self, args: list[str], run: bool = True):
         quieten()
@@ -219,6 +224,7 @@ class MbtCLI(LightningCLI):
         self.checkpoint = settings.ckpt_path
         if self.checkpoint:
             read_about(self.checkpoint)  # refuses, before anything is built, what is none
+        self.fill_in_measured()
 
         rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))))
         self.folder: Path | None
@@ -237,6 +243,26 @@ class MbtCLI(LightningCLI):
         for logger in as_list(settings.trainer.logger):
             if getattr(logger, "init_args", {}).get("save_dir", "") in (None, "."):
                 logger.init_args.save_dir = str(self.folder or ".")
+
+    def fill_in_measured(self) -> None:
+        """Put numbers in the place of the spectrogram's `null`: the checkpoint's, or else those that `mbt stats` found.
+
+        Then they stand in the run's configuration and in its checkpoints, which need no statistics any more.
+        """
+        data, chosen = self.settings.data, self.settings.data.spectrogram
+        given = vars(chosen.get("init_args", {}))
+        missing = [name for name in ("mean", "std") if name in given and given[name] is None]
+        if "spectrogram" not in self.settings.model.modalities or not missing:
+            return
+        trained = read_about(self.checkpoint)["config"]["data"] if self.checkpoint else {}
+        kind = kind_of(chosen.class_path)
+        if scale := scale_given(trained.get("spectrogram"), settings_of(kind, given)):
+            self.scale_source = f"as in {self.checkpoint}"
+        else:
+            self.measured = read_measured(manifest_file(data.manifest), kind, given)
+            self.scale_source, scale = f"{' and '.join(missing)} {self.measured}", self.measured._asdict()
+        for name in missing:
+            given[name] = scale[name]
 
     def instantiate_classes(self) -> None:
         """Build everything; a run that cannot be built leaves no empty folder behind."""
@@ -293,6 +319,8 @@ class MbtCLI(LightningCLI):
             network, spec = self.model.network, self.model.spec
             shapes = ", ".join(f"{m} {'x'.join(map(str, shape))}" for m, shape in spec.inputs.items())
             print(f"data: {self.datamodule.manifest.path} ({len(spec.classes)} classes; {shapes})")
+            if "spectrogram" in spec.inputs:
+                self.tell_scale()
             print(
                 f"model: {count_parameters(network) / 1e6:.2f} million parameters, "
                 f"{gflops_per_clip(network, spec.inputs):.3f} GFLOPs a clip"
@@ -308,6 +336,16 @@ class MbtCLI(LightningCLI):
                 print(self.model.init_report.summary())
             if not self.datamodule.has_val:
                 print(f"no split {self.datamodule.val_split!r} to validate on: the last checkpoint counts as the best")
+
+    def tell_scale(self) -> None:
+        """Say which mean and standard deviation the spectrogram has, and since when."""
+        data = self.datamodule
+        print(f"spectrogram: mean {data.spectrogram.mean:.6g}, std {data.spectrogram.std:.6g}; {self.scale_source}")
+        if self.measured and self.measured.hash != data.manifest.digest:
+            print(
+                f"warning: they were measured when the manifest's hash was {self.measured.hash}; it is "
+                f"{data.manifest.digest} now, and `mbt stats {data.manifest_path}` measures anew"
+            )
 
     def after_fit(self) -> None:
         """Test the best checkpoint, if there is a test split."""

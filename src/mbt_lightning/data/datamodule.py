@@ -26,7 +26,7 @@ from mbt_lightning.data.manifest import Clips, Manifest, read_manifest
 from mbt_lightning.data.probe import MEDIA_SUFFIXES
 from mbt_lightning.data.records import Batch, DataSpec, Example, WindowSetting
 from mbt_lightning.data.sampling import chance
-from mbt_lightning.data.spectrogram import LogMel, Spectrogram
+from mbt_lightning.data.spectrogram import UNMEASURED, LogMel, Spectrogram
 from mbt_lightning.data.store import store_of
 from mbt_lightning.errors import UserError
 
@@ -143,8 +143,7 @@ class AudioVisualData(L.LightningDataModule):
     def manifest(self) -> Manifest:
         """The manifest, read once."""
         if self._manifest is None:
-            path = demo_manifest() if self.manifest_path == "demo" else Path(self.manifest_path)
-            self._manifest = read_manifest(path, self.media_root, self.class_file)
+            self._manifest = read_manifest(manifest_file(self.manifest_path), self.media_root, self.class_file)
         return self._manifest
 
     @property
@@ -180,6 +179,12 @@ class AudioVisualData(L.LightningDataModule):
         if self.manifest_path == "demo":
             demo_manifest()
 
+    def setup(self, stage: str) -> None:
+        """Refuse a decoder that does not work here, and a spectrogram whose mean and deviation nobody has filled in."""
+        check_decoder(self.setting.decoder)
+        if "spectrogram" in self.modalities and not self.spectrogram.is_measured:
+            raise UserError(UNMEASURED)
+
     def dataset(self, split: str, num_views: int) -> ClipDataset:
         """The clips of a split, cut into `num_views` windows each, or at random (0)."""
         examples, classes = self.manifest.split(split), self.manifest.classes
@@ -210,7 +215,6 @@ class AudioVisualData(L.LightningDataModule):
 
     def loader(self, dataset: ClipDataset, sampler: ClipSampler = InOrder()) -> DataLoader:  # noqa: B008
         """A DataLoader over this rank's part of a dataset."""
-        check_decoder(self.setting.decoder)
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         if self.batch_size % world:
             raise UserError(
@@ -254,6 +258,11 @@ class AudioVisualData(L.LightningDataModule):
         assert batch.waveform is not None
         x = self.spectrogram.to(batch.waveform.device)(batch.waveform)
         return self.spec_augment(x, generator) if generator and self.spec_augment else x
+
+
+def manifest_file(name: str) -> Path:
+    """The file of a manifest; `demo` is that of the embedded clips, which are made if they are not there yet."""
+    return demo_manifest() if name == "demo" else Path(name)
 
 
 def check_modalities(modalities: list[str]) -> None:

@@ -19,6 +19,12 @@ from torchaudio.compliance import kaldi
 
 from mbt_lightning.errors import UserError
 
+UNMEASURED = (
+    "the spectrogram's mean or std is null, which stands for the measured one: measure it by `mbt stats MANIFEST`, "
+    "read it by mbt_lightning.data.stats.read_measured, and give its numbers, e.g. LogMel(mean=-1.7, std=3.8)"
+)
+"""What is said where the numbers that a program fills in are wanted in Python."""
+
 
 class Spectrogram(nn.Module):
     """A log-mel spectrogram; the part that is common to all recipes.
@@ -30,15 +36,22 @@ class Spectrogram(nn.Module):
         num_mels: mel bins, the columns of the spectrogram.
         window_seconds: length of the analysis window.
         hop_seconds: step from one window to the next; must be a whole number of samples.
-        mean: subtracted from every value of the log-mel.
-        std: then divides it.
+        mean: subtracted from every value of the log-mel; None stands for the one that was measured on the data (see
+            `mbt_lightning.data.stats`), which must be filled in before the spectrogram is used.
+        std: then divides it; None likewise.
 
     Raises:
         UserError: a setting out of its range.
     """
 
     def __init__(
-        self, sample_rate: int, num_mels: int, window_seconds: float, hop_seconds: float, mean: float, std: float
+        self,
+        sample_rate: int,
+        num_mels: int,
+        window_seconds: float,
+        hop_seconds: float,
+        mean: float | None,
+        std: float | None,
     ) -> None:
         super().__init__()
         if sample_rate < 1:
@@ -56,7 +69,7 @@ class Spectrogram(nn.Module):
                 f"window_seconds {window_seconds} is {window_samples} samples at sample_rate {sample_rate}; it must be "
                 "2 samples or more. The paper's window is 0.025."
             )
-        if not std > 0:
+        if std is not None and not std > 0:
             raise UserError(f"std is {std}; it must be above 0. Use 1.0 to leave the scale as it is.")
         self.sample_rate = sample_rate
         self.num_mels = num_mels
@@ -80,8 +93,10 @@ class Spectrogram(nn.Module):
             waveform: (B, N) mono at `sample_rate`, nominally in [-1, 1].
 
         Raises:
-            UserError: not a (B, N) batch, or too short for one row.
+            UserError: not a (B, N) batch, or too short for one row; mean or standard deviation is None.
         """
+        if self.mean is None or self.std is None:
+            raise UserError(UNMEASURED)
         return ((self.log_mel(waveform) - self.mean) / self.std).unsqueeze(1)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
@@ -106,9 +121,22 @@ class Spectrogram(nn.Module):
             return self._log_mel(waveform.float(), self._rows(waveform.shape[1]))
 
     @property
+    def is_measured(self) -> bool:
+        """Whether mean and standard deviation are numbers."""
+        return self.mean is not None and self.std is not None
+
+    @property
     def min_samples(self) -> int:
         """The fewest samples that a waveform may have."""
         return self.window_samples
+
+    def rows_of_sound(self, num_samples: int) -> int:
+        """How many rows of the log-mel are made of sound; those behind them fill up.
+
+        Args:
+            num_samples: length of the waveform.
+        """
+        return self._rows(num_samples)
 
     def _rows(self, num_samples: int) -> int:
         return round(num_samples / self.hop_samples)
@@ -129,15 +157,15 @@ class LogMel(Spectrogram):
     The paper states neither the FFT's size, nor the frequency range, nor the offset. The authors' own statistics of
     their features (mean 1.102, std 2.762, released configuration) therefore do not fit these. The defaults of `mean`
     and `std` are AST's AudioSet statistics carried over to this recipe by comparing both recipes on a few sounds of
-    speech, music, nature and silence; measure them anew for a data set that matters.
+    speech, music, nature and silence; `mbt stats` measures those of a data set.
 
     Args:
         sample_rate: samples of the waveform a second.
         num_mels: mel bins, the columns of the spectrogram (paper: 128).
         window_seconds: length of the Hamming window (paper: 0.025).
         hop_seconds: step from row to row (paper: 0.010); a whole number of samples.
-        mean: mean of the log-mel over a data set.
-        std: standard deviation of the log-mel over a data set.
+        mean: mean of the log-mel over a data set; null: as `mbt stats` has measured it on the manifest.
+        std: standard deviation of the log-mel over a data set; null likewise.
         offset: added to the mel power before the natural logarithm; keeps silence finite, above 0.
         min_hz: lower end of the lowest filter.
         max_hz: upper end of the highest filter; None: half of `sample_rate`.
@@ -158,8 +186,8 @@ class LogMel(Spectrogram):
         num_mels: int = 128,
         window_seconds: float = 0.025,
         hop_seconds: float = 0.010,
-        mean: float = -1.7,
-        std: float = 3.8,
+        mean: float | None = -1.7,
+        std: float | None = 3.8,
         offset: float = 1e-6,
         min_hz: float = 20.0,
         max_hz: float | None = None,
@@ -234,8 +262,9 @@ class KaldiFbank(Spectrogram):
     Args:
         sample_rate: samples of the waveform a second.
         num_mels: mel bins, 4 or more (AST: 128).
-        mean: AST's mean over AudioSet.
-        std: AST divides by twice its standard deviation over AudioSet, 4.5689974, and so does this default.
+        mean: AST's mean over AudioSet; null: as `mbt stats` has measured it on the manifest.
+        std: AST divides by twice its standard deviation over AudioSet, 4.5689974, and so does this default; null: the
+            standard deviation as `mbt stats` has measured it, once.
 
     Raises:
         UserError: a setting out of its range.
@@ -253,8 +282,8 @@ class KaldiFbank(Spectrogram):
         self,
         sample_rate: int = 16000,
         num_mels: int = 128,
-        mean: float = -4.2677393,
-        std: float = 2 * 4.5689974,
+        mean: float | None = -4.2677393,
+        std: float | None = 2 * 4.5689974,
     ) -> None:
         super().__init__(sample_rate, num_mels, self.WINDOW_SECONDS, self.HOP_SECONDS, mean, std)
         if num_mels < 4:
@@ -274,6 +303,14 @@ class KaldiFbank(Spectrogram):
         self.register_buffer("window", window, persistent=False)
         # Kaldi's bank ends below the FFT's last frequency; a column of zeros stands for it.
         self.register_buffer("filters", F.pad(filters, (0, 1)), persistent=False)  # (mel, frequency)
+
+    def rows_of_sound(self, num_samples: int) -> int:
+        """The rows whose window lies wholly inside the sound.
+
+        Args:
+            num_samples: length of the waveform.
+        """
+        return 1 + (num_samples - self.window_samples) // self.hop_samples
 
     def _log_mel(self, waveform: Tensor, num_rows: int) -> Tensor:
         waveform = waveform - waveform.mean(dim=1, keepdim=True)

@@ -1,8 +1,8 @@
 """Which clips of a large training split make a smaller one with less skew: AudioSet's half million, for instance.
 
-The paper trains on half a million of AudioSet's two million clips, "slightly more balanced", and published neither the
-list nor the rule. This is a rule of our own, a function of the clips, a seed and a number of clips, and of nothing
-else: the order of the rows does not matter.
+The paper trains on half a million of AudioSet's two million clips with less skew, and neither the list nor its rule was
+published. This is a rule of our own, and gives an AS-500K-like set: a function of the clips, a seed and a number of
+clips, and of nothing else, so the order of the rows does not matter.
 
 1. Clips stand in a seeded order: that of a hash of seed and clip_id. A clip that is gone moves no other.
 2. n = 1, 2, 3, ...: the classes are visited from the rarest to the commonest in the whole split (of equally rare ones
