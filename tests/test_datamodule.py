@@ -102,4 +102,4 @@ def test_a_decoder_that_is_not_here_is_told_before_a_worker_starts(holed, monkey
     monkeypatch.setitem(sys.modules, "torchcodec", None)
     data = AudioVisualData(str(holed), decoder="torchcodec")
     with pytest.raises(UserError, match=r"decoder is 'torchcodec', but torchcodec is not installed here: pip install"):
-        data.train_dataloader()
+        data.setup("fit")

@@ -274,6 +274,14 @@ class MbtCLI(LightningCLI):
         if self.trainer.is_global_zero:
             print(f"run: {self.folder}", flush=True)
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; what is refused before it begins leaves no empty folder behind either."""
+        try:
+            super()._run_subcommand(subcommand)
+        except UserError:
+            self.drop_empty_folder()
+            raise
+
     def drop_empty_folder(self) -> None:
         """Leave no folder behind of a run that never began."""
         if self.folder and not any(self.folder.iterdir()):
@@ -326,11 +334,7 @@ class MbtCLI(LightningCLI):
                 f"{gflops_per_clip(network, spec.inputs):.3f} GFLOPs a clip"
             )
         if not self.checkpoint:
-            try:
-                self.model.load_init()
-            except UserError:
-                self.drop_empty_folder()
-                raise
+            self.model.load_init()
         if self.trainer.is_global_zero:
             if self.model.init_report:
                 print(self.model.init_report.summary())

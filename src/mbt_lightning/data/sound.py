@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -40,8 +41,8 @@ def read_sound(
     info: MediaInfo, audio: Track, start_seconds: float, window_seconds: float, sample_rate: int
 ) -> tuple[Tensor, tuple[int, int]]:
     """The window's waveform, float32 mono, and the first and last + 1 sample that the file really holds."""
-    num_samples, margin = round(window_seconds * sample_rate), math.ceil(MARGIN_SECONDS * sample_rate)
-    begin, end = start_seconds - margin / sample_rate, start_seconds + window_seconds + margin / sample_rate
+    margin = math.ceil(MARGIN_SECONDS * sample_rate) / sample_rate
+    begin, end = start_seconds - margin, start_seconds + window_seconds + margin
     # A seek costs an index look-up and may land anywhere; near the start reading on is as fast.
     pieces, rate = None, sample_rate
     if begin > audio.seconds[0] + 2 * PREROLL_SECONDS:
@@ -50,32 +51,59 @@ def read_sound(
     if pieces is None:
         pieces, rate = _decode_sound(info, audio, begin, end, seek=False)
 
+    late = MP3_DECODER_DELAY if info.container == "avi" and audio.codec.startswith("mp3") else 0
+    pieces = [(seconds - late / rate, samples) for seconds, samples in pieces]
+    # AAC's last frame is filled up; what lies behind the container's end is not sound (and PyAV 19 trims it itself).
+    waveform, real, decoded = lay_out(pieces, rate, start_seconds, window_seconds, sample_rate, audio.end_seconds)
+    if not waveform.isfinite().all():
+        raise ClipError(info.path, "the sound holds values that are no numbers")
+    there = min(start_seconds + window_seconds, audio.end_seconds) - max(start_seconds, audio.seconds[0])
+    if is_short(decoded, there):
+        raise ClipError(info.path, f"damaged: only {decoded:.2f} of {there:.2f} s of sound can be decoded")
+    return waveform, real
+
+
+def lay_out(
+    pieces: Iterable[tuple[float, NDArray[np.float32]]],
+    rate: int,
+    start_seconds: float,
+    window_seconds: float,
+    sample_rate: int,
+    end_seconds: float,
+) -> tuple[Tensor, tuple[int, int], float]:
+    """Lay pieces of sound out in a window at another sample rate; what no piece covers is silence.
+
+    Args:
+        pieces: the time of each piece's first sample in seconds, and its samples; also from `MARGIN_SECONDS` around
+            the window, so that the resampling does not see a step at its ends.
+        rate: of the pieces, in Hz.
+        start_seconds: start of the window.
+        window_seconds: its length.
+        sample_rate: of the result, in Hz.
+        end_seconds: where the sound ends; samples behind it are left out.
+
+    Returns:
+        The waveform, float32 (N,); its first and last + 1 sample that pieces cover; the seconds that they cover.
+    """
+    num_samples, margin = round(window_seconds * sample_rate), math.ceil(MARGIN_SECONDS * sample_rate)
+    begin, end = start_seconds - margin / sample_rate, start_seconds + window_seconds + margin / sample_rate
     native = np.zeros(math.ceil((end - begin) * rate), dtype=np.float32)
     held = np.zeros(len(native), dtype=bool)
-    # AAC's last frame is filled up; what lies behind the container's end is not sound (and PyAV 19 trims it itself).
-    last = min(len(native), round((audio.end_seconds - begin) * rate))
-    late = MP3_DECODER_DELAY if info.container == "avi" and audio.codec.startswith("mp3") else 0
+    last = min(len(native), round((end_seconds - begin) * rate))
     for seconds, samples in pieces:
-        at = round((seconds - begin) * rate) - late
+        at = round((seconds - begin) * rate)
         low, high = max(at, 0), min(at + len(samples), last)
         if low < high:
             native[low:high] = samples[low - at : high - at]
             held[low:high] = True
-    if not np.isfinite(native).all():
-        raise ClipError(info.path, "the sound holds values that are no numbers")
-
     first = round(margin / sample_rate * rate)
     inside = np.flatnonzero(held[first : first + round(window_seconds * rate)])
-    there = min(start_seconds + window_seconds, audio.end_seconds) - max(start_seconds, audio.seconds[0])
-    decoded = len(inside) / rate
-    if is_short(decoded, there):
-        raise ClipError(info.path, f"damaged: only {decoded:.2f} of {there:.2f} s of sound can be decoded")
     real = (0, 0)
     if len(inside):
         real = (round(inside[0] * sample_rate / rate), min(round((inside[-1] + 1) * sample_rate / rate), num_samples))
     waveform = _resample(torch.from_numpy(native), rate, sample_rate)[margin : margin + num_samples]
     # The last sample may lie beyond what an odd rate fills.
-    return torch.nn.functional.pad(waveform, (0, num_samples - len(waveform))).clone(), real
+    return torch.nn.functional.pad(waveform, (0, num_samples - len(waveform))).clone(), real, len(inside) / rate
 
 
 def _decode_sound(

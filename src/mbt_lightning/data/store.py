@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mbt_lightning.data.decode import read_clip
 from mbt_lightning.data.manifest import Manifest
 from mbt_lightning.data.probe import ClipError, MediaInfo, probe_once
 from mbt_lightning.data.records import Clip, Example, WindowSetting
+from mbt_lightning.data.shards import JpegShards
 from mbt_lightning.errors import UserError
 
 
@@ -92,7 +93,7 @@ class MediaFile:
         )
 
 
-STORES: dict[str, type[Store]] = {"files": Files}
+STORES: dict[str, Callable[[], Store]] = {"files": Files, "jpeg-shards": JpegShards}
 """The kinds of stores, as `store` in a manifest's metadata names them."""
 
 
