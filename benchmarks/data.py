@@ -29,6 +29,7 @@ import torchaudio
 from mbt_lightning.data.augment import RandomResizedCrop, crop_resize, random_crop_boxes
 from mbt_lightning.data.dataset import Sample, collate, shrink
 from mbt_lightning.data.decode import read_clip
+from mbt_lightning.data.frames import DECODERS
 from mbt_lightning.data.probe import probe
 from mbt_lightning.data.sampling import frame_times, frames_on_display
 from mbt_lightning.data.spectrogram import LogMel
@@ -45,7 +46,9 @@ def reading(path: str, repeats: int) -> str:
     needed = len({n for begin, end in zip(begins, indices, strict=True) for n in range(begin, end + 1)})
     tasks = {"probe": partial(probe, path), NAIVE: partial(peers.naive, path, indices)}
     read = partial(read_clip, path, start_seconds=START, window_seconds=WINDOW, num_frames=NUM_FRAMES)
-    for decoder in ("auto", "decord", "pyav") if peers.decord else ("auto", "pyav"):
+    for decoder, readers in DECODERS.items():
+        if decoder == readers[0].name and readers[0].why_not():
+            continue
         tasks[f"read_clip, {decoder}"] = partial(read, decoder=decoder)
         tasks[f"read_clip, {decoder}, probe at hand"] = partial(read, decoder=decoder, info=info)
     if peers.decord:
@@ -141,7 +144,9 @@ def main() -> None:
         parts += [reading(path, options.repeats), f"### The rest of a sample, batch {options.batch}"]
         parts += [the_rest(path, options.repeats, options.batch, options.device)]
     parts += ["Ratios: of the least busy times (median of the ratios)."]
-    measure.report("data", "\n\n".join(parts), options, ["torch", "torchaudio", "torchvision", "av", "decord"])
+    measure.report(
+        "data", "\n\n".join(parts), options, ["torch", "torchaudio", "torchvision", "av", "decord", "torchcodec"]
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The data module in whole runs: a manifest with holes, balanced draws, and what the run says of them."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.data.dataset import ClassBalanced, ClipSampler, InOrder, Shuffled
 from mbt_lightning.data.demo import CLASSES
 from mbt_lightning.data.manifest import ManifestRow, read_manifest, write_manifest
+from mbt_lightning.errors import UserError
 
 PROJECT = Path(__file__).parent.parent
 TINY = ["--model.size", "{dim: 16, depth: 2, num_heads: 2}", "--model.fusion_layer", "1", "--trainer.max_epochs", "1"]
@@ -94,3 +96,10 @@ def test_only_training_is_sampled(holed, sampler) -> None:
     assert len(train) == 8 and ([draw.index for draw in train] == [0] * 8) == isinstance(sampler, First)
     assert [(draw.index, draw.view) for draw in val] == [(0, 0), (1, 0)]
     assert [(draw.index, draw.view) for draw in test] == [(i, v) for i in range(4) for v in range(2)]
+
+
+def test_a_decoder_that_is_not_here_is_told_before_a_worker_starts(holed, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    data = AudioVisualData(str(holed), decoder="torchcodec")
+    with pytest.raises(UserError, match=r"decoder is 'torchcodec', but torchcodec is not installed here: pip install"):
+        data.train_dataloader()

@@ -598,12 +598,12 @@ def test_without_decord_pyav_reads(clip_of, monkeypatch):
     monkeypatch.setitem(sys.modules, "decord", None)
     clip = read_clip(clip_of("mp4"), start_seconds=1.0, window_seconds=1.0, num_frames=1)
     assert media.read_number(clip.frames[0].numpy()) == 25
-    with pytest.raises(UserError, match=r"decoder is 'decord', but decord is not installed here; .* or use .* auto"):
+    with pytest.raises(UserError, match=r"decoder is 'decord', but decord is not installed here: .* or use .* auto"):
         read_clip(clip_of("mp4"), decoder="decord")
 
 
 STUBS = {
-    "missing": (None, r'torchcodec is not installed here; pip install "mbt-lightning\[torchcodec\]"'),
+    "missing": (None, r'torchcodec is not installed here: pip install "mbt-lightning\[torchcodec\]"'),
     "old, no FFmpeg": ("raise RuntimeError('Could not load libtorchcodec')", r"finds no FFmpeg .* apt install ffmpeg"),
     "new, no FFmpeg": ("ffmpeg_major_version = None", r"finds no FFmpeg .* apt install ffmpeg"),
     "broken": ("import nothing_of_this_name", r"does not import here \(ModuleNotFoundError: No module named 'nothing"),

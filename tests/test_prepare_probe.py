@@ -291,7 +291,8 @@ def test_a_torn_or_foreign_cache_is_read_as_far_as_it_goes(tmp_path, run) -> Non
     cache = tmp_path / "cache" / "probe.jsonl"
     lines = cache.read_text().splitlines()
     lost = json.loads(lines[1])[1]
-    cache.write_text("null\n[0, 1]\n{}\n\n" + lines[0] + "\n" + lines[1][:-5])
+    foreign = b"null\n[0, 1]\n{}\n\n\0\xff\n" + b"[" * 90_000 + b"\n"
+    cache.write_bytes(foreign + f"{lines[0]}\n{lines[1][:-5]}".encode())
     second = run(paths, examine=BEHAVE)
     assert [path for path in paths if second[path] != first[path]] == [lost]
     assert run(paths, examine=BEHAVE) == second

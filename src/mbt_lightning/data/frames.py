@@ -1,7 +1,8 @@
 """The pictures of a file at given times, by one of several decoders that all give the same pixels.
 
 A `FrameReader` is one of them: it says whether it works on this machine, which files it is not to be trusted with, and
-reads. `DECODERS` names the readers that are tried one after the other.
+reads. `DECODERS` names the readers that are tried one after the other. Their pixels are equal, but for pictures of 10
+bits, interlaced ones and such of odd size, where their FFmpegs convert colours differently, by 0.5 of 255 on average.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ class FrameReader:
     """A way to decode pictures. To add one: derive a class, and name it in `DECODERS`."""
 
     name: str
+    fix = ""
+    """What to do where it does not work."""
 
     def why_not(self) -> str:
-        """Why it cannot work on this machine and what to do, or ""."""
+        """Why it cannot work on this machine, or ""."""
         return ""
 
     def version(self) -> str:
@@ -61,6 +64,7 @@ class Decord(FrameReader):
     """decord, which turns pictures upright by itself, and brings its own FFmpeg 4.1."""
 
     name = "decord"
+    fix = "pip install decord (x86-64 Linux and Windows only)"
     codecs = ("h264", "hevc", "vp8", "vp9", "mpeg4")
     # From here on its own listing of all packets, at each opening, costs more than decoding.
     long_pictures = 10_000
@@ -69,7 +73,7 @@ class Decord(FrameReader):
         try:
             import decord
         except Exception as error:
-            return _why_no_import("decord", error, "pip install decord (x86-64 Linux and Windows only)")
+            return _why_no_import("decord", error)
         # DECORD_EOF_RETRY_MAX stays at decord's 10240: with 128 it gave up on every fifth request to a good clip, and
         # with 10240 a damaged one still takes less than 0.1 s.
         decord.logging.set_level(decord.logging.QUIET)
@@ -108,19 +112,21 @@ class Torchcodec(FrameReader):
     """torchcodec, which turns pictures upright by itself, on the system's FFmpeg."""
 
     name = "torchcodec"
+    fix = (
+        'pip install "mbt-lightning[torchcodec]" and FFmpeg 4 to 9 with its shared libraries (e.g. apt install ffmpeg)'
+    )
     # Behind these its pictures are off or missing, or it shows what PyAV refuses; edit lists and open groups it does
     # right.
     untrusted = (Oddity.HIDDEN, Oddity.UNTIMED, Oddity.DAMAGED, Oddity.NO_KEY)
 
     def why_not(self) -> str:  # noqa: D102
-        ffmpeg = "install FFmpeg 4 to 9 with its shared libraries, e.g. apt install ffmpeg"
         try:
             import torchcodec
-        except RuntimeError:  # how older versions say that no FFmpeg is there
-            return f"torchcodec finds no FFmpeg that it can use; {ffmpeg}"
+        except RuntimeError:  # how older versions say it
+            return "torchcodec finds no FFmpeg that it can use"
         except Exception as error:
-            return _why_no_import("torchcodec", error, 'pip install "mbt-lightning[torchcodec]"')
-        return "" if torchcodec.ffmpeg_major_version else f"torchcodec finds no FFmpeg that it can use; {ffmpeg}"
+            return _why_no_import("torchcodec", error)
+        return "" if torchcodec.ffmpeg_major_version else "torchcodec finds no FFmpeg that it can use"
 
     def version(self) -> str:  # noqa: D102
         import torchcodec
@@ -161,7 +167,8 @@ class PyAV(FrameReader):
     def version(self) -> str:  # noqa: D102
         import av
 
-        libraries = ", ".join(f"{n} {'.'.join(map(str, v))}" for n, v in av.library_versions.items())
+        names = "libavformat", "libavcodec", "libswscale"
+        libraries = ", ".join(f"{name} {'.'.join(map(str, av.library_versions[name]))}" for name in names)
         return f"{av.__version__} with {libraries}"
 
     def read(self, info: MediaInfo, video: Track, indices: NDArray[np.intp]) -> Pictures:  # noqa: D102
@@ -188,7 +195,7 @@ def check_decoder(decoder: str) -> None:
         raise UserError(f"decoder is {decoder!r}; it must be one of {', '.join(DECODERS)}.")
     first = DECODERS[decoder][0]
     if first.name == decoder and (why := first.why_not()):
-        raise UserError(f"decoder is {decoder!r}, but {why}; or use decoder: auto.")
+        raise UserError(f"decoder is {decoder!r}, but {why}: {first.fix}; or use decoder: auto.")
 
 
 def read_frames(info: MediaInfo, video: Track, times: NDArray[np.float64], decoder: str) -> tuple[Tensor, Tensor]:
@@ -210,11 +217,11 @@ def read_frames(info: MediaInfo, video: Track, times: NDArray[np.float64], decod
     return torch.from_numpy(frames), torch.from_numpy(seconds)
 
 
-def _why_no_import(package: str, error: Exception, fix: str) -> str:
-    """Why a package does not import, and what to do."""
+def _why_no_import(package: str, error: Exception) -> str:
+    """Why a package does not import."""
     if isinstance(error, ModuleNotFoundError) and error.name == package:
-        return f"{package} is not installed here; {fix}"
-    return f"{package} does not import here ({one_line(f'{type(error).__name__}: {error}')[:200]}); {fix}"
+        return f"{package} is not installed here"
+    return f"{package} does not import here ({one_line(f'{type(error).__name__}: {error}')[:200]})"
 
 
 def _check_count(info: MediaInfo, video: Track, name: str, count: int) -> None:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -280,6 +281,13 @@ def write_beside(path: Path, metadata: Mapping[str, Any]) -> None:
     rest = {key: value for key, value in metadata.items() if key not in ("classes", "groups")}
     with replacing(meta_file(path)) as unfinished:
         unfinished.write_text(json.dumps(rest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def relative(path: str | os.PathLike[str], folder: Path) -> str:
+    """A media path as a manifest in a folder names it: from there if it lies inside, else the whole path."""
+    full = os.path.abspath(path)
+    inside = os.path.relpath(full, os.path.abspath(folder))
+    return full if inside.startswith("..") else inside
 
 
 def meta_file(path: Path) -> Path:

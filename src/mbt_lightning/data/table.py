@@ -95,7 +95,7 @@ class Clips(Sequence[Example]):
         return clips, pc.list_flatten(labels).to_numpy().astype(np.int64)
 
     def labellings(self) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """Every combination of labels that occurs, once, with the place of the first clip that has it."""
+        """Every combination of labels that occurs, once, and the place of the first clip that has it; in that order."""
         labels = self.part(0, len(self))["labels"]
         ends = np.cumsum(pc.list_value_length(labels).to_numpy(), dtype=np.int64)
         indices = pc.list_flatten(labels).to_numpy().astype(np.int32, copy=False)

@@ -6,7 +6,6 @@ decide each clip's status, write the manifest, report.
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.table import Table
 
 from mbt_lightning.cli import Parser
 from mbt_lightning.data.formats import replacing
-from mbt_lightning.data.manifest import ManifestRow, write_manifest
+from mbt_lightning.data.manifest import ManifestRow, relative, write_manifest
 from mbt_lightning.data.prepare import DATASETS
 from mbt_lightning.data.prepare.clips import OfficialClip, Parsed
 from mbt_lightning.data.prepare.dataset import no_collector
@@ -197,10 +196,9 @@ class Outcome:
 
 
 def media_prefix(root: Path, folder: Path) -> str:
-    """What media files' names begin with in a manifest: the way from its folder if they lie in it, else all of it."""
-    full = os.path.abspath(root)
-    inside = os.path.relpath(full, os.path.abspath(folder))
-    return f"{full}/" if inside.startswith("..") else "" if inside == "." else f"{inside}/"
+    """What media files' names begin with in a manifest in a folder."""
+    prefix = relative(root, folder)
+    return "" if prefix == "." else f"{prefix}/"
 
 
 def class_lines(outcome: Outcome, classes: Sequence[str]) -> Iterator[str]:

@@ -243,10 +243,10 @@ class _Cache:
         self.path, self.found = path, dict[str, Probed]()
         self.stamps = {name: self._stamp(name) for name in wanted}
         if path.exists():
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8", errors="replace") as file:
                 for line in file:
-                    # A line may be cut off, where a machine went down.
-                    with suppress(ValueError, TypeError):
+                    # A line may be cut off, or hold anything, where a machine went down.
+                    with suppress(ValueError, TypeError, RecursionError):
                         version, name, stamp, limit_seconds, status, *facts = json.loads(line)
                         if version != CACHE_VERSION or self.stamps.get(name) != stamp:
                             continue
