@@ -23,7 +23,7 @@ from mbt_lightning.cli import MbtCLI, expand, main
 from mbt_lightning.data.augment import ColourJitter, JitteredCrop, SpecAugment
 from mbt_lightning.data.spectrogram import LogMel
 from mbt_lightning.expand import read_yaml
-from mbt_lightning.lab.prepare import parser
+from mbt_lightning.lab import prepare, subset
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -184,22 +184,18 @@ def test_header_has_a_command_that_the_parser_takes(path, program, monkeypatch):
     for command in [command for command in found if command[1] == "fit"]:
         assert name_of(path) in command
         program.parse(*command[2:])
-    assert {command[1] for command in found} == {"fit", "prepare"} if path.parent.name == "recipes" else {"fit"}
-
-
-def out_of(command: list[str]) -> str:
-    """The manifest that a command of `mbt prepare` would write, if the tool takes its words."""
-    settings = parser().parse_args(command[2:])
-    assert settings.annotations and settings.media
-    return settings.out
+    assert {"fit"} <= {command[1] for command in found} <= {"fit", "prepare", "subset"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_says_how_its_manifest_is_made(recipe):
-    made = {out_of(command) for command in commands(Path(recipe_file(recipe))) if command[1] == "prepare"}
-    wanted = read_yaml(Path(recipe_file(recipe)))["data"]["manifest"]
-    # Half a million clips are then chosen of all that is left.
-    assert made == {"data/audioset.parquet" if recipe == "audioset_500k" else wanted}
+    *tools, fit = commands(Path(recipe_file(recipe)))
+    made = set()
+    for _, tool, *words in tools:
+        settings = {"prepare": prepare.parser, "subset": subset.parser}[tool]().parse_args(words)
+        assert settings.manifest in made if tool == "subset" else settings.annotations and settings.media
+        made.add(settings.out)
+    assert read_yaml(Path(recipe_file(recipe)))["data"]["manifest"] == fit[-1] and fit[-1] in made
 
 
 @pytest.mark.parametrize("recipe", NOT_IN_THE_PAPER)

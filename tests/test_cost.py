@@ -311,7 +311,7 @@ def test_an_ablation_point(capsys: pytest.CaptureFixture, tmp_path: Path, monkey
 def test_a_recipe(capsys: pytest.CaptureFixture) -> None:
     text = printed(capsys, *(word for name in RECIPE for word in ("--config", name)))
     assert text.startswith(
-        "no data/audioset_mini/manifest.csv yet: counted with AudioSet's 527 classes; give --classes N for another"
+        "no data/audioset_mini.parquet yet: counted with AudioSet's 527 classes; give --classes N for another"
     )
     assert "rgb: 3 x 8 x 224 x 224, 1569 tokens spectrogram: 1 x 800 x 128, 401 tokens" in text
     assert "total 173.214 201.284" in text

@@ -41,10 +41,15 @@ class Part(NamedTuple):
 
 def main(arguments: Sequence[str]) -> None:
     """Run `mbt subset`."""
-    parser = Parser(prog="mbt subset", description="Write a manifest with a part of another one's training clips.")
-    parser.add_argument("manifest", help="the manifest, `.parquet`, `.jsonl` or `.csv`")
-    parser.add_function_arguments(subset, skip={"manifest"})
-    subset(**vars(parser.parse_args(list(arguments))))
+    subset(**vars(parser().parse_args(list(arguments))))
+
+
+def parser() -> Parser:
+    """The options of `mbt subset`."""
+    options = Parser(prog="mbt subset", description="Write a manifest with a part of another one's training clips.")
+    options.add_argument("manifest", help="the manifest, `.parquet`, `.jsonl` or `.csv`")
+    options.add_function_arguments(subset, skip={"manifest"})
+    return options
 
 
 def subset(
