@@ -135,6 +135,7 @@ def test_from_official_files_to_training(dataset, clips, capsys) -> None:
     manifest = read_manifest(Path("manifest.parquet"))
     assert manifest.left_out == {}, capsys.readouterr().out + Path("manifest.parquet.report.txt").read_text()
     assert manifest.splits["train"] and len(manifest.splits) == 2
+    main(["stats", "manifest.parquet", "--num_workers", "1"])  # a recipe's spectrogram has the scale of its set
     point = PROJECT / "experiments" / "bottleneck_symmetric_b4_lf8.yaml"
     configs = ["--config", str(point), "--config", str(PROJECT / "experiments" / "recipes" / f"{recipe}.yaml")]
     held_out = next(split for split in manifest.splits if split != "train")
