@@ -213,6 +213,7 @@ def test_from_official_files_to_training(dataset, lay_out, capsys) -> None:
     manifest, report = read_manifest("m.parquet"), Path("m.parquet.report.txt").read_text()
     assert manifest.left_out == {} and "refused" not in report and "leak" not in report, report
 
+    main(["stats", "m.parquet", "--num_workers", "1"])  # a recipe's spectrogram has the scale of its set
     configs = [EXPERIMENTS / "bottleneck_symmetric_b4_lf8.yaml", EXPERIMENTS / "recipes" / f"{miniature.recipe}.yaml"]
     stacked = [word for path in configs for word in ("--config", str(path))]
     main(["fit", *stacked, "--data.manifest", "m.parquet", *TINY])

@@ -7,7 +7,7 @@ decide each clip's status, write the manifest, report.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -99,7 +99,7 @@ def prepare(
     leaks = parsed.leaks + shared_sources(parsed.clips)
     if leaks and refuse_leaks:
         raise UserError(f"{len(leaks)} leaks, e.g. {some(leaks, 3)}; mend the lists, or leave out --refuse_leaks")
-    parsed.notes += same_but_for_case(parsed.clips)
+    parsed.notes += [*other_sizes(parsed.clips, DATASETS[dataset].official), *same_but_for_case(parsed.clips)]
     index = MediaIndex(root)
     matches = [NO_FILE if (match := index.match(clip)) == NO_FILE else match for clip in parsed.clips]
     wanted = dict.fromkeys(file for match in matches for file in (match.video, match.audio) if file)
@@ -109,7 +109,7 @@ def prepare(
 
     about = {
         "dataset": dataset,
-        "variant": variant,
+        "variant": parsed.variant,
         "official": dict(Counter(clip.split for clip in parsed.clips)),
         "options": {"needs": list(needs), "min_part": min_part, "split": split, "media": str(root)},
     }
@@ -232,6 +232,13 @@ def shared_sources(clips: Sequence[OfficialClip]) -> list[str]:
         for source, splits in places.items()
         if len(splits) > 1
     ]
+
+
+def other_sizes(clips: Sequence[OfficialClip], official: Mapping[str, int]) -> Iterator[str]:
+    """Notes of splits that are not as large as the official lists: one may have been cut off by its download."""
+    for split, number in Counter(clip.split for clip in clips).items():
+        if number != official.get(split, number):
+            yield f"{split}: {number} clips are listed; the official lists, all together, have {official[split]}"
 
 
 def same_but_for_case(clips: Sequence[OfficialClip]) -> list[str]:

@@ -52,6 +52,7 @@ class Parsed:
         duplicates: exact repeats that were dropped.
         leaks: clips that stand in two splits, with both places; among `clips` is the one that evaluates.
         notes: what is odd but no reason to refuse, e.g. a number of classes unlike the official one.
+        variant: which of the data set's variants it is; None: it has none.
     """
 
     clips: list[OfficialClip] = field(default_factory=list)
@@ -61,3 +62,4 @@ class Parsed:
     duplicates: int = 0
     leaks: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    variant: str | None = None

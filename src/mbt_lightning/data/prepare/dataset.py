@@ -125,6 +125,7 @@ class DataSet(ABC):
         if split is not None and parsed.clips and all(clip.split != split for clip in parsed.clips):
             told = ", ".join(f"{k} ({v})" for k, v in Counter(clip.split for clip in parsed.clips).items())
             raise UserError(f"--split {split}: the files themselves tell the split: {told}; leave out --split")
+        parsed.variant = variant
         return parsed
 
     @abstractmethod
