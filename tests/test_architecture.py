@@ -97,13 +97,17 @@ def test_codecs_are_known_where_they_are_used() -> None:
     assert {name for name in FILES if "av" in theirs(name)} == {
         "data.probe",
         "data.sound",
+        "data.shards",
         "data.demo",
         "data.prepare.probe",
+        "lab.reencode",
     }
     assert "av" not in theirs("data.demo", top_level=True)
 
 
-@pytest.mark.parametrize("package", ["wandb", "matplotlib", "timm", "decord", "tensorboard", "sklearn"])
+@pytest.mark.parametrize(
+    "package", ["wandb", "matplotlib", "timm", "decord", "tensorboard", "sklearn", "litdata", "simplejpeg"]
+)
 def test_heavy_packages_wait_until_they_are_needed(package) -> None:
     assert [name for name in FILES if package in theirs(name, top_level=True)] == []
 
