@@ -99,13 +99,18 @@ def test_codecs_are_known_where_they_are_used() -> None:
         "data.probe",
         "data.frames",
         "data.sound",
+        "data.shards",
         "data.demo",
         "data.prepare.probe",
+        "lab.reencode",
     }
     assert "av" not in theirs("data.demo", top_level=True)
 
 
-@pytest.mark.parametrize("package", ["wandb", "matplotlib", "timm", "decord", "torchcodec", "tensorboard", "sklearn"])
+@pytest.mark.parametrize(
+    "package",
+    ["wandb", "matplotlib", "timm", "decord", "torchcodec", "tensorboard", "sklearn", "litdata", "simplejpeg"],
+)
 def test_heavy_packages_wait_until_they_are_needed(package) -> None:
     assert [name for name in FILES if package in theirs(name, top_level=True)] == []
 

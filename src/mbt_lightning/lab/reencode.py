@@ -220,10 +220,10 @@ class Mp4Intra:
         """Encode; sound and pictures lie in turns, so that a part of a long clip is found in one place."""
         target, muxed = segment.target, 0
         with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as file:
-            video = self.add_video(file, segment) if segment.num_pictures else None
-            audio = self.add_audio(file, target.sample_rate) if segment.has_audio else None
+            video: Any = self.add_video(file, segment) if segment.num_pictures else None
+            audio: Any = self.add_audio(file, target.sample_rate) if segment.has_audio else None
             at, samples = segment.heard if audio else (0, np.zeros(0, np.float32))
-            for first, frames in segment.blocks() if video else ():
+            for first, frames in segment.blocks():
                 until = round((first + len(frames)) / target.fps * target.sample_rate) - at
                 if audio and until > muxed:
                     file.mux(audio.encode(sound_frame(samples[muxed:until], at + muxed, target.sample_rate)))
