@@ -9,7 +9,8 @@ million names, with the files of all clips looked up in it. Limits and peers sta
 more, and Python's own CSV reader with the rows kept, which checks nothing.
 
 Memory is the largest that a process ever had; CPU time is the system's part included, and leaves out waiting for a
-core, which the clock does not. What the imports cost in memory is the row `nothing`, and is in every row.
+core, which the clock does not. What the imports cost in memory is the row `nothing`, and is in every row. Written are
+the manifest and the report, which names every clip here.
 """
 
 from __future__ import annotations
