@@ -339,7 +339,9 @@ class MbtCLI(LightningCLI):
             if self.model.init_report:
                 print(self.model.init_report.summary())
             if not self.datamodule.has_val:
-                print(f"no split {self.datamodule.val_split!r} to validate on: the last checkpoint counts as the best")
+                split = self.datamodule.val_split
+                what = f"no split {split!r} to validate on" if split else "nothing is validated on"
+                print(f"{what}: the last checkpoint counts as the best")
 
     def tell_scale(self) -> None:
         """Say which mean and standard deviation the spectrogram has, and since when."""
