@@ -15,12 +15,13 @@ from timm.models.vision_transformer import VisionTransformer
 from vits import google_names
 
 from mbt_lightning.cli import main
-from mbt_lightning.data.demo import DemoSize, demo_manifest
+from mbt_lightning.data.demo import FRAME_RATE, SAMPLE_RATE, SIZE, DemoSize, demo_manifest, encode
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(console|python)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "console" for line in block.splitlines() if "mbt " in line]
+DEMO = "~/.cache/mbt-lightning/demo-v1-1024-128-512-seed0"
 SMALL = [
     "--model.size",
     "{dim: 16, depth: 12, num_heads: 2}",
@@ -40,6 +41,17 @@ def place(tmp_path_factory):
     (folder / "weights").mkdir()  # what a user would download, at the size of the small models
     vit = VisionTransformer(32, 16, embed_dim=16, depth=12, num_heads=2)
     np.savez(folder / "weights" / "ViT-B_16.npz", **google_names(vit))
+    (folder / "media").mkdir()  # and a data set of three clips
+    rows = [
+        "--aaSYNTH01,30,alpha clapping,train",
+        "00012345678,0,beta chirping,train",
+        "zzSYNTH03__,7,beta chirping,test",
+    ]
+    (folder / "vggsound.csv").write_text("\n".join(rows))
+    for row in rows:
+        name, start, *_ = row.split(",")
+        pictures, sound = np.zeros((10 * FRAME_RATE, SIZE, SIZE, 3), np.uint8), np.sin(np.arange(10 * SAMPLE_RATE))
+        encode(folder / "media" / f"{name}_{int(start):06d}.mp4", pictures, sound.astype(np.float32))
     manifest = demo_manifest(DemoSize(32, 4, 4), cache=folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -48,16 +60,18 @@ def place(tmp_path_factory):
 
 def smaller(words: list[str], manifest: Path) -> list[str]:
     """A command of the README with fewer clips, smaller and shorter; everything else as it stands."""
-    words = [
-        str(manifest.parent / "clips" / "test-00000.mp4") if word.startswith("~/.cache") else word for word in words
-    ]
+    words = [word.replace(DEMO, str(manifest.parent)) for word in words]
+    if words[0] == "subset":
+        return [word if word != "256" else "16" for word in words]
     if words[0] != "fit":
         return words
     epochs = [] if "--trainer.max_epochs" in words else ["--trainer.max_epochs", "1"]
     words = words if "--print_config" not in words else [w for w in words if w != "--print_config"] + ["--print_config"]
     shallow = "{dim: 16, depth: 2, num_heads: 2}"  # compiling takes its time, a layer by a layer
     compiled = ["--model.size", shallow, "--model.fusion_layer", "1"] if "--model.compile" in words else []
-    return [*words, "--data.manifest", str(manifest), "--model.task", "Multilabel", *epochs, *SMALL, *compiled]
+    has_its_own = "--data.manifest" in words or any("recipes/" in word for word in words)
+    clips = [] if has_its_own else ["--data.manifest", str(manifest), "--model.task", "Multilabel"]
+    return [*words, *clips, *epochs, *SMALL, *compiled]
 
 
 def run(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +87,7 @@ def run(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "--trainer.strategy=ddp" in words:  # starts its other processes by its own command line
         program = [sys.executable, "-m", "mbt_lightning", *smaller(words, place)]
         assert subprocess.run(program, timeout=250).returncode == 0
-    elif "--print_config" in words:
+    elif "--print_config" in words or words == ["doctor"]:
         with pytest.raises(SystemExit) as stop:
             main(smaller(words, place))
         assert not stop.value.code
