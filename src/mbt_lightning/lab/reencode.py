@@ -37,9 +37,9 @@ from mbt_lightning.data.shards import (
 )
 from mbt_lightning.data.store import Files, Media, MediaFile
 
-BLOCK = 32
+BLOCK = 16
 """So many pictures are decoded at a time; a film of hours never lies in memory as a whole."""
-KEPT_BLOCKS = 8
+KEPT_BLOCKS = 16
 """So many blocks are kept for the comparison; of longer clips the pictures are decoded twice."""
 
 MIN_PSNR = 22.0
