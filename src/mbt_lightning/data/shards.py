@@ -105,6 +105,13 @@ class Record:
             raise ClipError(path, f"damaged: the record has {len(self.content)} bytes, not {self.offsets[-1]}")
         self.seconds = self.header.seconds
 
+    def pictures(self) -> tuple[int, int, float] | None:
+        """Width and height, and pictures a second."""
+        if not self.header.jpegs:
+            return None
+        height, width, _ = decode_jpeg(self.part(0)).shape
+        return width, height, self.header.fps
+
     def part(self, number: int) -> memoryview:
         """The bytes of a picture, or behind these of a packet."""
         return self.content[self.offsets[number] : self.offsets[number + 1]]
@@ -119,7 +126,7 @@ class Record:
             if "video" in setting.streams and self.header.jpegs:
                 window = setting.rgb_seconds or setting.seconds
                 times = sampling.frame_times(start_seconds, window, setting.num_frames)
-                frames, frame_seconds = self.pictures(times)
+                frames, frame_seconds = self.shown(times)
                 num_real_frames = int(np.sum(times < self.header.video_seconds - sampling.TOLERANCE_SECONDS))
             if "audio" in setting.streams and self.header.packets:
                 waveform, real_samples = self.sound(audio_start_seconds, setting.seconds, setting.sample_rate)
@@ -127,7 +134,7 @@ class Record:
             raise ClipError(self.path, f"damaged ({type(error).__name__}: {error})") from error
         return Clip(frames, frame_seconds, num_real_frames, waveform, real_samples, setting.sample_rate)
 
-    def pictures(self, times: NDArray[np.float64]) -> tuple[torch.Tensor, torch.Tensor]:
+    def shown(self, times: NDArray[np.float64]) -> tuple[torch.Tensor, torch.Tensor]:
         """The pictures on display at some times: uint8 (T, H, W, 3), and float64 (T,) when each is first shown."""
         seconds = np.arange(len(self.header.jpegs)) / self.header.fps
         shown, back = np.unique(sampling.frames_on_display(times, seconds), return_inverse=True)

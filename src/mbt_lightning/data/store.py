@@ -23,6 +23,9 @@ class Media(Protocol):
     seconds: float
     """Its length: where the longer of its streams ends."""
 
+    def pictures(self) -> tuple[int, int, float] | None:
+        """Width and height of its pictures as they are stored, and how many there are a second; None: it has none."""
+
     def read(self, start_seconds: float, audio_start_seconds: float, setting: WindowSetting) -> Clip:
         """Decode the windows of the streams of `setting`; a stream that is not there is None.
 
@@ -75,6 +78,13 @@ class MediaFile:
     def __init__(self, info: MediaInfo, audio: str | None = None):
         self.info, self.audio = info, audio
         self.path, self.seconds = info.path, info.duration_seconds
+
+    def pictures(self) -> tuple[int, int, float] | None:
+        """What its packets tell of its pictures."""
+        video = self.info.video
+        if video is None or video.problem or not video.end_seconds:
+            return None
+        return video.width, video.height, len(video.seconds) / video.end_seconds
 
     def read(self, start_seconds: float, audio_start_seconds: float, setting: WindowSetting) -> Clip:
         """Decode a window of each stream."""
