@@ -18,6 +18,7 @@ from mbt_lightning.data.manifest import ManifestRow, read_manifest, write_manife
 from mbt_lightning.data.records import Example
 from mbt_lightning.data.spectrogram import KaldiFbank, LogMel
 from mbt_lightning.data.stats import Seen, Wanted, look, mean_and_std, read_measured, settings_of
+from mbt_lightning.data.store import Files
 from mbt_lightning.errors import UserError
 
 PROJECT = Path(__file__).parent.parent
@@ -128,7 +129,7 @@ class TestLook:
 
     def test_rows_that_fill_up_are_left_out(self, made) -> None:
         example = Example("0", str(made / "0.mp4"), str(made / "0.mp4"))
-        seen = look(Wanted(0, example, json.dumps(settings_of(KaldiFbank, {}))))
+        seen = look(Wanted(0, example, Files(), json.dumps(settings_of(KaldiFbank, {}))))
         whole = KaldiFbank().log_mel(read_clip(made / "0.mp4", window_seconds=seen.seconds).waveform[None])[0].double()
         assert seen.num_values % 128 == 0 and 0 < whole.numel() - seen.num_values <= 8 * 128
         rows = whole[: seen.num_values // 128]
@@ -136,9 +137,9 @@ class TestLook:
 
     def test_a_long_sound_comes_in_pieces(self, made, monkeypatch) -> None:
         example, recipe = Example("3", None, str(made / "3.mp4")), json.dumps(settings_of(LogMel, {}))
-        whole = look(Wanted(0, example, recipe))
+        whole = look(Wanted(0, example, Files(), recipe))
         monkeypatch.setattr("mbt_lightning.data.stats.PIECE_SECONDS", 2)
-        pieces = look(Wanted(0, example, recipe))
+        pieces = look(Wanted(0, example, Files(), recipe))
         assert abs(whole.num_values - pieces.num_values) <= 128 and pieces != whole
         for a, b in zip(mean_and_std([whole]), mean_and_std([pieces]), strict=True):
             assert a == pytest.approx(b, rel=0.01)
@@ -154,7 +155,7 @@ class TestLook:
     )
     def test_why_a_clip_is_left_out(self, clip, told, made, monkeypatch) -> None:
         monkeypatch.chdir(made)
-        assert told in look(Wanted(0, clip, json.dumps(settings_of(LogMel, {})))).reason
+        assert told in look(Wanted(0, clip, Files(), json.dumps(settings_of(LogMel, {})))).reason
 
     def test_sums_do_not_depend_on_the_order(self) -> None:
         numbers = np.random.default_rng(0).normal(1e6, 1, (50, 100))

@@ -127,8 +127,8 @@ def look(wanted: Wanted) -> Seen | Failure:
         if not wanted.recipe:
             return seen
         spectrogram = _build(wanted.recipe)
-        sound = WindowSetting(seconds, 1, None, True, spectrogram.sample_rate, 1, "auto", ("audio",))
-        clip = media.read(example.start_seconds, example.start_seconds, sound)
+        window = WindowSetting(seconds, 1, None, True, spectrogram.sample_rate, 1, "auto", ("audio",))
+        clip = media.read(example.start_seconds, example.start_seconds, window)
         if clip.waveform is None:
             return Failure("no audio stream")
         sound = clip.waveform[slice(*clip.real_samples)]

@@ -86,8 +86,6 @@ def subset(
     if (ids is None) == (num_clips is None):
         raise UserError("which training clips? Give either --ids FILE or --num_clips N")
     full = read_manifest(source, media_root, classes)
-    if not full.splits.get(TRAIN) and ids is None:
-        full.split(TRAIN)  # says which splits there are
     part = draw(full, num_clips, seed) if num_clips is not None else look_up(full, Path(str(ids)))
 
     moved = source.parent if media_root is None else None
