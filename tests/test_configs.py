@@ -23,7 +23,7 @@ from mbt_lightning.cli import MbtCLI, expand, main
 from mbt_lightning.data.augment import ColourJitter, JitteredCrop, SpecAugment
 from mbt_lightning.data.spectrogram import KaldiFbank, LogMel
 from mbt_lightning.expand import read_yaml
-from mbt_lightning.lab import prepare, subset
+from mbt_lightning.lab import prepare, stats, subset
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -184,18 +184,20 @@ def test_header_has_a_command_that_the_parser_takes(path, program, monkeypatch):
     for command in [command for command in found if command[1] == "fit"]:
         assert name_of(path) in command
         program.parse(*command[2:])
-    assert {"fit"} <= {command[1] for command in found} <= {"fit", "prepare", "subset"}
+    assert {"fit"} <= {command[1] for command in found} <= {"fit", "prepare", "subset", "stats"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_says_how_its_manifest_is_made(recipe):
+    data = read_yaml(Path(recipe_file(recipe)))["data"]
     *tools, fit = commands(Path(recipe_file(recipe)))
-    made = set()
+    made, measured = set(), set()
     for _, tool, *words in tools:
-        settings = {"prepare": prepare.parser, "subset": subset.parser}[tool]().parse_args(words)
-        assert settings.manifest in made if tool == "subset" else settings.annotations and settings.media
-        made.add(settings.out)
-    assert read_yaml(Path(recipe_file(recipe)))["data"]["manifest"] == fit[-1] and fit[-1] in made
+        settings = {"prepare": prepare, "subset": subset, "stats": stats}[tool].parser().parse_args(words)
+        assert settings.annotations and settings.media if tool == "prepare" else settings.manifest in made
+        (measured if tool == "stats" else made).add(settings.manifest if tool == "stats" else settings.out)
+    assert data["manifest"] == fit[-1] and fit[-1] in made
+    assert (data["spectrogram"]["init_args"]["mean"] is None) == (fit[-1] in measured)
 
 
 @pytest.mark.parametrize("recipe", NOT_IN_THE_PAPER)

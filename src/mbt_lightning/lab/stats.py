@@ -31,24 +31,28 @@ MOST_SIZES = 3
 
 def main(arguments: Sequence[str]) -> None:
     """Run `mbt stats`."""
-    parser = Parser(prog="mbt stats", description="Measure a data set, for a recipe and for its spectrograms' scale.")
-    parser.add_argument("manifest", help="the manifest, `.parquet`, `.jsonl` or `.csv`, or `demo`")
-    parser.add_argument(
+    tool = parser()
+    options = tool.parse_args(list(arguments))
+    chosen = vars(options).pop("spectrogram")
+    settings = None
+    if chosen is not None:
+        built = tool.instantiate_classes(tool.parse_object({"manifest": "", "spectrogram": chosen})).spectrogram
+        settings = settings_of(type(built), vars(chosen.get("init_args", {})))
+    stats(**vars(options), settings=settings)
+
+
+def parser() -> Parser:
+    """The options of `mbt stats`."""
+    tool = Parser(prog="mbt stats", description="Measure a data set, for a recipe and for its spectrograms' scale.")
+    tool.add_argument("manifest", help="the manifest, `.parquet`, `.jsonl` or `.csv`, or `demo`")
+    tool.add_argument(
         "--spectrogram",
         type=Spectrogram | None,
         default={"class_path": f"{LogMel.__module__}.LogMel"},
         help="the log-mel to measure; its mean and std do not matter; null: no sound is decoded",
     )
-    parser.add_function_arguments(stats, skip={"manifest", "settings"})
-    options = parser.parse_args(list(arguments))
-    chosen = vars(options).pop("spectrogram")
-    settings = None
-    if chosen is not None:
-        kind = type(
-            parser.instantiate_classes(parser.parse_object({"manifest": "", "spectrogram": chosen})).spectrogram
-        )
-        settings = settings_of(kind, vars(chosen.get("init_args", {})))
-    stats(**vars(options), settings=settings)
+    tool.add_function_arguments(stats, skip={"manifest", "settings"})
+    return tool
 
 
 def stats(
