@@ -105,6 +105,14 @@ class Record:
             raise ClipError(path, f"damaged: the record has {len(self.content)} bytes, not {self.offsets[-1]}")
         self.seconds = self.header.seconds
 
+    @property
+    def stored_pictures(self) -> tuple[int, int, float] | None:
+        """Width and height of the pictures, and how many a second; None: there are none."""
+        if not self.header.jpegs:
+            return None
+        height, width = decode_jpeg(self.part(0)).shape[:2]
+        return width, height, self.header.fps
+
     def part(self, number: int) -> memoryview:
         """The bytes of a picture, or behind these of a packet."""
         return self.content[self.offsets[number] : self.offsets[number + 1]]

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import torch
 
 from mbt_lightning.data.apart import Failure, Progress, run_apart
-from mbt_lightning.data.decode import read_clip
-from mbt_lightning.data.probe import ClipError, probe
-from mbt_lightning.data.records import BadClip, Example
+from mbt_lightning.data.probe import ClipError
+from mbt_lightning.data.records import BadClip, Example, WindowSetting
 from mbt_lightning.data.spectrogram import LogMel, Spectrogram
+from mbt_lightning.data.store import Files, Store
 from mbt_lightning.errors import UserError
 
 PIECE_SECONDS = 60
@@ -44,11 +44,13 @@ class Wanted(NamedTuple):
         number: its place among the clips.
         example: the clip.
         recipe: the spectrogram's settings as JSON; "": the sound is not decoded.
+        store: where it is read from.
     """
 
     number: int
     example: Example
     recipe: str
+    store: Store = Files()
 
 
 class Seen(NamedTuple):
@@ -74,6 +76,7 @@ class Seen(NamedTuple):
 def look_at(
     examples: Sequence[Example],
     settings: Mapping[str, Any] | None,
+    store: Store,
     num_workers: int,
     timeout_seconds: float,
     progress: Progress,
@@ -84,6 +87,7 @@ def look_at(
     Args:
         examples: the clips.
         settings: of the spectrogram, see `settings_of`; None: their sound is not decoded.
+        store: where they are read from.
         num_workers: processes.
         timeout_seconds: time limit of one clip.
         progress: where to show how far it is.
@@ -93,7 +97,7 @@ def look_at(
         What is in those that can be read, in their order, and those that cannot.
     """
     recipe = "" if settings is None else json.dumps(settings)
-    jobs = [(Wanted(i, example, recipe), timeout_seconds) for i, example in enumerate(examples)]
+    jobs = [(Wanted(i, example, recipe, store), timeout_seconds) for i, example in enumerate(examples)]
     seen: dict[int, Seen] = {}
     bad: dict[int, BadClip] = {}
     progress.begin(what, len(jobs), 0)
@@ -111,34 +115,22 @@ def look(wanted: Wanted) -> Seen | Failure:
     """What is in one clip, or why it cannot be told; called in a process of its own."""
     torch.set_num_threads(1)
     example = wanted.example
-    if example.audio is None:
-        return Failure("the manifest names no file")
     try:
-        info = probe(example.audio)
-        seconds = min(info.duration_seconds, math.inf if example.end_seconds is None else example.end_seconds)
+        media = wanted.store.open(example, ("audio",))
+        seconds = min(media.seconds, math.inf if example.end_seconds is None else example.end_seconds)
         seconds -= example.start_seconds
         if seconds <= 0:
-            end = f"the clip ends at {info.duration_seconds:.3f} s"
+            end = f"the clip ends at {media.seconds:.3f} s"
             return Failure(f"{end}, before its segment starts at {example.start_seconds:g} s")
-        pictures = info.video if info.video and not info.video.problem else None
-        seen = Seen(
-            seconds,
-            (pictures.width, pictures.height) if pictures else None,
-            len(pictures.seconds) / pictures.end_seconds if pictures and pictures.end_seconds else None,
-        )
+        width, height, rate = media.stored_pictures or (0, 0, None)
+        seen = Seen(seconds, (width, height) if rate else None, rate)
         if not wanted.recipe:
             return seen
         spectrogram = _build(wanted.recipe)
-        clip = read_clip(
-            None,
-            audio_path=example.audio,
-            audio_start_seconds=example.start_seconds,
-            audio_window_seconds=seconds,
-            sample_rate=spectrogram.sample_rate,
-            streams=("audio",),
-            info=info,
-        )
-        assert clip.waveform is not None
+        setting = WindowSetting(seconds, 1, None, True, spectrogram.sample_rate, 1, "auto", ("audio",))
+        clip = media.read(example.start_seconds, example.start_seconds, setting)
+        if clip.waveform is None:
+            return Failure("no audio stream")
         sound = clip.waveform[slice(*clip.real_samples)]
         parts = sound.tensor_split(math.ceil(len(sound) / (PIECE_SECONDS * clip.sample_rate)) or 1)
         values = [spectrogram.log_mel(part[None])[0, : spectrogram.rows_of_sound(len(part))].double() for part in parts]

@@ -23,6 +23,10 @@ class Media(Protocol):
     seconds: float
     """Its length: where the longer of its streams ends."""
 
+    @property
+    def stored_pictures(self) -> tuple[int, int, float] | None:
+        """Width and height of its pictures and how many a second; None: none that can be read."""
+
     def read(self, start_seconds: float, audio_start_seconds: float, setting: WindowSetting) -> Clip:
         """Decode the windows of the streams of `setting`; a stream that is not there is None.
 
@@ -75,6 +79,14 @@ class MediaFile:
     def __init__(self, info: MediaInfo, audio: str | None = None):
         self.info, self.audio = info, audio
         self.path, self.seconds = info.path, info.duration_seconds
+
+    @property
+    def stored_pictures(self) -> tuple[int, int, float] | None:
+        """As the file tells them; a second on average."""
+        video = self.info.video
+        if not video or video.problem or not video.end_seconds:
+            return None
+        return video.width, video.height, len(video.seconds) / video.end_seconds
 
     def read(self, start_seconds: float, audio_start_seconds: float, setting: WindowSetting) -> Clip:
         """Decode a window of each stream."""

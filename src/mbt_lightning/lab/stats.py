@@ -22,6 +22,7 @@ from mbt_lightning.data.records import BadClip
 from mbt_lightning.data.sampling import chance
 from mbt_lightning.data.spectrogram import LogMel, Spectrogram
 from mbt_lightning.data.stats import Seen, look_at, mean_and_std, options_of, read_stats, settings_of, stats_file
+from mbt_lightning.data.store import store_of
 from mbt_lightning.errors import UserError, some
 
 MOST_SIZES = 3
@@ -86,6 +87,7 @@ def stats(
     path = manifest_file(manifest)
     full = read_manifest(path, media_root, classes)
     full.split(split)  # says which splits there are
+    store = store_of(full)
     earlier = read_stats(stats_file(path))["spectrograms"] if stats_file(path).is_file() else []
 
     found: dict[str, tuple[list[Seen], list[BadClip]]] = {}
@@ -93,7 +95,7 @@ def stats(
         for name, clips in full.splits.items():
             places = sorted(chance("stats", seed, name).sample(range(len(clips)), min(num_clips, len(clips))))
             wanted = settings if name == split else None
-            found[name] = look_at([clips[i] for i in places], wanted, num_workers, timeout_seconds, bar, name)
+            found[name] = look_at([clips[i] for i in places], wanted, store, num_workers, timeout_seconds, bar, name)
     seen, bad = found[split]
     for name, (_, failed) in found.items():
         for clip in failed:
