@@ -99,6 +99,15 @@ def numbers(frames) -> list[int]:
     return [read_number(frame.numpy()) for frame in frames]
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_all_pictures_of_a_clip_whose_sound_is_late(tmp_path, kind) -> None:
+    """AAC begins one of its steps early, with silence: more than a picture lasts."""
+    clip = write_clip(tmp_path / "late.mp4", Recipe(audio_delay=LATE))
+    segment, file = Segment(Example("x", str(clip), str(clip)), replace(TARGET, fps=FPS)), tmp_path / "new.mp4"
+    WRITERS[kind].write(segment, file)
+    assert compare(segment, WRITERS[kind].open(file)).correlation > 0.9
+
+
 class TestWhatIsRead:
     @pytest.mark.parametrize("name", WHERE)
     def test_pictures_and_sound_are_those_of_their_instant(self, sharded, name) -> None:
@@ -301,6 +310,21 @@ class TestAgain:
             main(["shard", str(source), "--out", str(tmp_path / "new"), *words])
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1 and not (tmp_path / "new").exists()
+
+    def test_records_are_not_sharded_again(self, sharded, tmp_path, capsys) -> None:
+        if sharded.metadata["store"] == "files":
+            shard(sharded.path, tmp_path / "again", "mp4-intra")
+            assert read_manifest(tmp_path / "again/manifest.parquet").counts == sharded.counts
+        else:
+            with pytest.raises(SystemExit):
+                shard(sharded.path, tmp_path / "again", "mp4-intra")
+            assert "its clips are jpeg-shards already" in capsys.readouterr().err
+
+    def test_a_file_in_the_place_of_the_folder(self, source, tmp_path, capsys) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(SystemExit):
+            shard(source, tmp_path / "file", "mp4-intra")
+        assert "file: cannot be written (File exists)" in capsys.readouterr().err
 
     def test_a_folder_with_something_else(self, source, tmp_path, capsys) -> None:
         (tmp_path / "thesis.tex").write_text("")

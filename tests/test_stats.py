@@ -1,7 +1,10 @@
 """`mbt stats`: against plain sums over spectrograms made here, and all the way into a run and its checkpoint."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +127,24 @@ def test_a_sample_is_drawn_from_the_seed(manifest, demo) -> None:
     assert first["spectrograms"][0]["mean"] != other["spectrograms"][0]["mean"]
 
 
+@pytest.mark.parametrize("kind", ["mp4-intra", "jpeg-shards"])
+def test_of_what_mbt_shard_has_written(manifest, kind) -> None:
+    """Figures are those of its source, which is sampled and compressed anew; no process leaves anything behind."""
+    main(["shard", str(manifest), "--out", "new", "--format", kind, "--num_workers", "1"])
+    command = "from mbt_lightning.cli import main; main(['stats', 'new/manifest.parquet'])"
+    places = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, [PROJECT / "src", *sys.path]))}
+    done = subprocess.run([sys.executable, "-c", command], env=places, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    about, source = json.loads(Path("new/manifest.parquet.stats.json").read_text()), measured(manifest)
+    (entry,), (expected,) = about["spectrograms"], source["spectrograms"]
+    assert entry["num_clips"] == expected["num_clips"] == 4
+    assert entry["num_values"] == pytest.approx(expected["num_values"], rel=0.03)
+    assert entry["mean"] == pytest.approx(expected["mean"], abs=0.5)
+    train = about["splits"]["train"]
+    assert train["picture_sizes"] == {"128x96": 4} and train["seconds"]["max"] == pytest.approx(4, abs=0.05)
+    assert all(float(rate) == pytest.approx(5, rel=0.3) for rate in train["frames_per_second"])
+
+
 class TestLook:
     """What a worker does with one clip."""
 
@@ -147,7 +168,7 @@ class TestLook:
     @pytest.mark.parametrize(
         ("clip", "told"),
         [
-            (Example("x", None, None), "the manifest names no file"),
+            (Example("x", None, None), "the manifest names no file with sound"),
             (Example("x", None, "1.mp4", 7.0), "before its segment starts at 7 s"),
             (Example("x", None, "1.mp4", 0.0, 0.01), "waveform holds 160 samples a clip; LogMel needs 513 or more"),
             (Example("x", None, "gone.mp4"), "no such file"),

@@ -64,7 +64,7 @@ def run_apart(function: str, jobs: list[tuple[Any, float]], num_workers: int) ->
                 crew.remove(worker)
                 job = next(waiting, None)
                 if job is None:
-                    worker.end()
+                    worker.leave()
                 else:
                     crew.append(_Worker(function) if worker.pipe.closed else worker)
                     crew[-1].give(job)
@@ -119,6 +119,12 @@ class _Worker:
             return Failure(f"took longer than {self.job[1]:g} s", limit_seconds=self.job[1])
         # A system that is short of memory kills what it likes.
         return Failure(f"reading it crashes ({name})", is_lasting=name != "SIGKILL")
+
+    def leave(self) -> None:
+        """Let an idle process end by itself, so that it gives back what it holds, such as litdata's semaphores."""
+        self.pipe.close()
+        self.process.join(2)
+        self.end()
 
     def end(self) -> None:
         """Kill the process; one that hangs in the kernel is left behind."""

@@ -32,7 +32,12 @@ BAD_LIGHTNING = ("2.6.2", "2.6.3")
 """Malicious uploads."""
 DECORDS = ("decord", "decord2", "eva-decord")
 """Packages that all install a module named decord, one over the other."""
-EXTRAS = {"timm": "weights of timm", "litdata": "jpeg-shards", "torchcodec": "data.decoder: torchcodec"}
+EXTRAS = {
+    "timm": "weights of timm",
+    "litdata": "jpeg-shards",
+    "simplejpeg": "jpeg-shards",
+    "torchcodec": "data.decoder: torchcodec",
+}
 MIN_SHARED_BYTES = 1 << 30  # a worker has two batches under way, and 64 clips of 8 pictures are 0.13 GB
 MIN_MEMORY_BYTES = 4 << 30
 MIN_DISK_BYTES = 1 << 30

@@ -85,10 +85,12 @@ def shard(
     check_range("timeout_seconds", timeout_seconds, 1, 86400)
     WRITERS[format].check()
     source, folder = read_manifest(manifest, media_root, classes), Path(out)
+    if (store := source.metadata.get("store", Place.store)) != Place.store:
+        raise UserError(f"{source.path}: its clips are {store} already; shard the manifest that they were made from")
     target = Target(fps, short_side, sample_rate, crf, jpeg_quality)
     options = {"format": format, "source": str(source.path.resolve()), "source_hash": source.digest, **asdict(target)}
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock", timeout=0):
             check_options(folder, options)
             root = str(media_root or source.path.parent)
