@@ -91,6 +91,7 @@ def shard(
     options = {"format": format, "source": str(source.path.resolve()), "source_hash": source.digest, **asdict(target)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        check_folder(folder)
         with FileLock(folder / ".lock", timeout=0):
             check_options(folder, options)
             root = str(media_root or source.path.parent)
@@ -108,8 +109,14 @@ def check_range(name: str, value: float, least: float, most: float) -> None:
         raise UserError(f"{name} is {value}: give a number from {least} to {most}")
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something else."""
+    if not (folder / "shard.json").is_file() and any(path.name != ".lock" for path in folder.iterdir()):
+        raise UserError(f"{folder}: is not empty and not of mbt shard; name another folder")
+
+
 def check_options(folder: Path, options: dict[str, Any]) -> None:
-    """Refuse a folder that was begun with other options, or holds something else."""
+    """Refuse a folder that was begun with other options."""
     file = folder / "shard.json"
     if file.is_file():
         known = json.loads(file.read_text(encoding="utf-8"))
@@ -119,8 +126,6 @@ def check_options(folder: Path, options: dict[str, Any]) -> None:
                     f"{folder}: was begun with {name} {known.get(name)}, not {value}; name another folder, or delete it"
                 )
         return
-    if any(path.name != ".lock" for path in folder.iterdir()):
-        raise UserError(f"{folder}: is not empty and not of mbt shard; name another folder")
     with replacing(file) as unfinished:
         unfinished.write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
 

@@ -168,7 +168,7 @@ def draw(full: Manifest, num_clips: int, seed: int) -> Part:
 
     n = chosen.per_class
     short = int((np.bincount(train.labelled()[1], minlength=len(full.classes)) < n).sum())
-    told = [f"n = {n}: every class has at least {n - 1} positives, or all of its clips"]
+    told = [f"n = {n}: every class has at least {n - 1} positives, or all of its clips"] * (n > 1)
     told += [f"classes with fewer clips than n, all of them taken: {short}"] * (short > 0)
     about = {"method": "balanced", "seed": seed, "num_clips": num_clips, "per_class": n}
     return Part(is_in, about, told, [])
