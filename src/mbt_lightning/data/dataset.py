@@ -19,7 +19,7 @@ from mbt_lightning.data.manifest import Clips
 from mbt_lightning.data.probe import ClipError
 from mbt_lightning.data.records import BadClip, Batch, Clip, Example, WindowSetting
 from mbt_lightning.data.sampling import chance, random_start, view_starts
-from mbt_lightning.data.store import Files, Store
+from mbt_lightning.data.store import Files, Store, readable_seconds
 from mbt_lightning.errors import UserError
 
 MAX_STAND_INS = 10
@@ -120,8 +120,7 @@ class ClipDataset(Dataset):
             return replace(self.kept[draw.index], view=draw.view, bad=bad)
         example, setting = self.examples[draw.index], self.setting
         media = self.store.open(example, setting.streams)
-        end = min(media.seconds, math.inf if example.end_seconds is None else example.end_seconds)
-        duration = end - example.start_seconds
+        duration = readable_seconds(media, example)
         rgb_start, audio_start = (example.start_seconds + start for start in self.starts(draw, duration))
         clip = media.read(rgb_start, audio_start, setting)
         for stream, content in {"video": clip.frames, "audio": clip.waveform}.items():

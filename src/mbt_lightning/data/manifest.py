@@ -94,6 +94,13 @@ class Manifest:
         return dict(total)
 
     @property
+    def about(self) -> dict[str, Any]:
+        """The metadata that a manifest made of this one keeps: all but what `write_manifest` finds out itself."""
+        return {
+            key: value for key, value in self.metadata.items() if key not in ("classes", "groups", "counts", "hash")
+        }
+
+    @property
     def coverage(self) -> dict[str, tuple[int, int]]:
         """Of every split the clips that are used, and all official ones."""
         splits = {split: by_status for split, by_status in self.counts.items() if split}

@@ -23,9 +23,9 @@ import torch
 
 from mbt_lightning.data.apart import Failure, Progress, run_apart
 from mbt_lightning.data.probe import ClipError
-from mbt_lightning.data.records import BadClip, Example, WindowSetting
+from mbt_lightning.data.records import BadClip, Example
 from mbt_lightning.data.spectrogram import LogMel, Spectrogram
-from mbt_lightning.data.store import Store
+from mbt_lightning.data.store import Store, read_sound, readable_seconds
 from mbt_lightning.errors import UserError
 
 PIECE_SECONDS = 60
@@ -117,8 +117,7 @@ def look(wanted: Wanted) -> Seen | Failure:
     example = wanted.example
     try:
         media = wanted.store.open(example, ("audio",))
-        seconds = min(media.seconds, math.inf if example.end_seconds is None else example.end_seconds)
-        seconds -= example.start_seconds
+        seconds = readable_seconds(media, example)
         if seconds <= 0:
             end = f"the clip ends at {media.seconds:.3f} s"
             return Failure(f"{end}, before its segment starts at {example.start_seconds:g} s")
@@ -127,12 +126,9 @@ def look(wanted: Wanted) -> Seen | Failure:
         if not wanted.recipe:
             return seen
         spectrogram = _build(wanted.recipe)
-        window = WindowSetting(seconds, 1, None, True, spectrogram.sample_rate, 1, "auto", ("audio",))
-        clip = media.read(example.start_seconds, example.start_seconds, window)
-        if clip.waveform is None:
-            return Failure("no audio stream")
-        sound = clip.waveform[slice(*clip.real_samples)]
-        parts = sound.tensor_split(math.ceil(len(sound) / (PIECE_SECONDS * clip.sample_rate)) or 1)
+        waveform, real = read_sound(media, example.start_seconds, seconds, spectrogram.sample_rate)
+        sound = waveform[slice(*real)]
+        parts = sound.tensor_split(math.ceil(len(sound) / (PIECE_SECONDS * spectrogram.sample_rate)) or 1)
         values = [spectrogram.log_mel(part[None])[0, : spectrogram.rows_of_sound(len(part))].double() for part in parts]
     except (ClipError, UserError) as error:
         return Failure(getattr(error, "reason", "") or str(error))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Protocol
+
+from torch import Tensor
 
 from mbt_lightning.data.decode import read_clip
 from mbt_lightning.data.manifest import Manifest
@@ -101,6 +104,33 @@ class MediaFile:
             streams=setting.streams,
             info=self.info,
         )
+
+
+def readable_seconds(media: Media, example: Example) -> float:
+    """Length of a clip's labelled segment, as far as its media go; 0 or less: they end before it starts."""
+    return min(media.seconds, math.inf if example.end_seconds is None else example.end_seconds) - example.start_seconds
+
+
+def read_sound(media: Media, start_seconds: float, seconds: float, sample_rate: int) -> tuple[Tensor, tuple[int, int]]:
+    """The sound of a stretch of media, and nothing else of it.
+
+    Args:
+        media: the media.
+        start_seconds: where the stretch begins on their time line.
+        seconds: its length.
+        sample_rate: of the result, in Hz.
+
+    Returns:
+        The waveform, float32 (N,), and its first and last + 1 sample that the media really hold.
+
+    Raises:
+        ClipError: they have no sound, or cannot be read.
+    """
+    setting = WindowSetting(seconds, 1, None, True, sample_rate, 1, "auto", ("audio",))
+    clip = media.read(start_seconds, start_seconds, setting)
+    if clip.waveform is None:
+        raise ClipError(media.path, "no audio stream")
+    return clip.waveform, clip.real_samples
 
 
 STORES: dict[str, Callable[[], Store]] = {"files": Files, "jpeg-shards": JpegShards}

@@ -23,9 +23,8 @@ from mbt_lightning.data.prepare.clips import OfficialClip, Parsed
 from mbt_lightning.data.prepare.dataset import no_collector
 from mbt_lightning.data.prepare.media import Match, Media, MediaIndex, resolve
 from mbt_lightning.data.prepare.probe import probe_media
+from mbt_lightning.data.probe import STREAMS
 from mbt_lightning.errors import UserError, some
-
-STREAMS = ("video", "audio")
 
 NO_FILE = Match(None, None)
 """What all clips without a file share: they may be millions."""

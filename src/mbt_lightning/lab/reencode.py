@@ -35,7 +35,7 @@ from mbt_lightning.data.shards import (
     need_packages,
     pack,
 )
-from mbt_lightning.data.store import Files, Media, MediaFile
+from mbt_lightning.data.store import Files, Media, MediaFile, read_sound, readable_seconds
 
 BLOCK = 16
 """So many pictures are decoded at a time; a film of hours never lies in memory as a whole."""
@@ -129,8 +129,7 @@ class Segment:
         self.clip_id, self.target, self.start = example.clip_id, target, example.start_seconds
         streams = [name for name, file in {"video": example.video, "audio": example.audio}.items() if file]
         self.media = Files().open(example, streams)
-        end = math.inf if example.end_seconds is None else example.end_seconds
-        self.seconds = min(self.media.seconds, end) - self.start
+        self.seconds = readable_seconds(self.media, example)
         if self.seconds <= 0:
             raise ClipError(self.media.path, f"it ends at {self.media.seconds:.3f} s, before its segment starts")
         video = self.media.info.video if example.video else None
@@ -149,7 +148,7 @@ class Segment:
     def read_block(self, first: int) -> Tensor:
         """Picture `first` and up to `BLOCK` - 1 that follow it, as small as wanted: uint8 (T, H, W, 3)."""
         num_frames = min(BLOCK, self.num_pictures - first)
-        setting = window(self.target, num_frames / self.target.fps, num_frames, "video")
+        setting = window(self.target, num_frames / self.target.fps, num_frames)
         frames = self.media.read(self.start + first / self.target.fps, 0.0, setting).frames
         assert frames is not None
         frames = shrink(frames, self.target.short_side)
@@ -166,7 +165,7 @@ class Segment:
     @functools.cached_property
     def sound(self) -> tuple[Tensor, tuple[int, int]]:
         """The sound of the whole segment, float32 (N,), and its first and last + 1 sample that is really there."""
-        return read_sound(self.media, self.start, self.seconds, self.target)
+        return read_sound(self.media, self.start, self.seconds, self.target.sample_rate)
 
     @property
     def heard(self) -> tuple[int, NDArray[np.float32]]:
@@ -179,17 +178,9 @@ class Segment:
         return first, waveform[first:last].numpy()
 
 
-def window(target: Target, seconds: float, num_frames: int, stream: str) -> WindowSetting:
-    """How to read a window of one stream at the rates that are written."""
-    return WindowSetting(seconds, num_frames, None, True, target.sample_rate, target.short_side, "auto", (stream,))
-
-
-def read_sound(media: Media, start: float, seconds: float, target: Target) -> tuple[Tensor, tuple[int, int]]:
-    """The sound of a stretch of media."""
-    clip = media.read(start, start, window(target, seconds, 1, "audio"))
-    if clip.waveform is None:
-        raise ClipError(media.path, "no audio stream")
-    return clip.waveform, clip.real_samples
+def window(target: Target, seconds: float, num_frames: int) -> WindowSetting:
+    """How to read a window of pictures, as many a second as are written."""
+    return WindowSetting(seconds, num_frames, None, True, target.sample_rate, target.short_side, "auto", ("video",))
 
 
 # ---- formats --------------------------------------------------------------------------------------------------------
@@ -361,7 +352,7 @@ def compare(segment: Segment, media: Media) -> Written:
         raise wrong(segment, f"{media.seconds:.3f} s long, not {segment.seconds:.3f} s")
     values = []
     for first, frames in segment.blocks():
-        clip = media.read(first / target.fps, 0.0, window(target, len(frames) / target.fps, len(frames), "video"))
+        clip = media.read(first / target.fps, 0.0, window(target, len(frames) / target.fps, len(frames)))
         if clip.frames is None or clip.frame_seconds is None or clip.frames.shape != frames.shape:
             raise wrong(segment, "pictures are missing or of another size")
         times = torch.arange(first, first + len(frames), dtype=torch.float64) / target.fps
@@ -373,7 +364,7 @@ def compare(segment: Segment, media: Media) -> Written:
     correlation = None
     if segment.has_audio:
         source, real = segment.sound
-        waveform, real_now = read_sound(media, 0.0, segment.seconds, target)
+        waveform, real_now = read_sound(media, 0.0, segment.seconds, target.sample_rate)
         correlation = compare_sound(segment, source, waveform)
         moved = max(abs(a - b) for a, b in zip(real, real_now, strict=True)) / target.sample_rate
         if real[0] < real[1] and moved > max(1 / target.fps, AAC_SAMPLES / target.sample_rate) + TOLERANCE_SECONDS:

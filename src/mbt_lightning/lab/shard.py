@@ -29,8 +29,6 @@ from mbt_lightning.lab.reencode import WRITERS, Job, NoRoom, Target, Written
 
 PLACES: dict[str, Callable[[Path], Place]] = {"mp4-intra": Loose, "jpeg-shards": Chunks}
 REENCODE = "mbt_lightning.lab.reencode:reencode"
-OF_THE_TABLE = ("classes", "groups", "counts", "hash")
-"""What `write_manifest` itself notes down about a manifest."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -168,10 +166,9 @@ def run(source: Manifest, root: str, run: Run, options: dict[str, Any]) -> None:
                     found.append(answer)
                 bar.count(isinstance(answer, Failure))
     place.finish()
-    about = {key: value for key, value in source.metadata.items() if key not in OF_THE_TABLE}
     path = run.folder / "manifest.parquet"
     lost: list[str] = []
-    about |= {"store": place.store, "shard": options}
+    about = source.about | {"store": place.store, "shard": options}
     table = written(source, root, place, failed, lost)
     metadata = write_manifest(path, table, source.classes, source.groups, about)
     report = path.with_name(f"{path.name}.report.txt")

@@ -91,11 +91,10 @@ def subset(
     moved = source.parent if media_root is None else None
     kept = Kept()
     rows = kept.rows(source, part.is_in, moved, path.parent)
-    about = {k: v for k, v in full.metadata.items() if k not in ("classes", "groups", "counts", "hash", "subset")}
     origin = {"manifest": source.name, "hash": full.digest}
     if earlier := full.metadata.get("subset"):
         origin["subset"] = earlier
-    about["subset"] = part.about | {"source": origin}
+    about = full.about | {"subset": part.about | {"source": origin}}
 
     def finish() -> Iterator[ManifestRow]:
         """The rows; once all are through, what is known of them is filled in."""
