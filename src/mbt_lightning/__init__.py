@@ -12,7 +12,7 @@ _HOME = {
     "ClipError": "data.decode",
     "CrossAttention": "model.fusion",
     "DataSpec": "data.records",
-    "EncoderSize": "model.mbt",
+    "EncoderSize": "model.size",
     "Fusion": "model.fusion",
     "Geometry": "model.fusion",
     "JointSelfAttention": "model.fusion",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,33 +10,8 @@ from torch import Tensor, nn
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.blocks import Block
 from mbt_lightning.model.fusion import Bottleneck, Fusion, Geometry, Tokens
+from mbt_lightning.model.size import SIZES, EncoderSize
 from mbt_lightning.model.tokens import PatchTokens
-
-
-@dataclass(frozen=True)
-class EncoderSize:
-    """Width and depth of each modality's encoder.
-
-    Args:
-        dim: width D of the tokens.
-        depth: number of layers.
-        num_heads: attention heads, a divisor of D.
-        mlp_ratio: width of the MLP over D.
-    """
-
-    dim: int
-    depth: int = 12
-    num_heads: int = 12
-    mlp_ratio: float = 4.0
-
-
-SIZES = {
-    "ti": EncoderSize(192, 12, 3),
-    "s": EncoderSize(384, 12, 6),
-    "b": EncoderSize(768, 12, 12),
-    "l": EncoderSize(1024, 24, 16),
-}
-"""The ViT family by its usual names; the paper uses `b`."""
 
 
 class Head(nn.Module):
