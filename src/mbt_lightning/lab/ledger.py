@@ -1,0 +1,319 @@
+"""A sweep's ledger on disk: what is to be run, and who runs it, has run it, or has died over it.
+
+It lies in `<runs>/<sweep>/sweep/`, beside the folders of the runs:
+
+    plan.json                  every point of the sweep, and the trial (one `mbt fit`) that it is
+    trials/<trial>/<n>.json    the n-th attempt at a trial: who has claimed it, since when
+    trials/<trial>/<n>.end     how that attempt ended
+    trials/<trial>/<n>.log     what it printed
+
+Several `mbt sweep` on several machines may share the folder. A claim is a file that only one of them can create; to take
+over from one that has died is to create the next number. The owner of an attempt touches its claim every few seconds,
+and gives up when it finds a higher number than its own. Nothing is ever deleted or changed by another than its owner.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from mbt_lightning.errors import UserError
+
+HEARTBEAT_SECONDS = 10.0
+LOST_AFTER_SECONDS = 90.0
+"""An attempt on another machine whose claim has not been touched for as long has died with its machine."""
+
+OPEN = ("waiting", "killed", "stopped")
+"""States of a trial that is to be run, or gone on with."""
+
+
+@dataclass(frozen=True)
+class State:
+    """How it stands with a trial.
+
+    Args:
+        name: `waiting` (never tried), `running`, `done`, `failed`, `stopped` (asked to) or `killed` (its owner is gone).
+        message: why it failed, or who runs it.
+        attempts: how often it was tried.
+        failures: how many of these failed.
+        seconds: how long the attempts took that have ended.
+    """
+
+    name: str
+    message: str = ""
+    attempts: int = 0
+    failures: int = 0
+    seconds: float = 0.0
+
+
+class Ledger:
+    """The ledger of one sweep.
+
+    Args:
+        folder: the sweep's folder, `<runs>/<sweep>`, in which its runs' folders lie.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.home = self.folder / "sweep"
+        self._ended: dict[Path, dict[str, Any]] = {}
+
+    @property
+    def plan_file(self) -> Path:
+        """Where the plan lies."""
+        return self.home / "plan.json"
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The plan, or an empty one if none has been made.
+
+        Raises:
+            UserError: a file that is no plan.
+        """
+        if not self.plan_file.is_file():
+            return {"points": [], "trials": {}}
+        try:
+            plan = json.loads(self.plan_file.read_text(encoding="utf-8"))
+            plan["points"], plan["trials"]
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{self.plan_file}: not a sweep's plan; delete it, and it is made anew") from None
+        return plan
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """Write the plan down, whole or not at all; hold `lock` from reading it to writing it."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        write(self.plan_file, plan)
+
+    def lock(self) -> FileLock:
+        """What is held while the plan is made or grows."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.home / "plan.lock")
+
+    def states(self) -> dict[str, State]:
+        """How it stands with every trial of the plan."""
+        return {trial: self.state(trial) for trial in self.plan["trials"]}
+
+    def state(self, trial: str) -> State:
+        """How it stands with a trial."""
+        attempts = self.attempts(trial)
+        ends = {n: self.end_of(trial, n) for n in attempts}
+        failures = sum(end["state"] == "failed" for end in ends.values() if end)
+        seconds = sum(end["seconds"] for end in ends.values() if end)
+        if not attempts:
+            return State("waiting")
+        last = attempts[-1]
+        if end := ends[last]:
+            return State(end["state"], end["message"], len(attempts), failures, seconds)
+        claim = self.claim_file(trial, last)
+        owner = read(claim)
+        where = f"on {owner.get('host', '?')}, process {owner.get('pid', '?')}"
+        if is_alive(owner, claim):
+            return State("running", where, len(attempts), failures, seconds)
+        return State("killed", f"its sweep is gone, {where}", len(attempts), failures, seconds)
+
+    def attempts(self, trial: str) -> list[int]:
+        """Numbers of the attempts at a trial, in order."""
+        with suppress(FileNotFoundError):
+            names = os.listdir(self.home / "trials" / trial)
+            return sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit())
+        return []
+
+    def claim_file(self, trial: str, attempt: int) -> Path:
+        """Where an attempt is claimed."""
+        return self.home / "trials" / trial / f"{attempt}.json"
+
+    def end_of(self, trial: str, attempt: int) -> dict[str, Any] | None:
+        """How an attempt ended: state, message, exit_code, seconds; None if it has not."""
+        path = self.claim_file(trial, attempt).with_suffix(".end")
+        if path not in self._ended and path.is_file():
+            self._ended[path] = read(path)
+        return self._ended.get(path)
+
+    def claim(self, trial: str, above: int, job: str | None = None) -> Attempt | None:
+        """Claim the next attempt at a trial.
+
+        Args:
+            trial: its id.
+            above: the number of attempts that the decision to try was made on; if there are more by now, somebody else
+                was quicker.
+            job: the cluster's job that it runs in, if it does.
+
+        Returns:
+            The attempt; None if somebody else has it.
+        """
+        path = self.claim_file(trial, above + 1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Written aside and linked: the claim is there as a whole or not at all, and one only gets the name.
+        aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}")
+        aside.write_text(json.dumps(myself() | {"job": job, "claimed": time.time()}))
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            return None
+        finally:
+            aside.unlink()
+        if above:
+            end_leftovers(read(self.claim_file(trial, above)))
+        return Attempt(self, trial, above + 1, job)
+
+
+class Attempt:
+    """A claimed attempt at a trial, as its owner has it.
+
+    Args:
+        ledger: the sweep's ledger.
+        trial: the trial's id.
+        number: which attempt it is, from 1.
+        job: the cluster's job that it runs in.
+    """
+
+    def __init__(self, ledger: Ledger, trial: str, number: int, job: str | None = None):
+        self.ledger, self.trial, self.number, self.job = ledger, trial, number, job
+        self.file = ledger.claim_file(trial, number)
+        self.log = self.file.with_suffix(".log")
+        self.since = time.time()
+        self.touched = time.monotonic()
+
+    def started(self, pid: int) -> None:
+        """Note down the trial's process, which leads a process group of its own."""
+        write(self.file, myself() | {"job": self.job, "claimed": self.since, "trial": identity(pid)})
+
+    def beat(self) -> bool:
+        """Say that the owner is alive, every few seconds; false when somebody else has taken over."""
+        if time.monotonic() - self.touched > HEARTBEAT_SECONDS:
+            self.touched = time.monotonic()
+            os.utime(self.file)
+            return not self.ledger.claim_file(self.trial, self.number + 1).exists()
+        return True
+
+    def end(self, state: str, exit_code: int | None, message: str = "") -> None:
+        """Write down how it ended.
+
+        Args:
+            state: `done`, `failed` or `stopped`.
+            exit_code: of the trial's process, negative for a signal.
+            message: what a person should know.
+        """
+        seconds = time.time() - self.since
+        content = {"state": state, "exit_code": exit_code, "message": message, "seconds": round(seconds, 1)}
+        write(self.file.with_suffix(".end"), content | {"ended": time.time()})
+
+
+def read_ledger(folder: Path) -> Ledger | None:
+    """The ledger in a sweep's folder; None if there is none."""
+    ledger = Ledger(folder)
+    return ledger if ledger.plan_file.is_file() else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Who is alive
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def machine() -> str:
+    """What tells this machine, since it was started, from all others; containers on one machine are told apart."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def identity(pid: int) -> dict[str, Any]:
+    """A process, so that another one with the same number is not taken for it."""
+    return {"pid": pid, "start": start_of(pid)}
+
+
+def myself() -> dict[str, Any]:
+    """This process, as it stands in a claim."""
+    return identity(os.getpid()) | {"host": socket.gethostname(), "machine": machine()}
+
+
+def start_of(pid: int) -> str | None:
+    """When a process of this machine was started, in ticks since the machine was; None if it is gone or not to be told."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]  # proc(5): state, start time
+
+
+def is_running(process: Mapping[str, Any]) -> bool:
+    """Whether a process of this machine, as `identity` describes it, is there."""
+    pid = process.get("pid")
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    if platform.system() == "Linux":
+        return process.get("start") is not None and start_of(pid) == process["start"]
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def is_alive(owner: Mapping[str, Any], claim: Path) -> bool:
+    """Whether the owner of a claim is alive: by its process on this machine, by the age of the claim on another one."""
+    if owner.get("machine") == machine():
+        return is_running(owner)
+    with suppress(FileNotFoundError):
+        return now_in(claim.parent) - claim.stat().st_mtime < LOST_AFTER_SECONDS
+    return False
+
+
+def now_in(folder: Path) -> float:
+    """The time by the clock of the file system, which may be another machine's."""
+    probe = folder / f".clock.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
+    probe.touch()
+    now = probe.stat().st_mtime
+    probe.unlink()
+    return now
+
+
+def end_leftovers(claim: Mapping[str, Any]) -> None:
+    """End what is left of an attempt whose owner has died: a trial without its sweep, on this machine."""
+    trial = claim.get("trial") or {}
+    if claim.get("machine") == machine() and is_running(trial):
+        with suppress(ProcessLookupError):
+            os.killpg(trial["pid"], signal.SIGKILL)
+        while is_running(trial):
+            time.sleep(0.05)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A small file of the ledger; empty if it is unreadable, as after a power cut."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file whole or not at all, also when the power fails."""
+    unfinished = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}")
+    with open(unfinished, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)

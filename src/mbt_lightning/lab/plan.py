@@ -1,0 +1,164 @@
+"""From a sweep file to trials: every point resolved to an experiment, equal ones told once.
+
+Resolving asks the program's own parser, which takes torch and seconds; its results are written down in the ledger, and
+asked for again only when the sweep file, a file that it names, the command line or the program has changed.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mbt_lightning
+from mbt_lightning.errors import UserError
+from mbt_lightning.lab.ledger import Ledger
+from mbt_lightning.lab.sweepfile import SweepFile, arguments, draw, points
+from mbt_lightning.settings import meaningful
+from mbt_lightning.yaml_files import files_named
+
+VALUES_HERE = "{values}"
+"""Stands in a command for the JSON of a trial's values until they are known."""
+
+NO_LOGGER = json.dumps({"trainer": {"logger": False}})
+"""Behind the sweep's own files: a sweep with no account logs to its runs' folders only, unless a file given says more."""
+
+TRIES_FOR_A_NEW_POINT = 20
+
+
+@dataclass
+class Planner:
+    """Makes a sweep's plan, and lets it grow where its points depend on results.
+
+    Args:
+        sweep: the sweep.
+        ledger: where the plan lies.
+        more: words of the command line for all trials: experiment files and options.
+        count: how many points a random or bayes search has.
+        seed: of a random or bayes search.
+    """
+
+    sweep: SweepFile
+    ledger: Ledger
+    more: Sequence[str] = ()
+    count: int = 0
+    seed: int = 0
+    resolver: Any = field(default=None, repr=False)
+
+    def words(self, values: Mapping[str, Any]) -> list[str]:
+        """The command line of a point, behind `mbt`."""
+        words = arguments(self.sweep, values, VALUES_HERE)
+        more = [*("--config", NO_LOGGER), *self.more]
+        # The sweep's values are said last of all files; where they come as options, they win in any case.
+        at = words.index(VALUES_HERE) - 1 if VALUES_HERE in words else len(words)
+        words = [*words[:at], *more, *words[at:]]
+        words += ["--experiment", self.ledger.folder.name, "--runs", str(self.ledger.folder.parent)]
+        return [json.dumps(values) if word == VALUES_HERE else word for word in words]
+
+    def digest(self) -> str:
+        """A hash of all that the plan follows from."""
+        found = hashlib.sha256(self.sweep.path.read_bytes())
+        package = Path(mbt_lightning.__file__).parent
+        for path in (*files_named(self.words({})), *sorted(package.rglob("*.py"))):
+            found.update(path.read_bytes())
+        found.update(json.dumps([self.words({}), self.count, self.seed]).encode())
+        return found.hexdigest()
+
+    def plan(self) -> dict[str, Any]:
+        """The plan, made if it is not there or no longer true."""
+        with self.ledger.lock():
+            plan, digest = self.ledger.plan, self.digest()
+            if plan.get("digest") == digest:
+                return plan
+            if self.sweep.method == "grid":
+                values = points(self.sweep)
+            elif self.sweep.method == "random":
+                values = [draw(self.sweep, self.seed, number) for number in range(self.count)]
+            else:  # what has been learned is kept
+                values = [point["values"] for point in plan["points"]]
+            plan = {
+                "sweep": str(self.sweep.path),
+                "name": self.ledger.folder.name,
+                "digest": digest,
+                "metric": {"name": self.sweep.metric, "goal": self.sweep.goal},
+                "parameters": sorted(self.sweep.parameters),
+                "points": [],
+                "trials": {},
+            }
+            self.add(plan, values)
+            self.ledger.write_plan(plan)
+            return plan
+
+    def grow(self) -> bool:
+        """Let the results so far suggest a new trial (bayes); false if there are points enough, or none is new."""
+        if self.sweep.method != "bayes":
+            return False
+        from mbt_lightning.lab.bayes import suggest
+
+        with self.ledger.lock():
+            plan = self.ledger.plan
+            states = self.ledger.states()
+            for _ in range(TRIES_FOR_A_NEW_POINT):
+                number, known = len(plan["points"]), len(plan["trials"])
+                if number >= self.count:
+                    return False
+                history, pending = [], []
+                for point in plan["points"]:
+                    state = states.get(point["trial"])
+                    score = self.score(point["trial"]) if state and state.name == "done" else None
+                    if score is not None:
+                        history.append((point["values"], score))
+                    elif not state or state.name not in ("failed", "done"):
+                        pending.append(point["values"])
+                self.add(plan, [suggest(self.sweep, self.seed, history, pending, number)])
+                self.ledger.write_plan(plan)
+                if len(plan["trials"]) > known:
+                    return True
+        return False
+
+    def add(self, plan: dict[str, Any], values: Sequence[Mapping[str, Any]]) -> None:
+        """Resolve points and add them to a plan; a point that is the experiment of an earlier one shares its trial."""
+        if self.resolver is None and values:
+            from mbt_lightning.lab.resolve import resolve  # the program, and torch with it
+
+            self.resolver = resolve
+        lines = [self.words(v) for v in values]
+        for point, words, config in zip(values, lines, self.resolver(values, lines) if values else [], strict=True):
+            settings = meaningful(config)
+            trial = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+            plan["points"].append({"values": dict(point), "trial": trial})
+            plan["trials"].setdefault(trial, {"settings": settings, "words": words})
+
+    def score(self, trial: str) -> float | None:
+        """What a trial's run has reached in the sweep's metric."""
+        return score_of(self.ledger.folder / trial, self.sweep.metric, self.sweep.goal)
+
+
+def check_options(sweep: SweepFile, more: Sequence[str]) -> None:
+    """Refuse options that would override what is swept, or what the sweep decides itself."""
+    for word in more:
+        name = word.removeprefix("--").split("=")[0]
+        for swept in sweep.parameters:
+            if word.startswith("--") and (
+                name == swept or name.startswith(f"{swept}.") or swept.startswith(f"{name}.")
+            ):
+                raise UserError(f"{word}: {swept} is what {sweep.path} varies; leave the option out")
+        if name in ("experiment", "ckpt_path"):
+            raise UserError(f"{word}: a sweep names its runs and resumes them itself; give --name, or leave it out")
+
+
+def score_of(folder: Path, metric: str, goal: str) -> float | None:
+    """What a run has reached in a metric: `test/…` in its test, anything else at its best while training."""
+    part, _, name = metric.partition("/")
+    try:
+        if part == "test":
+            return json.loads((folder / "summary.json").read_text())["test"][name]
+        with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+            values = [float(row[metric]) for row in csv.DictReader(file) if row.get(metric)]
+        return (max if goal == "maximize" else min)(values, default=None)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

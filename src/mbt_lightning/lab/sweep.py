@@ -1,0 +1,181 @@
+"""`mbt sweep`: a W&B sweep file run with no account, on one machine, several, or a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mbt_lightning.errors import UserError
+from mbt_lightning.lab.ledger import Ledger, State
+from mbt_lightning.lab.plan import Planner, check_options
+from mbt_lightning.lab.progress import Progress, duration, label_of
+from mbt_lightning.lab.sweepfile import SweepFile, read_sweep
+from mbt_lightning.lab.workers import Workers, gpu_sets
+
+
+def main(arguments: list[str]) -> None:
+    """Run a sweep, or go on with it.
+
+    Args:
+        arguments: what stands behind `mbt sweep`.
+
+    Raises:
+        UserError: a file or options that make no sense.
+    """
+    options, more = parse(arguments)
+    sweep = read_sweep(options.file)
+    check_options(sweep, more)
+    count = options.count or sweep.run_cap
+    if sweep.method != "grid" and not count:
+        raise UserError(
+            f"{sweep.path}: {sweep.method} search has no end of its own: give --count N, or run_cap in the file"
+        )
+    ledger = Ledger(Path(options.runs) / (options.name or sweep.name))
+    planner = Planner(sweep, ledger, more, count or 0, options.seed)
+    plan = planner.plan()
+    tell_plan(sweep, plan, count)
+    if options.dry_run:
+        from mbt_lightning.lab.estimate import print_estimate
+
+        print_estimate(ledger, planner, options.rate)
+        return
+    if options.launcher == "slurm":
+        from mbt_lightning.lab.slurm import Jobs
+
+        crew: Any = Jobs(planner, options.slurm, options.retries)
+    else:
+        crew = Workers(
+            planner, gpu_sets(options.workers), options.retries, options.count if sweep.method == "grid" else None
+        )
+    stopped = watch(crew, planner)
+    tell_end(ledger, crew.states, stopped)
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command line: what is the sweep's, and what is for every trial."""
+    parser = argparse.ArgumentParser(
+        prog="mbt sweep",
+        usage="mbt sweep FILE [OPTION ...] [--config FILE ...] [--SETTING VALUE ...]",
+        description="Run every trial of a W&B sweep file as an `mbt fit` of its own, with no account. Started again, the "
+        "same command goes on: finished trials are kept, interrupted ones resume. Several machines that share the runs' "
+        "folder share the work.",
+        epilog="Experiment files and settings that are not listed here go to every trial; the swept values win over files.",
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument("file", metavar="FILE", help="a sweep file, as for `wandb sweep`")
+    parser.add_argument("--name", help="name of the sweep and of its runs' folder; default: of the file")
+    parser.add_argument("--runs", default="runs", metavar="FOLDER", help="folder that all runs' folders lie in (runs)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="trials at a time; default: one a GPU, or a core where there is none"
+    )
+    parser.add_argument(
+        "--retries",
+        type=int,
+        default=0,
+        metavar="N",
+        help="how often a failed trial is tried again (0), earlier ones too",
+    )
+    parser.add_argument(
+        "--count", type=int, metavar="N", help="random, bayes: points of the search; grid: begin at most N trials now"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of a random or bayes search (0)")
+    parser.add_argument("--dry-run", action="store_true", help="print the trials and what they would cost; run none")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        metavar="GFLOPS",
+        help="of --dry-run: speed of training; default: as measured on finished runs",
+    )
+    parser.add_argument("--launcher", choices=("here", "slurm"), default="here", help="where trials run (here)")
+    parser.add_argument(
+        "--slurm",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of --launcher slurm: submitit's parameters, e.g. timeout_min=600 gpus_per_node=8 nodes=2 slurm_partition=gpu; "
+        "cluster=local runs the jobs on this machine",
+    )
+    try:
+        options, more = parser.parse_known_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise UserError(error) from None
+    for name in ("count", "retries"):
+        value = getattr(options, name)
+        if value is not None and value < (name == "count"):
+            raise UserError(f"--{name} is {value}: give {int(name == 'count')} or more")
+    if options.slurm and options.launcher != "slurm":
+        raise UserError("--slurm: give --launcher slurm with it")
+    return options, more
+
+
+def watch(crew: Any, planner: Planner) -> int | None:
+    """Run the trials and show how they come along; returns the signal that ended it, if one did."""
+    caught: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        if caught:
+            sys.exit(128 + number)  # asked twice: the trials die with this process
+        caught.append(number)
+        crew.stopping.set()
+        print("stopping: the running trials save their state (once more to leave them at once)", file=sys.stderr)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def labels() -> Mapping[str, str]:
+        return labels_of(planner.ledger.plan)
+
+    try:
+        with Progress(labels, planner.sweep.metric, planner.sweep.goal, planner.score, crew.num_workers) as show:
+            crew.run(show)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return caught[0] if caught else None
+
+
+def labels_of(plan: Mapping[str, Any]) -> dict[str, str]:
+    """Each trial in words: its point, the first one if it is that of several."""
+    labels: dict[str, str] = {}
+    for point in plan["points"]:
+        labels.setdefault(point["trial"], label_of(point["values"]))
+    return labels
+
+
+def tell_plan(sweep: SweepFile, plan: Mapping[str, Any], count: int | None) -> None:
+    """Say what will be run."""
+    num_points, num_trials = len(plan["points"]), len(plan["trials"])
+    same = f", {num_trials} of them different experiments" if num_trials < num_points else ""
+    of_how_many = f" (of {count})" if sweep.method == "bayes" else ""
+    print(f"sweep {plan['name']}: {num_points} points{of_how_many}{same}", flush=True)
+    if sweep.early_terminate:
+        print("early_terminate is W&B's: here every trial runs to its end", flush=True)
+
+
+def tell_end(ledger: Ledger, states: Mapping[str, State], caught: int | None) -> None:
+    """Say how it ended; leave with 1 if trials failed, with 128 + number of the signal if one ended the sweep."""
+    count = Counter(state.name for state in states.values())
+    took = sum(state.seconds for state in states.values())
+    print(f"{count['done']} of {len(states)} trials done ({duration(took)} of work): {ledger.folder}", flush=True)
+    failed = [(trial, state) for trial, state in states.items() if state.name == "failed"]
+    if failed:
+        labels = labels_of(ledger.plan)
+        table = Table("trial", "point", "failed", "log", title=f"{len(failed)} failed; --retries N tries them again")
+        for trial, state in failed:
+            log = ledger.claim_file(trial, state.attempts).with_suffix(".log")
+            table.add_row(trial, escape(labels[trial]), escape(state.message), escape(str(log)))
+        Console().print(table)
+    if caught:
+        print("the same command goes on where this one was stopped")
+        sys.exit(128 + caught)
+    if failed:
+        sys.exit(1)
