@@ -173,14 +173,19 @@ def points(sweep: SweepFile) -> list[dict[str, Any]]:
     A point maps each name of the file's first level to its value; parameters below a name arrive as one mapping.
     """
     assert sweep.method == "grid"
-    found = leaves(sweep.parameters)
     choices = []
-    for parameter in found:
+    for parameter in leaves(sweep.parameters):
         kind = DISTRIBUTIONS[parameter.distribution]
         assert kind.grid is not None
-        values = [as_sent(value) for value in kind.grid(parameter.settings)]
-        choices.append(list({json.dumps(value, sort_keys=True): value for value in values}.values()))
+        # W&B tells values apart before it sends them: 1 and 1.0 are the same, [1] and [1.0] are not.
+        found_once = {same_if(value): as_sent(value) for value in kind.grid(parameter.settings)}
+        choices.append(list(found_once.values()))
     return [arranged(sweep.parameters, iter(chosen)) for chosen in itertools.product(*choices)]
+
+
+def same_if(value: Any) -> str:
+    """What is equal for values that W&B's grid takes for the same."""
+    return json.dumps(as_sent(value) if isinstance(value, float) else value, sort_keys=True)
 
 
 def draw(sweep: SweepFile, seed: int, number: int) -> dict[str, Any]:
