@@ -22,8 +22,8 @@ import mbt_lightning.model.mbt as mbt
 from mbt_lightning.cli import MbtCLI, expand, main
 from mbt_lightning.data.augment import ColourJitter, JitteredCrop, SpecAugment
 from mbt_lightning.data.spectrogram import KaldiFbank, LogMel
-from mbt_lightning.expand import read_yaml
 from mbt_lightning.lab import prepare, stats, subset
+from mbt_lightning.yaml_files import read_yaml
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"

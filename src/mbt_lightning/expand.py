@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mbt_lightning.checkpoint import is_weights_only, read_about
-from mbt_lightning.errors import UserError, one_line
+from mbt_lightning.errors import UserError
 from mbt_lightning.run import find_checkpoint
+from mbt_lightning.yaml_files import is_text, read_yaml, split_equals, with_bases
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 NEWEST = ("last", "best")
@@ -45,7 +44,7 @@ def expand(arguments: list[str]) -> list[str]:
             named.append(words.pop(0))
         else:
             options.append(word)
-    texts = [name for name in named if name.lstrip().startswith("{")]  # W&B may hand over JSON text
+    texts = [name for name in named if is_text(name)]
     files = [[name] if name in texts else [str(path) for path in with_bases(Path(name))] for name in named]
     configs = list(itertools.chain(*files))
 
@@ -118,59 +117,8 @@ def name_media(words: list[str]) -> list[str]:
     return options
 
 
-def split_equals(words: list[str]) -> list[str]:
-    """`--config=FILE` and `--ckpt_path=FILE` as two words."""
-    return [
-        part for word in words for part in (word.split("=", 1) if re.match(r"--(config|ckpt_path)=", word) else [word])
-    ]
-
-
 def value_of(option: str, words: list[str]) -> str | None:
     """The last value given to an option; None if it is not given."""
     found = [words[i + 1] for i, word in enumerate(words[:-1]) if word == option]
     found += [word.split("=", 1)[1] for word in words if word.startswith(option + "=")]
     return found[-1] if found else None
-
-
-def with_bases(path: Path, seen: tuple[Path, ...] = ()) -> list[Path]:
-    """An experiment file behind the files that it names as its `base`, the first of all first."""
-    if not path.is_file():
-        close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
-        hint = f"; did you mean {path.parent / close[0]}?" if close else ""
-        raise UserError(f"--config {path}: no such file{hint}")
-    if path in seen:
-        raise UserError(f"{path}: is its own base")
-    content = read_yaml(path)
-    base = content.get("base")
-    return ([] if base is None else with_bases(path.parent / base, (*seen, path))) + [path]
-
-
-class StrictLoader(yaml.SafeLoader):
-    """Loads YAML, and refuses a key that stands twice: plain YAML drops the first without a word."""
-
-
-def no_duplicates(loader: StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict:
-    """Build a mapping whose keys are all different."""
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for i, key in enumerate(keys):
-        if key in keys[:i]:
-            mark = node.value[i][0].start_mark
-            raise UserError(f"{mark.name}:{mark.line + 1}: key {key!r} stands there twice; the first would be lost")
-    return loader.construct_mapping(node, deep=deep)
-
-
-StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, no_duplicates)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read an experiment file, strictly."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a YAML file: {one_line(error)}") from None
-    if content is not None and not isinstance(content, dict):
-        raise UserError(f"{path}: an experiment file holds keys and values, not {type(content).__name__}")
-    if "config" in (content or {}):
-        raise UserError(f"{path}: key 'config' is not for files; write `base: FILE` to build on another file")
-    return content or {}

@@ -1,0 +1,290 @@
+"""The parameters of a sweep: what W&B lets one be, which values a grid walks through, and how one is drawn.
+
+Names, defaults and formulas are those of W&B's own engine (the package `sweeps`), so that a sweep file means the same
+with and without it: quantising rounds to the nearest multiple of q, half to even; the grid of a range with a step
+leaves out its upper end; `log_uniform` counts its limits as exponents of e and `log_uniform_values` as values.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from statistics import NormalDist
+from typing import Any
+
+from mbt_lightning.errors import UserError, nearest, one_line
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What a kind of parameter is made of.
+
+    Args:
+        draw: settings and a source of random numbers to a value.
+        required: names of the settings that must be given.
+        defaults: the other settings, with the values that they have if they are not given.
+        grid: settings to the values that a grid walks through; None where a grid is impossible.
+    """
+
+    draw: Callable[[Settings, Random], Any]
+    required: tuple[str, ...] = ()
+    defaults: Settings = field(default_factory=dict)
+    grid: Callable[[Settings], list[Any]] | None = None
+
+
+def uniform_number(random: Random) -> float:
+    """A number strictly between 0 and 1, from the one method whose sequence Python promises never to change."""
+    return (math.floor(random.random() * 2**53) + 0.5) / 2**53
+
+
+def between(low: float, high: float, random: Random) -> float:
+    """A uniform number of a range."""
+    return low + (high - low) * uniform_number(random)
+
+
+def normal(s: Settings, random: Random) -> float:
+    """A number of a Gaussian with mean `mu` and standard deviation `sigma`."""
+    return s["mu"] + s["sigma"] * NormalDist().inv_cdf(uniform_number(random))
+
+
+def choose(s: Settings, random: Random) -> Any:
+    """One of the values, each as likely as its probability says, or all alike."""
+    weights = s.get("probabilities") or [1 / len(s["values"])] * len(s["values"])
+    left = uniform_number(random) * sum(weights)
+    for value, weight in zip(s["values"], weights, strict=True):
+        left -= weight
+        if left < 0:
+            return value
+    return s["values"][max(i for i, weight in enumerate(weights) if weight > 0)]
+
+
+def quantise(value: float, q: float) -> float:
+    """The nearest multiple of a step, half to even."""
+    return round(value / q) * q
+
+
+def quantised(draw: Callable[[Settings, Random], float], s: Settings, random: Random) -> float:
+    """A drawn number, rounded to a multiple of `q`."""
+    return quantise(draw(s, random), s["q"])
+
+
+def steps(s: Settings) -> list[float]:
+    """The range with a step `q`, without its upper end, as `numpy.arange` counts."""
+    low, high, q = s["min"], s["max"], s["q"]
+    stride = (low + q) - low
+    return [low + i * stride for i in range(math.ceil((high - low) / q))]
+
+
+LIMITS = ("min", "max")
+Q = {"q": 1.0}
+BELL = {"mu": 0.0, "sigma": 1.0}
+
+
+def kinds() -> dict[str, Distribution]:
+    """Every distribution that W&B knows, by its name."""
+
+    def uniform(s: Settings, random: Random) -> float:
+        return between(s["min"], s["max"], random)
+
+    def log_uniform(s: Settings, random: Random) -> float:
+        return math.exp(uniform(s, random))
+
+    def log_uniform_values(s: Settings, random: Random) -> float:
+        return math.exp(between(math.log(s["min"]), math.log(s["max"]), random))
+
+    def inv_log_uniform(s: Settings, random: Random) -> float:
+        return math.exp(-uniform(s, random))
+
+    def log_normal(s: Settings, random: Random) -> float:
+        return math.exp(normal(s, random))
+
+    def beta(s: Settings, random: Random) -> float:
+        return random.betavariate(s["a"], s["b"])
+
+    def integer(s: Settings, random: Random) -> int:
+        return s["min"] + math.floor(uniform_number(random) * (s["max"] - s["min"] + 1))
+
+    def whole(s: Settings) -> list[int]:
+        return list(range(s["min"], s["max"] + 1))
+
+    shape = {"a": 1, "b": 1}
+    return {
+        "constant": Distribution(lambda s, random: s["value"], ("value",), grid=lambda s: [s["value"]]),
+        "categorical": Distribution(choose, ("values",), grid=lambda s: list(s["values"])),
+        "categorical_w_probabilities": Distribution(choose, ("values", "probabilities")),
+        "int_uniform": Distribution(integer, LIMITS, grid=whole),
+        "uniform": Distribution(uniform, LIMITS),
+        "q_uniform": Distribution(partial(quantised, uniform), LIMITS, Q, steps),
+        "log_uniform": Distribution(log_uniform, LIMITS),
+        "log_uniform_values": Distribution(log_uniform_values, LIMITS),
+        "q_log_uniform": Distribution(partial(quantised, log_uniform), LIMITS, Q),
+        "q_log_uniform_values": Distribution(partial(quantised, log_uniform_values), LIMITS, Q),
+        "inv_log_uniform": Distribution(inv_log_uniform, LIMITS),
+        "inv_log_uniform_values": Distribution(log_uniform_values, LIMITS),  # 1/x is log-uniform if x is
+        "normal": Distribution(normal, (), BELL),
+        "q_normal": Distribution(partial(quantised, normal), (), BELL | Q),
+        "log_normal": Distribution(log_normal, (), BELL),
+        "q_log_normal": Distribution(partial(quantised, log_normal), (), BELL | Q),
+        "beta": Distribution(beta, (), shape),
+        "q_beta": Distribution(partial(quantised, beta), (), shape | Q),
+    }
+
+
+DISTRIBUTIONS = kinds()
+KEYS = sorted({"distribution", "parameters"} | {k for d in DISTRIBUTIONS.values() for k in (*d.required, *d.defaults)})
+"""Everything that may be said of a parameter."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a sweep: a distribution, or several parameters below one name.
+
+    Args:
+        name: dotted name, as the command line has it.
+        distribution: one of `DISTRIBUTIONS`; `nested` for parameters below it.
+        settings: what the distribution is made of, complete with defaults.
+        parameters: those below it, in the order of their names.
+    """
+
+    name: str
+    distribution: str
+    settings: Settings = field(default_factory=dict)
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+
+
+def read_parameter(name: str, said: Any) -> Parameter:
+    """Check what a sweep file says of a parameter, and complete it as W&B does.
+
+    Without a `distribution`, `value` is a constant, `values` a choice, and `min` with `max` a uniform range: of whole
+    numbers if both are whole.
+
+    Args:
+        name: dotted name for errors.
+        said: what stands below the name.
+
+    Raises:
+        UserError: whatever W&B could not make sense of.
+    """
+    if not isinstance(said, dict):
+        raise UserError(f"parameter {name} is {said!r}: write `{{value: {said}}}` for a constant, `{{values: [...]}}`")
+    for key in said:
+        if key not in KEYS:
+            raise UserError(
+                f"parameter {name}: unknown key {key!r}{nearest(str(key), KEYS)} (known: {', '.join(KEYS)})"
+            )
+    if "parameters" in said:
+        alone(name, said, "parameters", ("parameters",))
+        below = read_parameters(said["parameters"], f"{name}.")
+        return Parameter(name, "nested", parameters=below)
+
+    distribution = said.get("distribution") or inferred(name, said)
+    if distribution not in DISTRIBUTIONS:
+        known = f"{nearest(str(distribution), DISTRIBUTIONS)} (known: {', '.join(DISTRIBUTIONS)})"
+        raise UserError(f"parameter {name}: unknown distribution {distribution!r}{known}")
+    kind = DISTRIBUTIONS[distribution]
+    alone(name, said, distribution, ("distribution", *kind.required, *kind.defaults))
+    for key in kind.required:
+        if key not in said:
+            raise UserError(f"parameter {name}: {distribution} needs {' and '.join(kind.required)}; {key} is missing")
+    settings = {**kind.defaults, **{key: value for key, value in said.items() if key != "distribution"}}
+    for key, value in settings.items():
+        if key == "value":
+            check_json(name, value)
+        elif key in ("values", "probabilities"):
+            check_list(name, key, value)
+        else:
+            check_number(name, distribution, key, value)
+    check_together(name, distribution, settings)
+    return Parameter(name, distribution, settings)
+
+
+def read_parameters(said: Any, prefix: str = "") -> dict[str, Parameter]:
+    """All parameters of a sweep or below a name, in the order of their names."""
+    if not isinstance(said, dict) or not said:
+        raise UserError(f"{prefix}parameters: give at least one name with its value, values or range")
+    for name in said:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", str(name)):
+            raise UserError(f"parameter {prefix}{name}: a name has letters, digits, '_', '.' and '-', no digit first")
+    return {name: read_parameter(f"{prefix}{name}", said[name]) for name in sorted(said)}
+
+
+def inferred(name: str, said: Settings) -> str:
+    """The distribution that W&B takes a parameter for that names none."""
+    if "values" in said:
+        return "categorical_w_probabilities" if "probabilities" in said else "categorical"
+    if "value" in said:
+        return "constant"
+    if "min" in said and "max" in said:
+        return "int_uniform" if all(type(said[limit]) is int for limit in LIMITS) else "uniform"
+    got = f"has {', '.join(map(str, said))}" if said else "is empty"
+    raise UserError(f"parameter {name} {got}: give value, values, min with max, or a distribution")
+
+
+def alone(name: str, said: Settings, what: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a key that does not belong to what a parameter is."""
+    for key in said:
+        if key not in allowed:
+            hint = "; a choice with probabilities is `categorical_w_probabilities`" if key == "probabilities" else ""
+            raise UserError(f"parameter {name}: {key} does not go with {what} (which has {', '.join(allowed)}){hint}")
+
+
+def check_json(name: str, value: Any) -> None:
+    """Refuse a value that cannot be handed over as JSON."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"parameter {name}: {value!r} cannot be handed over: {one_line(error)}; quote it") from None
+
+
+def check_list(name: str, key: str, value: Any) -> None:
+    """Refuse what is no list with something in it."""
+    if not isinstance(value, list) or not value:
+        raise UserError(f"parameter {name}: {key} is {value!r}: give a list with at least one item")
+    check_json(name, value)
+
+
+def check_number(name: str, distribution: str, key: str, value: Any) -> None:
+    """Refuse a setting that is no number, or out of its range."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        text = "; YAML takes 1e-3 for text, write 1.0e-3" if isinstance(value, str) and "e" in value.lower() else ""
+        raise UserError(f"parameter {name}: {key} is {value!r}, not a number{text}")
+    if distribution == "int_uniform" and not isinstance(value, int):
+        raise UserError(f"parameter {name}: {key} is {value}: int_uniform has whole limits; uniform has any")
+    if key in ("q", "a", "b") and value <= 0:
+        raise UserError(f"parameter {name}: {key} is {value}: give more than 0")
+    if key == "sigma" and value < 0:
+        raise UserError(f"parameter {name}: sigma is {value}: give 0 or more")
+    if key == "min" and distribution.endswith("log_uniform_values") and value <= 0:
+        raise UserError(f"parameter {name}: min is {value}: {distribution} has limits above 0")
+
+
+def check_together(name: str, distribution: str, settings: Settings) -> None:
+    """Refuse settings that contradict one another."""
+    if "min" in settings and settings["min"] >= settings["max"]:
+        raise UserError(f"parameter {name}: min {settings['min']} is not less than max {settings['max']}")
+    if "probabilities" in settings:
+        values, weights = settings["values"], settings["probabilities"]
+        if len(values) != len(weights):
+            raise UserError(f"parameter {name}: {len(values)} values and {len(weights)} probabilities: give one each")
+        for weight in weights:
+            check_number(name, distribution, "probabilities", weight)
+        if min(weights) < 0 or not math.isclose(sum(weights), 1, rel_tol=1e-5, abs_tol=1e-8):
+            raise UserError(f"parameter {name}: probabilities sum to {sum(weights):g} and must to 1, none below 0")
+
+
+def as_sent(value: Any) -> Any:
+    """A value as W&B's server hands it over: a whole number has no decimal point (3.0 arrives as 3)."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
+        return int(value)
+    if isinstance(value, list):
+        return [as_sent(item) for item in value]
+    if isinstance(value, dict):
+        return {key: as_sent(item) for key, item in value.items()}
+    return value
