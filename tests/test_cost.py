@@ -11,8 +11,8 @@ import yaml
 
 from mbt_lightning.checkpoint import read_checkpoint
 from mbt_lightning.cli import main
-from mbt_lightning.lab.arithmetic import shape_of
-from mbt_lightning.lab.cost import LATE, Row, Way, compare, cost_of, fusion_layers, itself, way_of, ways
+from mbt_lightning.lab.arithmetic import LATE, Way, ways
+from mbt_lightning.lab.cost import Row, compare, cost_of, fusion_layers, itself, shape_of, way_of
 from mbt_lightning.model.cost import by_module, by_part, count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention, TrainOnlyBottleneck
 from mbt_lightning.model.mbt import MBT, EncoderSize

@@ -243,6 +243,10 @@ class RunRecorder(L.Callback):
             "data": {
                 "manifest": str(data.manifest.path),
                 "hash": data.manifest.digest,
+                "dataset": data.manifest.metadata.get("dataset"),
+                "variant": data.manifest.metadata.get("variant"),
+                "subset": data.manifest.metadata.get("subset", {}).get("list_hash"),
+                "classes": len(data.manifest.classes),
                 "clips": {split: len(rows) for split, rows in data.manifest.splits.items()},
                 "official": {split: official for split, (_, official) in coverage.items()},
                 "coverage": {split: used / official for split, (used, official) in coverage.items()},

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from inspect import signature
+from math import prod
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from mbt_lightning.checkpoint import read_about
 from mbt_lightning.cli import MbtCLI
@@ -20,7 +22,8 @@ from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.errors import UserError
 from mbt_lightning.expand import NEWEST, expand
 from mbt_lightning.lab import arithmetic
-from mbt_lightning.lab.arithmetic import Reads, layers_multiply_adds, shape_of
+from mbt_lightning.lab.arithmetic import LATE, Shape, Way, find_way, ways
+from mbt_lightning.model.blocks import Block
 from mbt_lightning.model.cost import Part, blocks_of, by_part, count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention
 from mbt_lightning.model.mbt import MBT, SHARED
@@ -142,55 +145,15 @@ class Experiment(MbtCLI):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Way:
-    """A way to fuse, beside the numbers of what it computes.
-
-    Args:
-        name: what it is called in the table.
-        strategy: the class.
-        share_encoder: whether all modalities use the same blocks in every layer.
-        reads: what its layers read.
-        as_coded: the same in the authors' code; None: it has no such model.
-        num_bottlenecks: its own tokens.
-    """
-
-    name: str
-    strategy: type[Fusion]
-    share_encoder: bool
-    reads: Reads
-    as_coded: Reads | None
-    num_bottlenecks: int = 0
-
-
-LATE = Way("late", Fusion, False, arithmetic.separate, arithmetic.separate)
-
-
-def ways(num_bottlenecks: int, update: str) -> list[Way]:
-    """Every built-in way to fuse before the end.
-
-    Args:
-        num_bottlenecks: number B of bottleneck tokens.
-        update: rule of the bottleneck, `sequential` or `symmetric`.
-    """
-    passed = arithmetic.bottleneck(num_bottlenecks, update)
-    return [
-        Way("joint, shared encoder", JointSelfAttention, True, arithmetic.joint, arithmetic.joint),
-        Way("joint, separate below", JointSelfAttention, False, arithmetic.joint, None),
-        Way("cross-attention", CrossAttention, False, arithmetic.cross, arithmetic.cross_as_coded),
-        Way(f"bottleneck, B = {num_bottlenecks}", Bottleneck, False, passed, passed, num_bottlenecks),
-    ]
+BUILT_IN = (Bottleneck, CrossAttention, Fusion, JointSelfAttention)
+"""The strategies that arithmetic knows."""
 
 
 def way_of(network: MBT) -> Way | None:
     """The way that a network fuses; None if arithmetic does not know its strategy."""
-    shared = has_shared_encoder(network)
-    for way in (*ways(*bottleneck_of(network)), LATE):
-        if way.strategy is type(network.fusion) and (shared or not way.share_encoder):
-            # With one encoder cross-attention is joint self-attention, and the authors' code runs it so.
-            is_joint = shared and way.strategy is CrossAttention
-            return replace(way, share_encoder=shared, as_coded=arithmetic.joint if is_joint else way.as_coded)
-    return None
+    if type(network.fusion) not in BUILT_IN:
+        return None
+    return find_way(type(network.fusion).__name__, has_shared_encoder(network), *bottleneck_of(network))
 
 
 def has_shared_encoder(network: MBT) -> bool:
@@ -263,6 +226,31 @@ def compare(network: MBT, inputs: dict[str, tuple[int, ...]]) -> list[Row]:
     return [cost_of(network, inputs, way, layer) for way, layer in [*pairs, (LATE, depth)]]
 
 
+def shape_of(network: MBT, inputs: dict[str, tuple[int, ...]]) -> Shape:
+    """The numbers of a network.
+
+    Args:
+        network: the encoder.
+        inputs: shape of one example of each modality, (C, *grid).
+    """
+    patches = [network.tokens_of(m) for m in network.modalities]
+    tokens = [t.positions.shape[1] for t in patches]
+    block: Block = next(iter(blocks_of(network, 0).values()))  # type: ignore[assignment]
+    num_read = len(network.modalities) if network.head.per_modality else 1
+    head_values = sum(linear.weight.numel() for linear in network.head.modules() if isinstance(linear, nn.Linear))
+    channels = [inputs[m][0] for m in network.modalities]
+    return Shape(
+        tokens=tuple(tokens),
+        kept=tuple(len(range(n)[network.head.keep]) for n in tokens),
+        dim=block.mlp.fc1.in_features,
+        hidden_dim=block.mlp.fc1.out_features,
+        depth=len(network.layers),
+        embedding=sum(prod(t.grid) * t.weight[:, 0].numel() * c for t, c in zip(patches, channels, strict=True)),
+        embedding_as_coded=sum(prod(t.grid) * t.weight.numel() for t in patches),
+        head=num_read * head_values,
+    )
+
+
 def cost_of(network: MBT, inputs: dict[str, tuple[int, ...]], way: Way, fusion_layer: int) -> Row:
     """What a network costs with one way to fuse, by the arithmetic of `mbt_lightning.lab.arithmetic`.
 
@@ -276,21 +264,18 @@ def cost_of(network: MBT, inputs: dict[str, tuple[int, ...]], way: Way, fusion_l
         Parameters and multiply-adds of one clip, patch embedding and head included.
     """
     shape, number = shape_of(network, inputs), len(network.modalities)
-    separate_layers = 0 if way.share_encoder else fusion_layer if way.strategy.one_block_for_all else shape.depth
+    separate_layers = 0 if way.share_encoder else fusion_layer if way.one_block_for_all else shape.depth
     blocks = shape.depth + separate_layers * (number - 1)
     block = count_parameters(next(iter(blocks_of(network, 0).values())))
     around = sum(count_parameters(module) for module in (network.tokens, network.norm, network.head))
-    ends = shape.embedding + shape.head
-    theirs = None
-    if way.as_coded:  # there the one channel of a spectrogram is repeated to three
-        theirs = shape.embedding_as_coded + shape.head + layers_multiply_adds(shape, way.as_coded, fusion_layer)
+    cost = arithmetic.cost(shape, way, fusion_layer)
     return Row(
         way.name,
         fusion_layer,
         parameters=around + blocks * block + way.num_bottlenecks * shape.dim,
-        full_layers=ends + layers_multiply_adds(shape, way.reads, fusion_layer),
-        as_run=ends + layers_multiply_adds(shape, way.reads, fusion_layer, shape.kept),
-        as_coded=theirs,
+        full_layers=cost.full_layers,
+        as_run=cost.as_run,
+        as_coded=cost.as_coded,
     )
 
 
