@@ -7,9 +7,9 @@ It lies in `<runs>/<sweep>/sweep/`, beside the folders of the runs:
     trials/<trial>/<n>.end     how that attempt ended
     trials/<trial>/<n>.log     what it printed
 
-Several `mbt sweep` on several machines may share the folder. A claim is a file that only one of them can create; to take
-over from one that has died is to create the next number. The owner of an attempt touches its claim every few seconds,
-and gives up when it finds a higher number than its own. Nothing is ever deleted or changed by another than its owner.
+Several `mbt sweep` on several machines may share the folder. A claim is a file that only one of them can create; to
+take over from one that has died is to create the next number. The owner of an attempt touches its claim every few
+seconds, and gives up when it finds a higher number than its own. Nothing is ever deleted, or changed by another.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class State:
     """How it stands with a trial.
 
     Args:
-        name: `waiting` (never tried), `running`, `done`, `failed`, `stopped` (asked to) or `killed` (its owner is gone).
+        name: `waiting` (never tried), `running`, `done`, `failed`, `stopped` (asked to), `killed` (its owner is gone).
         message: why it failed, or who runs it.
         attempts: how often it was tried.
         failures: how many of these failed.
@@ -115,6 +115,8 @@ class Ledger:
             return State("waiting")
         last = attempts[-1]
         if end := ends[last]:
+            if end["state"] == "done" and not (self.folder / trial / "summary.json").is_file():
+                return State("waiting", "its run's folder is gone", len(attempts), failures)
             return State(end["state"], end["message"], len(attempts), failures, seconds)
         claim = self.claim_file(trial, last)
         owner = read(claim)
@@ -243,7 +245,7 @@ def myself() -> dict[str, Any]:
 
 
 def start_of(pid: int) -> str | None:
-    """When a process of this machine was started, in ticks since the machine was; None if it is gone or not to be told."""
+    """When a process of this machine was started, in ticks since the machine was; None if it is gone or unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -18,14 +18,14 @@ import mbt_lightning
 from mbt_lightning.errors import UserError
 from mbt_lightning.lab.ledger import Ledger
 from mbt_lightning.lab.sweepfile import SweepFile, arguments, draw, points
-from mbt_lightning.settings import meaningful
+from mbt_lightning.settings import flat, meaningful
 from mbt_lightning.yaml_files import files_named
 
 VALUES_HERE = "{values}"
 """Stands in a command for the JSON of a trial's values until they are known."""
 
 NO_LOGGER = json.dumps({"trainer": {"logger": False}})
-"""Behind the sweep's own files: a sweep with no account logs to its runs' folders only, unless a file given says more."""
+"""Behind the sweep's own files: with no account only the runs' folders are logged to, unless a file given says more."""
 
 TRIES_FOR_A_NEW_POINT = 20
 
@@ -128,10 +128,9 @@ class Planner:
             self.resolver = resolve
         lines = [self.words(v) for v in values]
         for point, words, config in zip(values, lines, self.resolver(values, lines) if values else [], strict=True):
-            settings = meaningful(config)
-            trial = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+            trial = hashlib.sha256(json.dumps(meaningful(config), sort_keys=True).encode()).hexdigest()[:10]
             plan["points"].append({"values": dict(point), "trial": trial})
-            plan["trials"].setdefault(trial, {"settings": settings, "words": words})
+            plan["trials"].setdefault(trial, {"settings": flat(config), "words": words})
 
     def score(self, trial: str) -> float | None:
         """What a trial's run has reached in the sweep's metric."""

@@ -21,14 +21,30 @@ MOST_ROWS = 16
 
 
 def label_of(values: Mapping[str, Any]) -> str:
-    """A point in a few words: the last part of each swept name and its value."""
-    return ", ".join(f"{name.rpartition('.')[2]} {short(value)}" for name, value in values.items())
+    """A point in a few words: its values, numbers with the last part of their names."""
+    return ", ".join(
+        short(value) if isinstance(value, str | list | dict) else f"{title_of(name)} {short(value)}"
+        for name, value in values.items()
+    )
+
+
+def title_of(name: str) -> str:
+    """A setting's name in short: its last part."""
+    return name.rpartition(".")[2].removesuffix("_everything")
+
+
+def labels_of(plan: Mapping[str, Any]) -> dict[str, str]:
+    """Each trial in words: its point, the first one if it is that of several."""
+    labels: dict[str, str] = {}
+    for point in plan["points"]:
+        labels.setdefault(point["trial"], label_of(point["values"]))
+    return labels
 
 
 def short(value: Any) -> str:
     """A swept value in a few characters."""
     if isinstance(value, dict):
-        return " ".join(f"{name.rpartition('.')[2]} {short(inner)}" for name, inner in value.items())
+        return " ".join(f"{title_of(name)} {short(inner)}" for name, inner in value.items())
     if isinstance(value, list):
         return "+".join(map(short, value))
     if value is None:
@@ -144,7 +160,9 @@ class Progress:
         table.add_column("point", overflow="fold")
         table.add_column("state")
         table.add_column(self.metric, justify="right")
-        rows = [(trial, state) for name in SHOWN for trial, state in reversed(states.items()) if state.name == name]
+        rows = [
+            (trial, state) for name in SHOWN for trial, state in reversed(list(states.items())) if state.name == name
+        ]
         for trial, state in rows[:MOST_ROWS]:
             score = self.scores.get(trial)
             told = state.name if state.name in ("done", "running") else f"{state.name}: {state.message}"

@@ -42,7 +42,7 @@ class Resolver(MbtCLI):
         self.resolved: list[dict[str, Any]] = []
         super().__init__([])
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:  # type: ignore[override]
         """Parse all command lines."""
         for values, words in zip(self.values, self.lines, strict=True):
             said = io.StringIO()

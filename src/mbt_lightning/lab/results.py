@@ -146,7 +146,11 @@ def subfolders(top: Path) -> Iterator[Path]:
     yield top
     if not is_run(top):
         for entry in sorted(os.scandir(top), key=lambda e: e.name):
-            if entry.is_dir() and entry.name not in ("wandb", "sweep", "checkpoints") and not entry.name.startswith("."):
+            if (
+                entry.is_dir()
+                and entry.name not in ("wandb", "sweep", "checkpoints")
+                and not entry.name.startswith(".")
+            ):
                 yield from subfolders(Path(entry.path))
 
 

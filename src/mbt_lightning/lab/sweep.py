@@ -17,7 +17,7 @@ from rich.table import Table
 from mbt_lightning.errors import UserError
 from mbt_lightning.lab.ledger import Ledger, State
 from mbt_lightning.lab.plan import Planner, check_options
-from mbt_lightning.lab.progress import Progress, duration, label_of
+from mbt_lightning.lab.progress import Progress, duration, labels_of
 from mbt_lightning.lab.sweepfile import SweepFile, read_sweep
 from mbt_lightning.lab.workers import Workers, gpu_sets
 
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     if options.dry_run:
         from mbt_lightning.lab.estimate import print_estimate
 
-        print_estimate(ledger, planner, options.rate)
+        print_estimate(planner, len(gpu_sets(options.workers)), options.rate)
         return
     if options.launcher == "slurm":
         from mbt_lightning.lab.slurm import Jobs
@@ -65,10 +65,10 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="mbt sweep",
         usage="mbt sweep FILE [OPTION ...] [--config FILE ...] [--SETTING VALUE ...]",
-        description="Run every trial of a W&B sweep file as an `mbt fit` of its own, with no account. Started again, the "
-        "same command goes on: finished trials are kept, interrupted ones resume. Several machines that share the runs' "
-        "folder share the work.",
-        epilog="Experiment files and settings that are not listed here go to every trial; the swept values win over files.",
+        description="Run every trial of a W&B sweep file as an `mbt fit` of its own, with no account. Started again, "
+        "the same command goes on: finished trials are kept, interrupted ones resume. Several machines that share the "
+        "folder of the runs share the work.",
+        epilog="Experiment files and settings that are not listed here go to every trial; swept values win over files.",
         allow_abbrev=False,
         exit_on_error=False,
     )
@@ -102,8 +102,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="of --launcher slurm: submitit's parameters, e.g. timeout_min=600 gpus_per_node=8 nodes=2 slurm_partition=gpu; "
-        "cluster=local runs the jobs on this machine",
+        help="of --launcher slurm: submitit's parameters, e.g. timeout_min=600 gpus_per_node=8 nodes=2 "
+        "slurm_partition=gpu; cluster=local runs the jobs on this machine",
     )
     try:
         options, more = parser.parse_known_args(list(arguments))
@@ -141,14 +141,6 @@ def watch(crew: Any, planner: Planner) -> int | None:
         for number, handler in before.items():
             signal.signal(number, handler)
     return caught[0] if caught else None
-
-
-def labels_of(plan: Mapping[str, Any]) -> dict[str, str]:
-    """Each trial in words: its point, the first one if it is that of several."""
-    labels: dict[str, str] = {}
-    for point in plan["points"]:
-        labels.setdefault(point["trial"], label_of(point["values"]))
-    return labels
 
 
 def tell_plan(sweep: SweepFile, plan: Mapping[str, Any], count: int | None) -> None:
