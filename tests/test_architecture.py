@@ -72,6 +72,10 @@ def test_the_map_is_of_real_files() -> None:
         ("tasks", ("data.records", "errors")),
         ("module", ("model", "data.records", "data.mixup", "data.sampling", "tasks", "errors")),
         ("errors", ()),
+        ("yaml_files", ("errors",)),
+        ("lab.distributions", ("errors",)),
+        ("lab.sweepfile", ("lab.distributions", "yaml_files", "errors")),
+        ("lab.bayes", ("lab.distributions", "lab.sweepfile", "errors")),
         ("model.fusion", ("errors",)),  # blocks are handed to it
         ("model.blocks", ("errors",)),
         ("model.tokens", ("errors",)),
@@ -109,7 +113,10 @@ def test_codecs_are_known_where_they_are_used() -> None:
 
 @pytest.mark.parametrize(
     "package",
-    ["wandb", "matplotlib", "timm", "decord", "torchcodec", "tensorboard", "sklearn", "litdata", "simplejpeg"],
+    [
+        *("wandb", "matplotlib", "timm", "decord", "torchcodec", "tensorboard", "sklearn", "litdata", "simplejpeg"),
+        *("optuna", "scipy"),
+    ],
 )
 def test_heavy_packages_wait_until_they_are_needed(package) -> None:
     assert [name for name in FILES if package in theirs(name, top_level=True)] == []
