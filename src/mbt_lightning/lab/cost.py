@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
@@ -112,12 +113,7 @@ class Experiment(MbtCLI):
     def instantiate_classes(self) -> None:
         """Build the data, of which no clip is read, and the network, of shapes alone."""
         self.config.trainer = self.parser.get_defaults().trainer  # nothing that watches a run
-        built = self.parser.instantiate_classes(self.config, instantiate_groups=False)
-        data = AudioVisualData(**vars(built.data))
-        settings = {name: value for name, value in vars(built.model).items() if name in signature(MBT).parameters}
-        self.inputs = data.inputs
-        with torch.device("meta"):
-            self.network = MBT(self.inputs, self.num_classes(data), **settings)
+        self.inputs, self.network = build(self.parser, self.config, self.num_classes)
 
     def spec(self, data: AudioVisualData) -> None:  # type: ignore[override]
         """Nothing: the model as a whole is not built."""
@@ -138,6 +134,29 @@ class Experiment(MbtCLI):
             )
             return AUDIOSET_CLASSES
         return len(data.spec.classes)
+
+
+def build(
+    parser: LightningArgumentParser, config: Namespace, num_classes: Callable[[AudioVisualData], int]
+) -> tuple[dict[str, tuple[int, ...]], MBT]:
+    """The network of a parsed configuration, of shapes alone; no clip is read.
+
+    Args:
+        parser: what has parsed it.
+        config: its `model` and `data`.
+        num_classes: the number of classes.
+
+    Returns:
+        Shape of one example of each modality, (C, *grid), and the network on the meta device.
+
+    Raises:
+        UserError: a value out of range.
+    """
+    built = parser.instantiate_classes(config, instantiate_groups=False)
+    data = AudioVisualData(**vars(built.data))
+    settings = {name: value for name, value in vars(built.model).items() if name in signature(MBT).parameters}
+    with torch.device("meta"):
+        return data.inputs, MBT(data.inputs, num_classes(data), **settings)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

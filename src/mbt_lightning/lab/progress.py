@@ -109,6 +109,7 @@ class Progress:
         if self.last is None:
             print(self.line(states), flush=True)
             return
+        has_ended = False
         for trial, state in states.items():
             before = self.last.get(trial, State("waiting"))
             if (state.name, state.attempts) == (before.name, before.attempts) or state.name == "waiting":
@@ -120,8 +121,9 @@ class Progress:
             elif state.message and state.name != "running":
                 told += f": {state.message}"
             print(f"{trial} {self.labels().get(trial, '')}: {told}", flush=True)
-            if state.name != "running":
-                print(self.line(states), flush=True)
+            has_ended |= state.name != "running"
+        if has_ended:
+            print(self.line(states), flush=True)
 
     def line(self, states: Mapping[str, State]) -> str:
         """Everything in one line: done, running, failed, time left, best so far."""

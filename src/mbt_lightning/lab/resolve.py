@@ -12,8 +12,10 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mbt_lightning.cli import MbtCLI
+from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.expand import expand
+from mbt_lightning.lab.cost import build
 
 
 def resolve(values: Sequence[Mapping[str, Any]], lines: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
@@ -43,23 +45,30 @@ class Resolver(MbtCLI):
         super().__init__([])
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:  # type: ignore[override]
-        """Parse all command lines."""
+        """Parse all command lines, and build each network, of shapes alone, so that what it refuses is known now."""
+        fit = self._parser("fit")
+        trainer = fit.get_defaults().trainer  # nothing that watches a run
         for values, words in zip(self.values, self.lines, strict=True):
             said = io.StringIO()
             try:
                 with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
                     self.config = parser.parse_args(expand(list(words)))
+                    text = fit.dump(self.config.fit, skip_none=False)
+                    self.config.fit.trainer = trainer
+                    build(fit, self.config.fit, lambda data: 1)
             except SystemExit:
                 raise UserError(self.about(values, said.getvalue().removeprefix("mbt: error: "))) from None
             except UserError as error:
                 raise UserError(self.about(values, error)) from None
-            text = self._parser("fit").dump(self.config.fit, skip_none=False)
             self.resolved.append(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
     @staticmethod
     def about(values: Mapping[str, Any], message: object) -> str:
         """A message, and which point of the sweep it is about."""
         return f"the point {json.dumps(values)} is refused: {one_line(message)}"
+
+    def spec(self, data: AudioVisualData) -> None:  # type: ignore[override]
+        """Nothing: no model as a whole is built."""
 
     def before_instantiate_classes(self) -> None:
         """Nothing: there is no run."""

@@ -72,7 +72,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
         exit_on_error=False,
     )
-    parser.add_argument("file", metavar="FILE", help="a sweep file, as for `wandb sweep`")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="a sweep file, as for `wandb sweep`")
     parser.add_argument("--name", help="name of the sweep and of its runs' folder; default: of the file")
     parser.add_argument("--runs", default="runs", metavar="FOLDER", help="folder that all runs' folders lie in (runs)")
     parser.add_argument(
@@ -109,6 +109,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         options, more = parser.parse_known_args(list(arguments))
     except argparse.ArgumentError as error:
         raise UserError(error) from None
+    if options.file is None:
+        raise UserError("which sweep? Give a file, e.g. sweeps/demo.yaml")
     for name in ("count", "retries"):
         value = getattr(options, name)
         if value is not None and value < (name == "count"):
