@@ -7,6 +7,9 @@ from pathlib import Path
 
 import yaml
 
+from mbt_lightning.lab.arithmetic import cost_of_settings
+from mbt_lightning.settings import meaningful
+
 CONFIG = yaml.safe_load("""
 seed_everything: 0
 trainer: {accelerator: auto, max_epochs: 8, max_steps: -1, limit_train_batches: null, accumulate_grad_batches: 1}
@@ -71,6 +74,12 @@ def configuration(**settings) -> dict:
     return config
 
 
+def gflops_of(config: dict) -> float:
+    """What the program would count on the model."""
+    cost = cost_of_settings(config, 12)
+    return cost.as_run / 1e9 if cost else 0.03
+
+
 def summary_of(config: dict, score: float, **parts) -> dict:
     """A summary with this fused score; relations are harder, and each modality alone is worse."""
     scores = {
@@ -83,7 +92,7 @@ def summary_of(config: dict, score: float, **parts) -> dict:
     return {
         "seed": config["seed_everything"],
         "parameters": 756684,
-        "gflops_per_clip": 0.03,
+        "gflops_per_clip": gflops_of(config),
         "peak_memory_gb": 1.25,
         "git_commit": "abc",
         "versions": {"torch": "2.12.1"},
@@ -112,8 +121,6 @@ def make_run(folder: Path, score: float | None = 0.7, state: dict | None = None,
 
 def make_plan(folder: Path, points: list[tuple[dict, str]], trials: dict[str, dict]) -> None:
     """Write a sweep's plan: (values, trial) of every point; settings of every trial."""
-    from mbt_lightning.settings import meaningful
-
     names = list(dict.fromkeys(name for values, _ in points for name in values))
     content = {
         "name": folder.name,

@@ -282,7 +282,7 @@ def classes_of(config: Mapping[str, Any], counted: int) -> int | None:
 
 def state_of(run: Run) -> str:
     """A run's state in a word; one that ended without a score is no finished one."""
-    return "without a score" if run.state == "finished" else run.state
+    return "without a score" if run.state == "finished" and not run.is_scored else run.state
 
 
 def seed_of(run: Run) -> Any:

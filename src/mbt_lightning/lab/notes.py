@@ -59,7 +59,7 @@ def reading(found: Comparison) -> list[str]:
     )
     seconds = [sum(point.about("fit", "training_seconds")) for point in found.points]
     if sum(seconds):
-        lines.append(f"Training of the {len(runs)} runs with a score took {duration(sum(seconds))} in all.")
+        lines.append(f"Training of the runs with a score ({len(runs)}) took {duration(sum(seconds))} in all.")
     if any(part is not None and part < 1 for point in found.points for part in coverage_of(point)):
         lines.append("Clips are missing (coverage): scores on other parts of the data set are not comparable to these.")
     return lines + mixed_code(runs)
