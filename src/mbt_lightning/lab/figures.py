@@ -254,6 +254,7 @@ def score_panel(
 ) -> None:
     """Draw the lines of one score, and the points without a place on the axis as levels."""
     ends: list[tuple[float, str, str]] = []
+    late: dict[str, float] = {}
     for line, (colour, marker) in zip(lines, colours_of(lines), strict=True):
         drawn = [(x, p) for x, p in line.points if p.mean(name) is not None]
         if not drawn:
@@ -271,7 +272,11 @@ def score_panel(
             panel.plot(
                 *zip(*theirs, strict=True), color=colour, linestyle=(0, (4, 2)), linewidth=1, marker=".", alpha=0.8
             )
-        ends.append((means[-1], line.label, colour))
+        ends_late = axis.key == "model.fusion_layer" and drawn[-1][1].kind == "late fusion"
+        ends.append((means[-2 if ends_late and len(means) > 1 else -1], line.label, colour))
+        if ends_late:  # where all lines meet
+            late[", ".join(["late fusion", *drawn[-1][1].labels.values()])] = means[-1]
+    ends += [(height, label, "#222222") for label, height in late.items()]
     for point in others[:6]:
         if (mean := point.mean(name)) is not None:
             panel.axhline(100 * mean, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
@@ -348,41 +353,40 @@ def costs(axis: Axis, lines: Sequence[Line]) -> Figure:
 
     figure = Figure(figsize=(6.2, 3.4), layout="constrained")
     panel = figure.subplots()
-    ends = []
     has_theirs = False
-    for line, (colour, marker) in zip(lines, colours_of(lines), strict=True):
+    styled = list(zip(lines, colours_of(lines), strict=True))
+    for line, (colour, marker) in styled:
         ours = [(x, p.gflops) for x, p in line.points if p.gflops]
         theirs = [(x, p.gflops_as_coded) for x, p in line.points if p.gflops_as_coded]
         if ours:
             panel.plot(
                 *zip(*ours, strict=True), color=colour, marker=marker, markeredgecolor="white", markeredgewidth=0.6
             )
-            ends.append((ours[0][1] or 0.0, line.label, colour))
         if len(theirs) > 1:
             has_theirs = True
             panel.plot(*zip(*theirs, strict=True), color=colour, linestyle=(0, (4, 2)), linewidth=1.2)
     panel.set_ylabel("GFLOPs a clip")
     panel.set_xlabel(axis.title)
     scale(panel, axis, [x for line in lines for x, _ in line.points])
-    handles = [Line2D([], [], color=colour, marker=m) for colour, m in colours_of(lines)]
-    names = [line.label for line in lines]
-    if has_theirs:
-        handles.append(Line2D([], [], color=GREY, linestyle=(0, (4, 2)), linewidth=1.2))
-        names.append("as the authors' code counts")
-    panel.legend(handles, names, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    panel.set_title("multiply-adds, as run", fontsize=8, color=GREY, loc="left")
+    handles = [Line2D([], [], color=colour, marker=m, label=line.label) for line, (colour, m) in styled]
+    panel.legend(handles=handles, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    told = "multiply-adds, as this program runs it" + "; dashed: as in the authors' code" * has_theirs
+    panel.set_title(told, fontsize=8, color=GREY, loc="left")
     return figure
 
 
 def score_over_cost(found: Comparison, points: Sequence[Point]) -> Figure:
     """The score over GFLOPs; a grey line joins the points that no other beats in both."""
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     figure = Figure(figsize=(6.2, 3.8), layout="constrained")
     panel = figure.subplots()
     places = [(p.gflops or 0.0, 100 * (p.mean(found.main) or 0)) for p in points]
     optimal = pareto(places)
     kinds = list(dict.fromkeys(p.kind for p in points))
+    handles = []
     for kind, (colour, marker) in zip(kinds, colours_of([Line(k, k) for k in kinds]), strict=True):
         own = [(x, y, best) for (x, y), best, p in zip(places, optimal, points, strict=True) if p.kind == kind]
         panel.scatter(
@@ -394,22 +398,44 @@ def score_over_cost(found: Comparison, points: Sequence[Point]) -> Figure:
             edgecolors=colour,
             linewidths=1.2,
             zorder=3,
-            label=kind,
         )
+        handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", label=kind))
     front = sorted(place for place, best in zip(places, optimal, strict=True) if best)
     panel.plot(*zip(*front, strict=True), color="#b0b0b0", linewidth=1, zorder=1)
-    labelled: set[tuple[float, float]] = set()
-    for place, best, point in zip(places, optimal, points, strict=True):
-        if best and place not in labelled and point.fusion_layer is not None and point.kind != "late fusion":
-            labelled.add(place)
-            text = f"$L_f$ = {point.fusion_layer}"
-            panel.annotate(text, place, xytext=(4, 6), textcoords="offset points", fontsize=7, color=GREY)
+    label_front(panel, found, places, optimal, points)
     if max(x for x, _ in places) > 4 * min(x for x, _ in places):
         panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        panel.minorticks_off()
     panel.set_xlabel("GFLOPs a clip, as run")
     panel.set_ylabel(f"{found.score} (%)")
     panel.set_title(
         "filled: Pareto-optimal, no other point is as cheap and as good", fontsize=8, color=GREY, loc="left"
     )
-    panel.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    panel.legend(handles=handles, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def label_front(
+    panel: Axes,
+    found: Comparison,
+    places: Sequence[tuple[float, float]],
+    optimal: Sequence[bool],
+    points: Sequence[Point],
+) -> None:
+    """Say of optimal points what distinguishes them, the best first, as far as there is room."""
+    has_layers = len({p.fusion_layer for p in points if p.kind != "late fusion"} - {None}) > 1
+    has_tokens = len({p.num_bottlenecks for p in points} - {None}) > 1
+    width = max(x for x, _ in places) - min(x for x, _ in places)
+    height = max(y for _, y in places) - min(y for _, y in places)
+    taken: list[tuple[float, float]] = []
+    for best, (x, y), point in sorted(zip(optimal, places, points, strict=True), key=lambda one: -one[1][1]):
+        words = [f"$L_f$ = {point.fusion_layer}"] if has_layers and point.fusion_layer is not None else []
+        words += [f"$B$ = {point.num_bottlenecks}"] if has_tokens and point.num_bottlenecks is not None else []
+        words += [f"{axis_title(key)} {label}" for key, label in point.labels.items()]
+        is_free = all(abs(x - a) > 0.16 * width or abs(y - b) > 0.05 * height for a, b in taken)
+        if best and words and is_free and point.kind != "late fusion":
+            taken.append((x, y))
+            text = ", ".join(words)
+            panel.annotate(text, (x, y), xytext=(-6, 3), textcoords="offset points", fontsize=7, color=GREY, ha="right")
