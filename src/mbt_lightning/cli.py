@@ -56,6 +56,8 @@ TOOLS = {
     "shard": "mbt_lightning.lab.shard:main",
     "doctor": "mbt_lightning.lab.doctor:main",
     "cost": "mbt_lightning.lab.cost:main",
+    "sweep": "mbt_lightning.lab.sweep:main",
+    "table": "mbt_lightning.lab.table:main",
     "import": "mbt_lightning.lab.convert:import_tool",
     "export": "mbt_lightning.lab.convert:export_tool",
 }

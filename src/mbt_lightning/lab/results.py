@@ -80,10 +80,12 @@ class Plan:
     Args:
         folder: the folder of the sweep's runs.
         content: of its `plan.json`: `name`, `parameters`, `points` (values and trial) and `trials` (their settings).
+        states: state and message of trials that have no folder of their own; those that it does not name wait.
     """
 
     folder: Path
     content: dict[str, Any] = field(repr=False)
+    states: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False)
 
     @property
     def parameters(self) -> list[str]:
@@ -125,19 +127,16 @@ def read_folders(folders: Sequence[str | Path]) -> tuple[list[Run], list[Plan]]:
         top = Path(name)
         if not top.is_dir():
             raise UserError(f"{top}: no such folder; give folders of runs, by default `runs`")
-        above = top.resolve().parent
-        for folder in (above, *subfolders(top)):
+        for folder in subfolders(top):
             if is_run(folder):
                 runs[os.path.realpath(folder)] = read_run(folder)
-            elif (folder != above or is_run(top)) and (plan := read_plan(folder)):
+            elif plan := read_plan(folder):
                 plans[os.path.realpath(folder)] = plan
-    for plan in plans.values():
-        begun = {Path(path).name for path in runs if Path(path).parent == plan.folder.resolve()}
-        if not any(is_run(Path(name)) for name in folders):  # a single run was not asked about its sweep
-            for trial, settings in plan.trials.items():
-                if trial not in begun:
-                    source = str(plan.folder / trial)
-                    runs[source] = Run(trial, source, "waiting", nested(settings), {})
+    for path, plan in plans.items():
+        for trial, settings in plan.trials.items():
+            if f"{path}/{trial}" not in runs:
+                state, message = plan.states.get(trial, ("waiting", ""))
+                runs[f"{path}/{trial}"] = Run(trial, str(plan.folder / trial), state, nested(settings), {}, message)
     return list(runs.values()), list(plans.values())
 
 

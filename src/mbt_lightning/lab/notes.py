@@ -1,0 +1,203 @@
+"""What must be said below a table: what is not in it, what stands for what, and what its numbers can bear."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from mbt_lightning.errors import some
+from mbt_lightning.lab import paper
+from mbt_lightning.lab.columns import coverage_of, duration
+from mbt_lightning.lab.compare import Comparison, Duel, Point, duels, seed_of, show, state_of
+from mbt_lightning.lab.results import Run
+
+SCIPY = "The paired t-test needs scipy: pip install 'mbt-lightning[table]'"
+
+
+class Section(NamedTuple):
+    """Lines under a heading.
+
+    Args:
+        title: the heading.
+        lines: a sentence or a listed thing each.
+    """
+
+    title: str
+    lines: list[str]
+
+
+def notes_of(found: Comparison) -> list[Section]:
+    """All sections that have something to say."""
+    sections = [
+        Section("How to read it", reading(found)),
+        Section("Best against best", best_against_best(found)),
+        Section("The same point", same_points(found)),
+        Section("Without a score", [line for point in found.points for line in unscored(point)]),
+        Section("Counted once", counted_once(found)),
+        Section("Apart: runs that differ in more than what is swept", apart(found)),
+        Section("Not read", not_read(found)),
+        Section("The paper", papers(found)),
+    ]
+    return [section for section in sections if section.lines]
+
+
+def reading(found: Comparison) -> list[str]:
+    """Data, settings and code that all rows share, and the cost of all."""
+    runs = [run for point in found.points for run in point.runs]
+    lines = []
+    data = Counter(data_of(run) for run in runs)
+    if len(data) == 1:
+        lines.append(f"Data: {next(iter(data))}.")
+    epochs = {show(run.config["trainer"].get("max_epochs")) for run in runs if run.config.get("trainer")}
+    lines += [f"Epochs: {', '.join(sorted(epochs))}."] if epochs else []
+    swept = ", ".join(found.swept) or "nothing"
+    lines.append(f"Swept: {swept}. Everything else but the seed is equal in all rows.")
+    lines.append(
+        f"Scores are {found.score} on the test split, per cent: mean ± sample standard deviation over the seeds. Bold: "
+        "the best mean. GFLOPs are billions of multiply-adds of one clip; as coded: those of the authors' code."
+    )
+    seconds = [sum(point.about("fit", "training_seconds")) for point in found.points]
+    if sum(seconds):
+        lines.append(f"Training of the runs with a score ({len(runs)}) took {duration(sum(seconds))} in all.")
+    if any(part is not None and part < 1 for point in found.points for part in coverage_of(point)):
+        lines.append("Clips are missing (coverage): scores on other parts of the data set are not comparable to these.")
+    return lines + mixed_code(runs)
+
+
+def data_of(run: Run) -> str:
+    """A run's data set in a line."""
+    data = run.summary.get("data") or {}
+    clips = ", ".join(f"{n} {split}" for split, n in (data.get("clips") or {}).items())
+    return f"{run.config['data'].get('manifest')}, {clips} clips, hash {data.get('hash', 'unknown')}"
+
+
+def mixed_code(runs: Iterable[Run]) -> list[str]:
+    """What differs between the runs that is no setting: commits and versions of packages."""
+    lines = []
+    commits: dict[str, int] = Counter(str(run.summary.get("git_commit") or "unknown")[:10] for run in runs)
+    if len(commits) > 1:
+        told = [f"{commit} ({n} runs)" for commit, n in commits.items()]
+        lines.append(f"The runs are of several commits: {some(told)}.")
+    versions: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        for name, version in (run.summary.get("versions") or {}).items():
+            versions[name].add(version)
+    mixed = [f"{name} {', '.join(sorted(found))}" for name, found in versions.items() if len(found) > 1]
+    return [*lines, *([f"The runs are of several versions: {'; '.join(mixed)}."] if mixed else [])]
+
+
+def best_against_best(found: Comparison) -> list[str]:
+    """The best point of the best strategy against that of every other, in sentences."""
+    try:
+        fought, lines = duels(found), []
+    except ModuleNotFoundError:
+        return [SCIPY]
+    for one in fought:
+        lines.append(f"{name_of(one.one)} against {name_of(one.other)}: {verdict(one)}.")
+    if any(one.is_chosen for one in fought):
+        lines.append(
+            "The best point of a strategy is chosen among several by the test score that is compared here, so these "
+            "differences are optimistic, and their p is too small."
+        )
+    if len(fought) > 1:
+        lines.append(f"p is of each comparison by itself; there are {len(fought)} of them.")
+    return lines
+
+
+def name_of(point: Point) -> str:
+    """A point in a few words."""
+    is_layer = point.fusion_layer is not None and point.kind != "late fusion"
+    others = [f"{key.rpartition('.')[2]} {label}" for key, label in point.labels.items()]
+    return ", ".join([point.strategy, *([f"L_f = {point.fusion_layer}"] if is_layer else []), *others])
+
+
+def verdict(one: Duel) -> str:
+    """The outcome in words."""
+    if one.difference is None:
+        return "no seed in common"
+    told = f"{100 * one.difference:+.2f} points, paired over n = {one.seeds} seeds"
+    if one.seeds < 2:
+        return f"{told}; no test: that takes two seeds or more"
+    if one.p is None:
+        return f"{told}; no test: the difference is the same for every seed"
+    return f"{told}, p = {one.p:.2g}"
+
+
+def same_points(found: Comparison) -> list[str]:
+    """Rows that stand for several places of a sweep."""
+    lines = []
+    for point in found.points:
+        if len(point.places) > 1:
+            places = ["; ".join(f"{name} {show(value)}" for name, value in place.items()) for place in point.places]
+            lines.append(f"{name_of(point)} is {len(places)} points of the sweep: " + " | ".join(places) + ".")
+    late = [point for point in found.points if point.kind == "late fusion"]
+    if late and not lines:
+        lines.append("Late fusion is L_f = depth of every strategy.")
+    return lines
+
+
+def unscored(point: Point) -> list[str]:
+    """The runs of a point that have no score, and why."""
+    lines = []
+    for run in point.unscored:
+        why = f": {run.message}" if run.message else ""
+        lines.append(f"{name_of(point)}, seed {seed_of(run)}: {state_of(run)}{why} ({run.source})")
+    return lines
+
+
+def counted_once(found: Comparison) -> list[str]:
+    """Runs of settings and seed that another run is counted for."""
+    lines = []
+    for point in found.points:
+        counted = {seed_of(run): run for run in [*point.runs, *point.unscored]}
+        for run in point.doubles:
+            why = f", {run.message}" if run.message else ""
+            lines.append(
+                f"{name_of(point)}, seed {seed_of(run)}: {run.source} ({state_of(run)}{why}); counted is "
+                f"{counted[seed_of(run)].source}"
+            )
+    return lines
+
+
+def apart(found: Comparison) -> list[str]:
+    """Runs that are not in the table, those that differ alike in one line."""
+    alike: dict[str, list[Run]] = defaultdict(list)
+    for run, gaps in found.apart:
+        told = "; ".join(f"{name} {theirs} (here {ours})" for name, (theirs, ours) in gaps.items())
+        alike[told].append(run)
+    return [
+        f"{len(runs)} run{'s' * (len(runs) > 1)}: {told}: {some([run.source for run in runs])}"
+        for told, runs in alike.items()
+    ]
+
+
+def not_read(found: Comparison) -> list[str]:
+    """Folders that could not be placed, or are no training's."""
+    lines = [
+        f"{run.source} ({state_of(run)}{': ' + run.message if run.message else ''}): {why}"
+        for run, why in found.unplaced
+    ]
+    if found.evaluations:
+        sources = [run.source for run in found.evaluations]
+        lines.append(f"{len(sources)} of `mbt test`, `validate` or `predict`, which trained nothing: {some(sources)}")
+    return lines
+
+
+def papers(found: Comparison) -> list[str]:
+    """Why the paper's numbers are not beside ours, where the data set is one of the paper's."""
+    reasons: dict[str, list[Point]] = defaultdict(list)
+    for point in found.points:
+        data = (point.runs[0].summary.get("data") or {}) if point.runs else {}
+        if point.paper is None and paper.dataset_of(data):
+            why = paper.unmet(point.config, data) or ["the paper has no number for this setting"]
+            reasons["; ".join(why)].append(point)
+    lines = [f"No number of the paper for {some(names(points))}: {why}." for why, points in reasons.items()]
+    if any(point.paper for point in found.points):
+        lines.insert(0, "Paper: Nagrani et al., arXiv:2107.00135v3; numbers of figures are digitised.")
+    return lines
+
+
+def names(points: Sequence[Point]) -> list[str]:
+    """Points in a few words each."""
+    return [name_of(point) for point in points]

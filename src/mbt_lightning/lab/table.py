@@ -1,0 +1,118 @@
+"""`mbt table`: runs, or a sweep, as a table with figures, and as one page of HTML. Does not wait for torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+from mbt_lightning.errors import UserError, some
+from mbt_lightning.lab.columns import columns_of
+from mbt_lightning.lab.compare import Comparison, compare
+from mbt_lightning.lab.formats import latex, markdown, point_rows, print_table, run_rows, write_csv
+from mbt_lightning.lab.notes import notes_of
+from mbt_lightning.lab.results import Plan, Run, read_folders
+
+MAKE_RUNS = "make one by `mbt fit --config experiments/base.yaml`, or many by `mbt sweep sweeps/demo.yaml`"
+MATPLOTLIB = "figures need matplotlib: pip install 'mbt-lightning[table]'"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are the program's."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the options."""
+        raise UserError(f"{self.prog}: {message}")
+
+
+def parser() -> Parser:
+    """The options of `mbt table`."""
+    options = Parser(
+        prog="mbt table",
+        description="Put runs side by side: a table with mean and standard deviation over seeds, and figures.",
+        epilog="Runs that differ in more than what is swept are listed apart, with the settings that differ.",
+        allow_abbrev=False,
+    )
+    options.add_argument(
+        "folders",
+        nargs="*",
+        metavar="FOLDER",
+        help="folders of runs, at any depth; default: runs, where no W&B is asked",
+    )
+    options.add_argument("--wandb", metavar="ENTITY/PROJECT[/SWEEP]", help="read the runs of a W&B project or sweep")
+    options.add_argument("--out", default="ablation", metavar="FOLDER", help="where files go; default: ablation")
+    options.add_argument(
+        "--score", metavar="NAME", help="the score to judge by, e.g. top5; default: the task's main one"
+    )
+    options.add_argument("--html", action="store_true", help="write index.html too: one page that needs no network")
+    options.add_argument("--no-figures", action="store_true", help="leave out the figures")
+    return options
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print and write the table.
+
+    Args:
+        arguments: what stands behind `mbt table`.
+
+    Raises:
+        UserError: options that make no sense, a file that cannot be read, nothing to show.
+    """
+    options = parser().parse_args(list(arguments))
+    runs, plans = read(options.folders, options.wandb)
+    found = compare(runs, plans, options.score)
+    check(found, options.score, options.wandb or ", ".join(options.folders or ["runs"]))
+    out = Path(options.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot make this folder ({error.strerror}); name another") from None
+    columns, sections = columns_of(found), notes_of(found)
+    print_table(found, columns, sections)
+
+    figures: list[str] = []
+    for old in [*out.glob("*_over_*.png"), *out.glob("*_over_*.svg")]:  # of an earlier call, perhaps of other runs
+        old.unlink()
+    if not options.no_figures:
+        try:
+            figures = import_module("mbt_lightning.lab.figures").draw(found, out)
+        except ModuleNotFoundError as error:
+            if error.name != "matplotlib":
+                raise
+            print(MATPLOTLIB)
+    (out / "table.md").write_text(markdown(found, columns, sections, figures), encoding="utf-8")
+    (out / "table.tex").write_text(latex(found, columns), encoding="utf-8")
+    write_csv(out / "table.csv", point_rows(found))
+    write_csv(out / "runs.csv", run_rows(found))
+    written = ["table.md", "table.tex", "table.csv", "runs.csv", *(f"{name}.png, .svg" for name in figures)]
+    if options.html:
+        page = import_module("mbt_lightning.lab.page").page(found, columns, sections, out, figures)
+        (out / "index.html").write_text(page, encoding="utf-8")
+        written.append("index.html")
+    print(f"written to {out}/: {', '.join(written)}")
+
+
+def read(folders: Sequence[str], wandb: str | None) -> tuple[list[Run], list[Plan]]:
+    """The runs that are asked for.
+
+    Args:
+        folders: folders of runs.
+        wandb: a project or sweep of W&B.
+    """
+    runs, plans = read_folders(folders or ([] if wandb else ["runs"]))
+    if wandb:
+        runs += import_module("mbt_lightning.lab.from_wandb").read_wandb(wandb)
+    return runs, plans
+
+
+def check(found: Comparison, score: str | None, place: str) -> None:
+    """Refuse to make a table of nothing, or of a score that there is not."""
+    if not found.points:
+        others = len(found.unplaced) + len(found.evaluations)
+        why = f"none of {others} runs there is a training with a configuration" if others else "no runs there"
+        raise UserError(f"{place}: {why}; {MAKE_RUNS}")
+    names = {name for point in found.points for run in point.runs for name in run.test if name.startswith("fused/")}
+    if score and names and found.main not in names:
+        raise UserError(f"--score {score}: no run has it; there are {some(sorted(n[6:] for n in names), 20)}")
