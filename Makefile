@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo sweep ablation-table test check format clean
 
 setup: $(VENV)/.installed
 
@@ -15,6 +15,22 @@ $(VENV)/.installed: pyproject.toml
 
 demo: setup  ## one experiment, from encoded clips to a table of scores
 	$(BIN)/mbt fit --config experiments/bottleneck_b4_lf8.yaml
+
+# What is swept, or which runs are shown; the sweep's runs lie in runs/<its name>.
+SWEEP ?= sweeps/demo.yaml
+NAME ?= $(basename $(notdir $(SWEEP)))
+
+sweep: setup  ## every trial of a sweep, or what is left of it; SWEEP=sweeps/fusion_layer.yaml for another one
+	$(BIN)/mbt sweep $(SWEEP) --name $(NAME)
+
+ablation-table: setup  ## the sweep, then its table and figures in ablation/; RUNS=FOLDER or WANDB=ENTITY/PROJECT/SWEEP for other runs
+ifdef WANDB
+	$(BIN)/mbt table --wandb $(WANDB)
+else ifdef RUNS
+	$(BIN)/mbt table $(RUNS)
+else
+	$(BIN)/mbt sweep $(SWEEP) --name $(NAME); ended=$$?; test $$ended -gt 1 || $(BIN)/mbt table runs/$(NAME); exit $$ended
+endif
 
 test: setup  ## the default tests: no network, no GPU, minutes
 	$(BIN)/pytest -n 2 --dist worksteal
