@@ -16,6 +16,7 @@ from mbt_lightning.lab.ledger import OPEN, Ledger, State
 from mbt_lightning.lab.plan import Planner
 
 POLL_SECONDS = 1.0
+MEMORY_OF_A_TRIAL = 2 << 30  # a small one takes 1 GB, nearly all of it torch
 
 
 @dataclass
@@ -138,6 +139,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; found without torch."""
     if (said := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
@@ -158,7 +164,7 @@ def gpu_sets(workers: int | None) -> list[list[str]]:
     if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}: give 1 or more")
     if not gpus:
-        return [[] for _ in range(workers or cores())]
+        return [[] for _ in range(workers or max(1, min(cores(), memory() // MEMORY_OF_A_TRIAL)))]
     workers = workers or len(gpus)
     if workers > len(gpus):
         raise UserError(
