@@ -2,6 +2,8 @@
 
 import sys
 
+from mbt_lightning import process
+
 
 def main() -> None:
     """Run the program; `mbt doctor` without what it examines, which may not import here."""
@@ -10,6 +12,8 @@ def main() -> None:
 
         doctor.main(sys.argv[2:])
     else:
+        if sys.argv[1:2] and sys.argv[1] in process.RUNS:
+            process.SIGNALS.listen()  # before the seconds that the imports take
         from mbt_lightning import cli
 
         cli.main()
