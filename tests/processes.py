@@ -25,9 +25,10 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(left)} | {"OMP_NUM_THREADS": "1"}
 
 
-def start(arguments: list[str]) -> subprocess.Popen:
+def start(arguments: list[str], **variables: str) -> subprocess.Popen:
+    """Start a run as the leader of a process group, with some environment variables more."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(arguments, cwd=PROJECT, env=environment(), start_new_session=True, **pipes)
+    return subprocess.Popen(arguments, cwd=PROJECT, env=environment() | variables, start_new_session=True, **pipes)
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> str:
