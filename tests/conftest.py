@@ -15,7 +15,14 @@ from mbt_lightning.data.demo import DemoSize, demo_manifest
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no variable that the program sets outlive a test."""
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MBT_RUN_FOLDER"):
+    for name in (
+        "PL_GLOBAL_SEED",
+        "PL_SEED_WORKERS",
+        "MBT_RUN_FOLDER",
+        "MBT_GOES_ON",
+        "MBT_DIE_WITH_PARENT",
+        "MBT_RUN_ID",
+    ):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 

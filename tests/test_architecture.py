@@ -68,7 +68,9 @@ def test_the_map_is_of_real_files() -> None:
     ("place", "may_know"),
     [
         ("model", ("model", "errors")),
-        ("data", ("data", "errors")),
+        ("data", ("data", "errors", "process")),
+        ("process", ()),
+        ("state", ("errors",)),
         ("tasks", ("data.records", "errors")),
         ("module", ("model", "data.records", "data.mixup", "data.sampling", "tasks", "errors")),
         ("errors", ()),
@@ -122,7 +124,16 @@ def test_heavy_packages_wait_until_they_are_needed(package) -> None:
     assert [name for name in FILES if package in theirs(name, top_level=True)] == []
 
 
-@pytest.mark.parametrize("name", ["mbt_lightning", "mbt_lightning.model.mbt", "mbt_lightning.data.demo"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mbt_lightning",
+        "mbt_lightning.model.mbt",
+        "mbt_lightning.data.demo",
+        "mbt_lightning.process",
+        "mbt_lightning.state",
+    ],
+)
 def test_importing_is_light(name) -> None:
     heavy = ("decord", "av", "wandb", "matplotlib", "lightning", "torchmetrics")
     code = f"import sys, {name}; print([m for m in {heavy} if m in sys.modules])"

@@ -3,55 +3,22 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import DDP, PLAIN, command, finish, only, start
 
 from mbt_lightning.checkpoint import load_checkpoint
 from mbt_lightning.data.demo import DemoSize, demo_manifest
-
-PROJECT = Path(__file__).parent.parent
-TINY = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_layer", "1", "--model.drop_path", "0.2"]
-PLAIN = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.batch_size", "8"]
-DDP = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory) -> Path:
     """A few real clips; the odd number of test clips cannot be shared evenly by two processes."""
     return demo_manifest(DemoSize(32, 8, 13), cache=tmp_path_factory.mktemp("runs-demo"))
-
-
-def command(manifest: Path, runs: Path, *more: str) -> list[str]:
-    point = ["--config", "experiments/bottleneck_b4_lf8.yaml", "--data.manifest", str(manifest), "--runs", str(runs)]
-    return [sys.executable, "-m", "mbt_lightning", "fit", *point, *TINY, *PLAIN, "--data.num_workers", "0", *more]
-
-
-def environment() -> dict[str, str]:
-    """The variables of this process, without what an earlier run in it has left."""
-    left = ("PL_", "MBT_", "LOCAL_RANK", "MASTER_", "WORLD_SIZE", "NODE_RANK")
-    return {k: v for k, v in os.environ.items() if not k.startswith(left)} | {"OMP_NUM_THREADS": "1"}
-
-
-def start(arguments: list[str]) -> subprocess.Popen:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(arguments, cwd=PROJECT, env=environment(), start_new_session=True, **pipes)
-
-
-def finish(process: subprocess.Popen, code: int = 0) -> str:
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == code, output
-    return output
-
-
-def only(paths) -> Path:
-    paths = list(paths)
-    assert len(paths) == 1, paths
-    return paths[0]
 
 
 def test_a_killed_run_resumes_as_if_nothing_had_been(manifest: Path, tmp_path: Path) -> None:

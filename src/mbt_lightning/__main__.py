@@ -11,6 +11,8 @@ WITHOUT_TORCH = {
 }
 """Tools that start without torch: one examines it, the others need seconds less."""
 
+from mbt_lightning import process
+
 
 def main() -> None:
     """Run the program; what a person can mend ends it with one line and exit code 2."""
@@ -25,6 +27,8 @@ def main() -> None:
             print(f"mbt: error: {one_line(error)}", file=sys.stderr)
             sys.exit(2)
     else:
+        if sys.argv[1:2] and sys.argv[1] in process.RUNS:
+            process.SIGNALS.listen()  # before the seconds that the imports take
         from mbt_lightning import cli
 
         cli.main()

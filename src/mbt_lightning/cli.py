@@ -16,12 +16,13 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from mbt_lightning.checkpoint import Checkpoint, is_weights_only, read_about, read_checkpoint
@@ -35,6 +36,7 @@ from mbt_lightning.data.stats import Measured, kind_of, read_measured, scale_giv
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.expand import NEWEST, expand
 from mbt_lightning.guard import BadClipGuard
+from mbt_lightning.keep import LastCheckpoint, WholeFiles
 from mbt_lightning.model.cost import count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Fusion
 from mbt_lightning.model.pretrained.ast import AST
@@ -42,8 +44,12 @@ from mbt_lightning.model.pretrained.init import Init, PerModality
 from mbt_lightning.model.pretrained.scenic import Scenic
 from mbt_lightning.model.pretrained.vit import GoogleViT, TimmViT
 from mbt_lightning.module import AudioVisualClassifier
+from mbt_lightning.process import SIGNALS, bind_children, die_with_parent, rank
 from mbt_lightning.report import print_predictions, print_scores
-from mbt_lightning.run import MetricsCsv, RunRecorder, find_checkpoint, new_run_folder
+from mbt_lightning.resume import is_trained, own_checkpoint, refuse_other_settings
+from mbt_lightning.run import MetricsCsv, RunRecorder, find_checkpoint, given_id, new_run_folder
+from mbt_lightning.state import RunState
+from mbt_lightning.stop import Stop
 from mbt_lightning.tasks import Task
 
 SOURCES = (GoogleViT, TimmViT, AST, Scenic, Checkpoint, PerModality)
@@ -67,23 +73,62 @@ TOOLS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the program; what a person can mend ends it with one line and exit code 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if arguments and arguments[0] in TOOLS:
-            module, _, function = TOOLS[arguments[0]].partition(":")
+    die_with_parent()
+    if arguments and arguments[0] in TOOLS:
+        module, _, function = TOOLS[arguments[0]].partition(":")
+        try:
             getattr(importlib.import_module(module), function)(arguments[1:])
-        else:
-            MbtCLI(expand(arguments))
-    except SIGTERMException:
-        sys.exit(128 + signal.SIGTERM)  # Lightning's own exit looks like success
-    except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            print("mbt: interrupted; the same command with --ckpt_path last goes on", file=sys.stderr)
-            sys.exit(128 + signal.SIGINT)
-        raise
-    except Exception as error:
-        told = told_to_the_user(error)
-        if told is None or os.environ.get("MBT_DEBUG"):
+        except KeyboardInterrupt:
             raise
+        except Exception as error:
+            tell(error, RunState())
+            raise
+        return
+    state = RunState()
+    with SIGNALS.listening():
+        bind_children()
+        try:
+            MbtCLI(expand(arguments), state=state)
+            state.end("finished", 0)
+        except BaseException as error:
+            if number := stopped_by(error):
+                stop(number, state)
+            if isinstance(error, SystemExit):
+                state.end("failed", error.code if isinstance(error.code, int) else 1, "see its output")
+            else:
+                tell(error, state)
+            raise
+
+
+def stopped_by(error: BaseException) -> int:
+    """The signal that an exception comes from; 0 if it comes from none."""
+    if isinstance(error, SIGTERMException):
+        return SIGNALS.agreed or signal.SIGTERM
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+        return signal.SIGINT
+    is_early = isinstance(error, SystemExit) and SIGNALS.received
+    return SIGNALS.received if is_early else 0
+
+
+def stop(number: int, state: RunState) -> NoReturn:
+    """End the program as one does that a signal has ended, and say how to go on."""
+    name = signal.Signals(number).name
+    state.end("stopped", 128 + number, f"stopped by {name}")
+    if rank():
+        sys.exit(0)  # Lightning kills the first process at once where another one ends with a code
+    told = "interrupted" if number == signal.SIGINT else f"stopped by {name}"
+    print(f"mbt: {told}; the same command with --ckpt_path last goes on", file=sys.stderr)
+    sys.exit(128 + number)  # Lightning's own exit looks like success
+
+
+def tell(error: BaseException, state: RunState) -> None:
+    """End the program with one line if a person can mend the error; else note it down, and it is raised again."""
+    told = told_to_the_user(error)
+    if told is None:
+        state.end("failed", 1, f"{type(error).__name__}: {error}")
+        return
+    state.end("failed", 2, told)
+    if not os.environ.get("MBT_DEBUG"):
         print(f"mbt: error: {one_line(told)}", file=sys.stderr)
         sys.exit(2)
 
@@ -154,17 +199,21 @@ class MbtCLI(LightningCLI):
     Args:
         args: the expanded command line.
         run: whether the first word is one of Lightning's subcommands, which is run; else everything is built only.
+        state: of the run, as its folder keeps it.
     """
 
     checkpoint: str | None = None
     """The checkpoint that is tested, resumed or predicted with."""
     measured: Measured | None = None
     """The measurement that the spectrogram's mean and standard deviation were taken from, if they were."""
+    is_trained = False
+    """Whether the run has its training behind it, so that only the test is left."""
     scale_source: str = "as configured"
     """Where these two come from, for the reader."""
 
-    def __init__(self, args: list[str], run: bool = True):
+    def __init__(self, args: list[str], run: bool = True, state: RunState | None = None):
         quieten()
+        self.state = state or RunState()
         super().__init__(
             AudioVisualClassifier,
             AudioVisualData,
@@ -226,11 +275,18 @@ class MbtCLI(LightningCLI):
         self.checkpoint = settings.ckpt_path
         if self.checkpoint:
             read_about(self.checkpoint)  # refuses, before anything is built, what is none
+        goes_on = bool(given_id()) and self.subcommand == "fit" and not self.checkpoint
+        if goes_on and (own := own_checkpoint(runs / settings.experiment / str(given_id()))):
+            self.checkpoint = str(own)
         self.fill_in_measured()
+        self.text = self._parser(self.subcommand).dump(settings, skip_none=False)
+        if goes_on and self.checkpoint:
+            refuse_other_settings(Path(self.checkpoint), yaml.safe_load(self.text))
+            settings.ckpt_path = self.checkpoint
+            self.is_trained = is_trained(Path(self.checkpoint).parent.parent)
 
-        rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))))
         self.folder: Path | None
-        if rank:  # processes that this one did not start learn it from the first, see RunRecorder
+        if rank():  # processes that this one did not start learn it from the first, see RunRecorder
             self.folder = Path(os.environ["MBT_RUN_FOLDER"]) if "MBT_RUN_FOLDER" in os.environ else None
         else:
             if resumed and self.subcommand == "fit":
@@ -238,8 +294,10 @@ class MbtCLI(LightningCLI):
             else:
                 self.folder = new_run_folder(runs, settings.experiment)
             os.environ["MBT_RUN_FOLDER"] = str(self.folder)
-            print(f"checkpoint: {settings.ckpt_path}\n" * bool(resumed), end="", flush=True)
-        self.text = self._parser(self.subcommand).dump(settings, skip_none=False)
+            if given_id():
+                self.state.begin(self.folder)  # whoever gave the id looks for the run there, whatever becomes of it
+            if resumed or (goes_on and self.checkpoint):
+                print(f"checkpoint: {self.checkpoint}", flush=True)
         if self.checkpoint and is_weights_only(self.checkpoint):
             settings.ckpt_path = None  # which Lightning cannot read; see load_weights
         for logger in as_list(settings.trainer.logger):
@@ -279,7 +337,10 @@ class MbtCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; what is refused before it begins leaves no empty folder behind either."""
         try:
-            super()._run_subcommand(subcommand)
+            if self.is_trained:
+                self.test_again()
+            else:
+                super()._run_subcommand(subcommand)
         except UserError:
             self.drop_empty_folder()
             raise
@@ -298,17 +359,18 @@ class MbtCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Add what every run has: its records, checkpoints, progress bar and `metrics.csv`."""
-        own: list[Callback] = [RunRecorder(self.folder, yaml.safe_load(self.text), self.text), BadClipGuard()]
+        recorder = RunRecorder(self.folder, yaml.safe_load(self.text), self.text, self.state)
+        own: list[Callback] = [recorder, BadClipGuard(), Stop(self.state)]
         chosen = as_list(config.get("callbacks"))
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in chosen):
             own.append(Progress())
-        if config["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in chosen):
-            monitor = "val/score" if self.subcommand == "fit" and self.datamodule.has_val else None
-            own.append(
-                ModelCheckpoint(
-                    filename="best", monitor=monitor, mode="max", save_last=True, enable_version_counter=False
-                )
-            )
+        if config["enable_checkpointing"] is not False:
+            if not any(isinstance(c, ModelCheckpoint) for c in chosen):
+                monitor = "val/score" if self.subcommand == "fit" and self.datamodule.has_val else None
+                own.append(ModelCheckpoint(filename="best", monitor=monitor, mode="max", enable_version_counter=False))
+            own.append(LastCheckpoint())
+        if not any(isinstance(p, CheckpointIO) for p in as_list(config.get("plugins"))):
+            config["plugins"] = [*as_list(config.get("plugins")), WholeFiles()]
         trainer = super()._instantiate_trainer(config, callbacks + own)
         if self.folder:
             trainer.loggers = [MetricsCsv(self.folder), *trainer.loggers]
@@ -354,6 +416,17 @@ class MbtCLI(LightningCLI):
                 f"warning: they were measured when the manifest's hash was {self.measured.hash}; it is "
                 f"{data.manifest.digest} now, and `mbt stats {data.manifest_path}` measures anew"
             )
+
+    def test_again(self) -> None:
+        """Test a run that is trained already; its records of the training stay as they are."""
+        if self.trainer.is_global_zero:
+            print("this run is trained already: it is tested again")
+        best = self.trainer.checkpoint_callback
+        if isinstance(best, ModelCheckpoint):
+            about = read_checkpoint(str(self.checkpoint))["callbacks"].get(best.state_key, {})
+            path = about.get("best_model_path", "")
+            best.best_model_path = path if Path(path).is_file() else str(self.checkpoint)
+        self.after_fit()
 
     def after_fit(self) -> None:
         """Test the best checkpoint, if there is a test split."""
@@ -418,5 +491,6 @@ def quieten() -> None:
         ".*recommended to use `self.log.*sync_dist.*",
         ".*could not find the monitored key.*",
         ".*The dirpath has changed from.*",
+        ".*checkpoint that ended before the epoch ended and your dataloader is not resumable.*",  # ours is
     ):
         warnings.filterwarnings("ignore", message=text)

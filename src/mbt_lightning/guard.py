@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch.distributed as dist
+from lightning.pytorch.trainer.states import TrainerFn
 
 from mbt_lightning.data.records import BadClip, Batch
 from mbt_lightning.errors import UserError
@@ -20,6 +21,17 @@ class BadClipGuard(L.Callback):
     def __init__(self) -> None:
         self.bad: dict[str, dict[str, BadClip]] = {}
         self.told: set[str] = set()
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
+        """Keep which training clips were found bad so far."""
+        found = {name: [clip.path, clip.reason] for name, clip in self.bad.get("train", {}).items()}
+        checkpoint["mbt_lightning"]["bad_clips"] = found
+
+    def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
+        """Count on in a training that goes on."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            found = checkpoint["mbt_lightning"].get("bad_clips", {})
+            self.bad["train"] = {name: BadClip(name, path, reason) for name, (path, reason) in found.items()}
 
     def note(self, trainer: L.Trainer, split: str, batch: Batch, batch_idx: int) -> None:
         """Take up a batch's bad clips; look at the limit where all processes do."""

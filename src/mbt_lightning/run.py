@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import math
 import os
@@ -24,20 +25,37 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.cost import count_parameters, gflops_per_clip
+from mbt_lightning.state import RunState, write_json
+
+
+def given_id() -> str | None:
+    """The run's id that was given from outside: by W&B (`WANDB_RUN_ID`), or else by whoever starts it (`MBT_RUN_ID`).
+
+    The same id is the same run, which finds its folder again.
+
+    Raises:
+        UserError: it cannot be the name of a folder.
+    """
+    for name in ("WANDB_RUN_ID", "MBT_RUN_ID"):
+        if run_id := os.environ.get(name):
+            if Path(run_id).name != run_id or run_id == "..":
+                raise UserError(f"{name} is {run_id!r}: a run's id is the name of its folder, without slashes")
+            return run_id
+    return None
 
 
 def new_run_folder(runs: Path, experiment: str) -> Path:
     """Make `<runs>/<experiment>/<run id>/`; no two runs get the same, however closely they start.
 
-    The id is W&B's if it has given one (`WANDB_RUN_ID`), so that an interrupted run finds its folder again; else the
-    time, to the second, with a number behind it if that is taken.
+    The id is the one given from outside, if there is one; else the time, to the second, with a number behind it if
+    that is taken.
     """
     parent = runs / experiment
     try:
         parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--runs {runs}: cannot make folders there ({error.strerror}); name another") from None
-    if run_id := os.environ.get("WANDB_RUN_ID"):
+    if run_id := given_id():
         (parent / run_id).mkdir(exist_ok=True)
         return parent / run_id
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -52,19 +70,21 @@ def new_run_folder(runs: Path, experiment: str) -> Path:
 
 
 def find_checkpoint(runs: Path, experiment: str, which: str) -> Path:
-    """The `last` or `best` checkpoint of the newest run of an experiment.
+    """The `last` or `best` checkpoint of the newest run of an experiment; `last` of the run whose id is given, if any.
 
     Raises:
         UserError: there is none.
     """
     if not experiment:
         raise UserError(f"--ckpt_path {which}: of which experiment? Name it by --experiment NAME or --config FILE")
-    found = (runs / experiment).glob(f"*/checkpoints/{which}.ckpt")
+    run_id = given_id() if which == "last" else None
+    found = (runs / experiment).glob(f"{glob.escape(run_id) if run_id else '*'}/checkpoints/{which}.ckpt")
     newest = max(found, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
     if newest is None:
         raise UserError(
-            f"--ckpt_path {which}: no run of experiment {experiment!r} has a checkpoint "
-            f"(looked for {runs / experiment}/*/checkpoints/{which}.ckpt); start one without --ckpt_path"
+            f"--ckpt_path {which}: no run {f'{run_id!r} ' if run_id else ''}of experiment {experiment!r} has a "
+            f"checkpoint (looked for {runs / experiment}/{run_id or '*'}/checkpoints/{which}.ckpt); "
+            "start one without --ckpt_path"
         )
     return newest
 
@@ -147,10 +167,12 @@ class RunRecorder(L.Callback):
         folder: the run's folder; None on a process that is not told, which then asks the first.
         config: the resolved configuration as plain data.
         text: the same as YAML text, as it is saved.
+        state: of the run, which begins when everything is built.
     """
 
-    def __init__(self, folder: Path | None, config: dict[str, Any], text: str):
+    def __init__(self, folder: Path | None, config: dict[str, Any], text: str, state: RunState):
         self.folder = folder
+        self.state = state
         self.config = config
         self.text = text
         self.clips = 0
@@ -164,6 +186,7 @@ class RunRecorder(L.Callback):
         for callback in trainer.checkpoint_callbacks:
             callback.dirpath = callback.dirpath or str(self.folder / "checkpoints")
         if trainer.is_global_zero:
+            self.state.begin(self.folder)
             save_config(self.folder / "config.yaml", self.text)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
@@ -174,12 +197,22 @@ class RunRecorder(L.Callback):
         spec = pl_module.spec
         checkpoint["mbt_lightning"] = {
             "config": self.config,
+            "trained": {"clips": self.clips, "seconds": self.seconds},
             "spec": {"inputs": {m: list(s) for m, s in spec.inputs.items()}}
             | {"classes": list(spec.classes), "groups": list(spec.groups)},
         }
 
+    def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
+        """Count on where the training was stopped: its figures are those of all its parts."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            trained = checkpoint["mbt_lightning"].get("trained", {"clips": 0, "seconds": 0.0})
+            self.clips, self.seconds = trained["clips"], trained["seconds"]
+
     def on_train_start(self, trainer, pl_module) -> None:
         """Drop the logged steps that a resumed run will log again; keep what the starting weights were."""
+        self.since = time.perf_counter()
+        if trainer.is_global_zero and (fit := self.summary().get("fit")):
+            self.write(trainer, pl_module, {"fit": fit | {"finished": False}})
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
                 logger.go_back_to(trainer.global_step)
@@ -211,7 +244,7 @@ class RunRecorder(L.Callback):
             fit: dict[str, Any] = {"epochs": trainer.current_epoch, "steps": trainer.global_step, "finished": finished}
             if self.seconds:
                 fit |= {"clips_per_second": self.clips / self.seconds, "training_seconds": self.seconds}
-            self.write(trainer, pl_module, {"fit": fit})
+            self.write(trainer, pl_module, {"fit": self.summary().get("fit", {}) | fit})
 
     def on_test_end(self, trainer, pl_module) -> None:
         """Write down the test's scores."""
@@ -223,11 +256,16 @@ class RunRecorder(L.Callback):
         if trainer.is_global_zero and trainer.state.fn == TrainerFn.VALIDATING:
             self.write(trainer, pl_module, {"val": numbers(trainer, "val/")})
 
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` says so far."""
+        assert self.folder is not None
+        path = self.folder / "summary.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
     def write(self, trainer: L.Trainer, pl_module: L.LightningModule, part: dict[str, Any]) -> None:
         """Add a part to `summary.json`, beside what every run states."""
         assert self.folder is not None
-        path = self.folder / "summary.json"
-        summary = json.loads(path.read_text()) if path.is_file() else {}
+        summary = self.summary()
         data = trainer.datamodule
         coverage = data.manifest.coverage
         summary |= {
@@ -236,11 +274,13 @@ class RunRecorder(L.Callback):
             "seed": data.seed,
             "parameters": count_parameters(pl_module.network),
             "gflops_per_clip": gflops_per_clip(pl_module.network, pl_module.spec.inputs),
-            "peak_memory_gb": peak_memory_gb(),
+            "peak_memory_gb": max(peak_memory_gb(), summary.get("peak_memory_gb") or 0.0),
             "processes": trainer.world_size,
+            "machine": machine(trainer),
             "versions": versions(),
             "git_commit": git_commit(),
             "data": {
+                "name": name_of(data),
                 "manifest": str(data.manifest.path),
                 "hash": data.manifest.digest,
                 "dataset": data.manifest.metadata.get("dataset"),
@@ -253,9 +293,7 @@ class RunRecorder(L.Callback):
                 "left_out": data.manifest.left_out,
             },
         } | part
-        unfinished = path.with_suffix(".json.new")
-        unfinished.write_text(json.dumps(without_nan(summary), indent=2, allow_nan=False) + "\n")
-        unfinished.replace(path)
+        write_json(self.folder / "summary.json", without_nan(summary))
 
 
 def numbers(trainer: L.Trainer, prefix: str) -> dict[str, float]:
@@ -278,6 +316,30 @@ def save_config(path: Path, text: str) -> None:
             number += 1
         path.rename(older)
     path.write_text(text)
+
+
+def name_of(data: Any) -> str | None:
+    """Name of a data module's data set, with its variant, as far as the manifest says; `demo` for the embedded one."""
+    if data.manifest_path == "demo":
+        return "demo"
+    about = data.manifest.metadata
+    return "/".join(str(about[key]) for key in ("dataset", "variant") if about.get(key)) or None
+
+
+def machine(trainer: L.Trainer) -> dict[str, Any]:
+    """What the run is computed on: the host, the GPU or CPU by its model's name, and how many GPUs."""
+    root = trainer.strategy.root_device
+    is_gpu = root.type == "cuda"
+    device = torch.cuda.get_device_name(root) if is_gpu else cpu_name()
+    return {"host": platform.node(), "device": device, "num_gpus": trainer.world_size if is_gpu else 0}
+
+
+def cpu_name() -> str:
+    """The processor's model."""
+    info = Path("/proc/cpuinfo")  # of Linux
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def peak_memory_gb() -> float:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.seed import pl_worker_init_function
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -17,6 +19,7 @@ from mbt_lightning.data.dataset import (
     ClipSampler,
     DrawSampler,
     InOrder,
+    LazyLoader,
     Shuffled,
     collate,
 )
@@ -29,6 +32,7 @@ from mbt_lightning.data.sampling import chance
 from mbt_lightning.data.spectrogram import UNMEASURED, LogMel, Spectrogram
 from mbt_lightning.data.store import store_of
 from mbt_lightning.errors import UserError
+from mbt_lightning.process import serve_parent
 
 STREAMS = {"rgb": "video", "spectrogram": "audio"}
 """The stream of a media file that each modality is made from."""
@@ -196,8 +200,12 @@ class AudioVisualData(L.LightningDataModule):
         return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
     def train_dataloader(self) -> DataLoader:
-        """Random windows of the clips that the sampler draws."""
-        return self.loader(self.dataset("train", num_views=0), self.sampler)
+        """Random windows of the clips that the sampler draws; where a run goes on inside of an epoch, of the rest."""
+        return self.loader(self.dataset("train", num_views=0), self.sampler, LazyLoader, self.batches_done)
+
+    def batches_done(self) -> int:
+        """How many batches of the epoch have been trained on."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
 
     def val_dataloader(self) -> DataLoader | list:
         """The middle window of every clip; nothing if there is no such split."""
@@ -213,8 +221,14 @@ class AudioVisualData(L.LightningDataModule):
         examples = [Example(str(path), str(path), str(path)) for path in files]
         return self.loader(ClipDataset(examples, (), self.setting, self.num_test_views))
 
-    def loader(self, dataset: ClipDataset, sampler: ClipSampler = InOrder()) -> DataLoader:  # noqa: B008
-        """A DataLoader over this rank's part of a dataset."""
+    def loader(
+        self,
+        dataset: ClipDataset,
+        sampler: ClipSampler = InOrder(),  # noqa: B008
+        loader: type[DataLoader] = DataLoader,
+        batches_done: Callable[[], int] = lambda: 0,
+    ) -> DataLoader:
+        """A DataLoader over this rank's part of a dataset, without the batches of the epoch that are done."""
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         if self.batch_size % world:
             raise UserError(
@@ -222,8 +236,8 @@ class AudioVisualData(L.LightningDataModule):
                 f"give a multiple of {world} (it counts the clips of all processes together)"
             )
         per_rank = self.batch_size // world
-        draws = DrawSampler(dataset, world, rank, sampler, self.seed)
-        return DataLoader(
+        draws = DrawSampler(dataset, world, rank, sampler, self.seed, lambda: batches_done() * per_rank)
+        return loader(
             dataset,
             batch_size=per_rank,
             sampler=draws,
@@ -232,6 +246,7 @@ class AudioVisualData(L.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             timeout=READ_TIMEOUT_SECONDS if self.num_workers else 0,
+            worker_init_fn=begin_worker,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
 
@@ -258,6 +273,13 @@ class AudioVisualData(L.LightningDataModule):
         assert batch.waveform is not None
         x = self.spectrogram.to(batch.waveform.device)(batch.waveform)
         return self.spec_augment(x, generator) if generator and self.spec_augment else x
+
+
+def begin_worker(number: int) -> None:
+    """What a worker process does first: it leaves signals to its parent, and draws its own random numbers."""
+    serve_parent()
+    if int(os.environ.get("PL_SEED_WORKERS", 0)):
+        pl_worker_init_function(number)
 
 
 def manifest_file(name: str) -> Path:

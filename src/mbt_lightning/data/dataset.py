@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker_info
 
 from mbt_lightning.data.manifest import Clips
 from mbt_lightning.data.probe import ClipError
@@ -315,15 +315,37 @@ class DrawSampler(DistributedSampler):
         rank: this rank.
         sampler: which clips, in which order.
         seed: of the draws; the same on every rank.
+        done: how many draws of the epoch this rank has read already: a training that goes on inside of an epoch.
     """
 
-    def __init__(self, dataset: ClipDataset, num_replicas: int, rank: int, sampler: ClipSampler, seed: int):
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        num_replicas: int,
+        rank: int,
+        sampler: ClipSampler,
+        seed: int,
+        done: Callable[[], int] = lambda: 0,
+    ):
         draws = cast(Dataset, range(len(dataset) * max(1, dataset.num_views)))  # only its length is asked for
         super().__init__(draws, num_replicas, rank, shuffle=False)
-        self.clips, self.sampler, self.seed = dataset, sampler, seed
+        self.clips, self.sampler, self.seed, self.done = dataset, sampler, seed, done
 
     def __iter__(self) -> Iterator[Draw]:
-        """The draws of the epoch that was set last."""
+        """The draws of the epoch that was set last, without those that are done."""
         mine = slice(self.rank, None, self.num_replicas)
-        index, view = (np.resize(x, self.total_size)[mine] for x in self.sampler(self.clips, self.seed, self.epoch))
+        drawn = self.sampler(self.clips, self.seed, self.epoch)
+        index, view = (np.resize(x, self.total_size)[mine][self.done() :] for x in drawn)
         return (Draw(self.epoch, int(i), int(v)) for i, v in zip(index, view, strict=True))
+
+
+class LazyLoader(DataLoader):
+    """A DataLoader that begins to read when the first batch is asked for.
+
+    Lightning makes the iterator of a training before it knows the epoch and the place in it where a resumed run goes
+    on; worker processes would have read from the first epoch's start by then.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        """The batches that are left of the epoch."""
+        yield from super().__iter__()

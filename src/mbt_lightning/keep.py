@@ -1,0 +1,77 @@
+"""How checkpoints are kept: files that are whole at every moment, and one that a run can always go on from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loops.progress import _BatchProgress
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, brings it to the disk, and only then puts it there.
+
+    Lightning writes to the folder of temporary files and moves, which between file systems is a copy that can be cut
+    off; and without a sync a power failure can leave a file of zeros.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint; to another place than a local path as Lightning does."""
+        if "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + ".new")
+        with open(unfinished, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+        if hasattr(os, "O_DIRECTORY"):  # the folder's entry too
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            os.fsync(folder)
+            os.close(folder)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `last.ckpt`: the state at the end of the last whole epoch, or where a run was stopped.
+
+    Lightning's `save_last` writes it only where the best checkpoint is written too.
+    """
+
+    def __init__(self) -> None:
+        self.dirpath: str | None = None
+        self.saved_step = -1
+        self.is_in_validation = False
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Save the state, unless that has been done at this step."""
+        if trainer.global_step != self.saved_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            assert self.dirpath
+            self.saved_step = trainer.global_step
+            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        """Save what the epoch has led to."""
+        self.save(trainer)
+
+    def on_exception(self, trainer, pl_module, exception) -> None:
+        """Save where a training was stopped, by all processes at the same step."""
+        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING:
+            self.is_in_validation = trainer.validating
+            self.save(trainer)
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
+        """Let a run that was stopped in its validation begin with that validation."""
+        if self.is_in_validation:
+            begun = _BatchProgress()
+            begun.increment_ready()
+            begun.increment_started()
+            checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"] = begun.state_dict()

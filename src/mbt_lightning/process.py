@@ -1,0 +1,134 @@
+"""One process of a run, without torch: its rank, the signals that ask it to stop, and that none outlives its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+RUNS = ("fit", "validate", "test", "predict")
+"""The program's words that start a run, which listens to signals."""
+
+DIE_WITH_PARENT = "MBT_DIE_WITH_PARENT"
+"""Environment variable: `1`, or the process id of the parent that must still be there."""
+
+AGAIN_SECONDS = 1.0
+"""A signal that comes so soon behind the first is the same one, which a launcher has passed on once more."""
+
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+
+
+def rank() -> int:
+    """The rank of this process among all of its run, as whoever started it says; 0 for a process alone."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))))
+
+
+def kill_me_with_my_parent() -> None:
+    """Ask Linux to kill this process when the thread that started it ends; elsewhere nothing happens."""
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (AttributeError, OSError, TypeError):
+        return
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def die_with_parent() -> None:
+    """Do not outlive the parent, if `MBT_DIE_WITH_PARENT` asks for it."""
+    said, me = os.environ.get(DIE_WITH_PARENT, ""), str(os.getpid())
+    if not said or said == me:
+        return
+    kill_me_with_my_parent()
+    if said.isdigit() and int(said) > 1 and int(said) != os.getppid():
+        sys.exit("mbt: the process that started this one has ended")
+
+
+def bind_children() -> None:
+    """Let the processes that Lightning starts for the other ranks die with this one."""
+    os.environ[DIE_WITH_PARENT] = str(os.getpid())
+
+
+class Signals:
+    """What SIGTERM and SIGINT (Ctrl-C) have asked of this process.
+
+    As long as nothing runs, the first one ends the process. As soon as the ranks work together (`deferred`) it is
+    noted only, so that all stop at the same step; a later one ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        """The first signal that came; 0: none."""
+        self.agreed = 0
+        """The signal that all ranks stop for; 0: none."""
+        self.deferred = False
+        """Whether a signal is only noted."""
+        self.since = 0.0
+        self.earlier: dict[int, Any] = {}
+
+    def listen(self) -> None:
+        """Take the two signals over; one that is ignored stays so."""
+        if self.earlier or threading.current_thread() is not threading.main_thread():
+            return
+        self.deferred = rank() > 0  # a rank that leaves alone would let the others wait
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self.earlier[number] = signal.signal(number, self.note)
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Note a signal, or end."""
+        is_first = not self.received
+        if is_first:
+            self.received, self.since = number, time.monotonic()
+        if self.deferred and (is_first or time.monotonic() - self.since < AGAIN_SECONDS):
+            return
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if is_first:
+            sys.exit(128 + number)
+        signal.signal(number, signal.SIG_DFL)  # works even where Python does not get to run
+        os.kill(os.getpid(), number)
+
+    def restore(self) -> None:
+        """Give the signals back, and forget what came."""
+        for number, handler in self.earlier.items():
+            signal.signal(number, handler)
+        self.__init__()  # type: ignore[misc]
+
+    @contextmanager
+    def listening(self) -> Iterator[Signals]:
+        """Listen inside of a `with`."""
+        self.listen()
+        try:
+            yield self
+        finally:
+            self.restore()
+
+
+SIGNALS = Signals()
+"""This process's own."""
+
+
+def serve_parent() -> None:
+    """Let a worker process live as long as its parent needs it, whatever signal is sent to the whole group.
+
+    SIGTERM is obeyed only where the parent itself sends it, SIGINT never.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    kill_me_with_my_parent()
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=wait_for_parent, daemon=True).start()
+
+
+def wait_for_parent() -> None:
+    """End this process when its parent sends SIGTERM."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -1,0 +1,105 @@
+"""Runs that are stopped, killed and started again, as real processes: all end, nothing is left, nothing is lost."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from processes import DDP, command, finish, kill_group, members, only, start, wait_for
+
+from mbt_lightning.checkpoint import read_checkpoint
+from mbt_lightning.data.demo import DemoSize, demo_manifest
+
+EPOCHS = ["--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1"]
+ONE = ["--data.batch_size", "1", *EPOCHS]
+TWO = ["--data.batch_size", "2", *EPOCHS, *DDP]
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory) -> Path:
+    """So many training clips that an epoch is longer than the time between two looks at the signals."""
+    return demo_manifest(DemoSize(96, 8, 13), cache=tmp_path_factory.mktemp("stop-demo"))
+
+
+@pytest.fixture
+def begin(manifest: Path, tmp_path: Path) -> Iterator:
+    """Start runs of the demo in a folder of `tmp_path`; what is left of them is killed."""
+    begun: list[subprocess.Popen] = []
+
+    def start_one(name: str, *options: str, **variables: str) -> subprocess.Popen:
+        begun.append(start(command(manifest, tmp_path / name, *options), **variables))
+        return begun[-1]
+
+    yield start_one
+    for process in begun:
+        if members(process):
+            kill_group(process)
+
+
+def folder(tmp_path: Path, name: str) -> Path:
+    return only(tmp_path.glob(f"{name}/*/*"))
+
+
+def state(run: Path) -> dict:
+    return json.loads((run / "state.json").read_text())
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with open(run / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def has_begun(tmp_path: Path, name: str) -> bool:
+    """Whether a first step is logged."""
+    return bool(list(tmp_path.glob(f"{name}/*/*/metrics.csv")))
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Two runs have logged the same and ended alike, to the last bit."""
+    assert rows(one) == rows(other)
+    first, second = (read_checkpoint(run / "checkpoints/last.ckpt") for run in (one, other))
+    assert first["global_step"] == second["global_step"]
+    assert all(torch.equal(first["state_dict"][name], second["state_dict"][name]) for name in first["state_dict"])
+    tests = [json.loads((run / "summary.json").read_text())["test"] for run in (one, other)]
+    assert tests[0] == tests[1]
+
+
+def assert_stopped(process: subprocess.Popen, run: Path, code: int = 143) -> int:
+    """A run has ended for a signal inside of its first epoch; returns at which step."""
+    output = finish(process, code)
+    assert "Traceback" not in output, output
+    assert not members(process), "no process is left"
+    assert state(run)["state"] == "stopped" and state(run)["exit_code"] == code and state(run)["ended"]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["fit"]["finished"] is False and "test" not in summary
+    step = read_checkpoint(run / "checkpoints/last.ckpt")["global_step"]
+    assert summary["fit"]["steps"] == step
+    assert not any(row.get("val/score") for row in rows(run)), "no validation behind the signal"
+    return step
+
+
+def test_a_group_under_ddp_stops_inside_of_an_epoch_and_goes_on_as_if_nothing_had_been(begin, tmp_path: Path) -> None:
+    """SIGTERM to every process, workers that decode included; the same id goes on by itself."""
+    options = [*TWO, "--data.num_workers", "1"]
+    stopped = begin("b", *options, MBT_RUN_ID="mine")
+    undisturbed = begin("a", *options)
+    wait_for(lambda: has_begun(tmp_path, "b"), stopped)
+    assert state(tmp_path / "b/bottleneck_b4_lf8/mine")["state"] == "running"
+    os.killpg(stopped.pid, signal.SIGTERM)
+    run = folder(tmp_path, "b")
+    assert run.name == "mine"
+    assert 0 < assert_stopped(stopped, run) < 48
+    finish(undisturbed)
+
+    output = finish(begin("b", *options, MBT_RUN_ID="mine"))
+    assert f"checkpoint: {run / 'checkpoints/last.ckpt'}" in output and "not resumable" not in output
+    assert state(run)["state"] == "finished" and state(run)["exit_code"] == 0
+    assert_same(folder(tmp_path, "a"), run)
+    fits = [json.loads((folder(tmp_path, name) / "summary.json").read_text())["fit"] for name in "ab"]
+    assert fits[1]["clips_per_second"] * fits[1]["training_seconds"] == pytest.approx(2 * 96), "both parts are counted"
+    assert fits[0]["epochs"] == fits[1]["epochs"] == 2
