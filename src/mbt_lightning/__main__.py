@@ -4,14 +4,14 @@ import os
 import sys
 from importlib import import_module
 
+from mbt_lightning import process
+
 WITHOUT_TORCH = {
     "doctor": "mbt_lightning.lab.doctor",
     "sweep": "mbt_lightning.lab.sweep",
     "table": "mbt_lightning.lab.table",
 }
 """Tools that start without torch: one examines it, the others need seconds less."""
-
-from mbt_lightning import process
 
 
 def main() -> None:
