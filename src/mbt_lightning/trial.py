@@ -34,17 +34,20 @@ def prepare_trials(configs: Sequence[str], strategy: str | None = None) -> list[
         configs: files, and JSON as text, in the order in which they are read.
         strategy: the fusion strategy of the command line, which wins; None if it names none.
     """
-    contents = [content_of(config) for config in configs]
-    trials = [is_text(config) or config.endswith(".json") for config in configs]
-    if not any(trials):
-        return list(configs)
-    named = [settings.get("model.fusion.class_path", settings.get("model.fusion")) for settings in map(flat, contents)]
-    strategy = strategy or next((name for name in reversed(named) if isinstance(name, str)), None)
-    prepared = []
-    for config, content, is_trial in zip(configs, contents, trials, strict=True):
-        wanted = with_arguments(without_meaningless(content, strategy)) if is_trial else content
-        prepared.append(config if wanted == content else json.dumps(wanted))
-    return prepared
+    trials = {config: content_of(config) for config in configs if is_text(config) or config.endswith(".json")}
+    if any(key.startswith(f"model.fusion{ARGUMENTS}") for content in trials.values() for key in content):
+        strategy = strategy or strategy_named(configs)
+    prepared = {c: with_arguments(without_meaningless(content, strategy)) for c, content in trials.items()}
+    return [json.dumps(prepared[c]) if c in trials and prepared[c] != trials[c] else c for c in configs]
+
+
+def strategy_named(configs: Sequence[str]) -> str | None:
+    """The fusion strategy that the last of the configurations that name one names."""
+    for settings in map(flat, map(content_of, reversed(configs))):
+        name = settings.get("model.fusion.class_path", settings.get("model.fusion"))
+        if isinstance(name, str):
+            return name
+    return None
 
 
 def without_meaningless(content: dict[str, Any], strategy: str | None) -> dict[str, Any]:
