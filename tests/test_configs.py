@@ -10,16 +10,14 @@ import csv
 import inspect
 import re
 import shlex
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from program import Program, stacked
 
 import mbt_lightning.model.mbt as mbt
-from mbt_lightning.cli import MbtCLI, expand, main
+from mbt_lightning.cli import main
 from mbt_lightning.data.augment import ColourJitter, JitteredCrop, SpecAugment
 from mbt_lightning.data.spectrogram import KaldiFbank, LogMel
 from mbt_lightning.lab import prepare, stats, subset
@@ -45,58 +43,6 @@ def point_file(name: str) -> str:
 
 def recipe_file(name: str) -> str:
     return str(EXPERIMENTS / "recipes" / f"{name}.yaml")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The program without a run
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class ParserReadyError(Exception):
-    """Ends the construction of the program before anything is parsed."""
-
-
-class Program(MbtCLI):
-    """The program's parser, of which there is one as it takes time; it resolves and builds, and runs nothing."""
-
-    def __init__(self):
-        with suppress(ParserReadyError):
-            super().__init__([])
-        self.subcommand = "fit"
-
-    def parse_arguments(self, parser, args) -> None:
-        raise ParserReadyError
-
-    @cache  # noqa: B019
-    def parse(self, *arguments: str):
-        """The settings of `mbt fit ARGUMENTS`."""
-        return self.parser.parse_args(expand(["fit", *arguments])).fit
-
-    @cache  # noqa: B019
-    def resolve(self, *files: str) -> dict:
-        """The settings of stacked files, as plain values by dotted name."""
-        text = self._parser("fit").dump(self.parse(*stacked(*files)), skip_none=False)
-        return flat(yaml.safe_load(text))
-
-    def build(self, *files: str, manifest: str | None = None):
-        """The model and the data of stacked files, with a manifest of the test's own."""
-        self.settings = self.parse(*stacked(*files)).clone()
-        if manifest:
-            self.settings.data.manifest = manifest
-        built = self._parser("fit").instantiate_classes(self.settings)
-        return built.model, built.data
-
-
-def stacked(*files: str) -> list[str]:
-    """Files as arguments of the program; the last one wins."""
-    return [word for file in files for word in ("--config", file)]
-
-
-def flat(tree, name: str = "") -> dict:
-    """Nested mappings as one mapping of dotted names; lists stay values."""
-    if not isinstance(tree, dict) or not tree:
-        return {name: tree}
-    return {k: v for key, part in tree.items() for k, v in flat(part, f"{name}.{key}" if name else str(key)).items()}
 
 
 @pytest.fixture(scope="module")
