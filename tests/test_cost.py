@@ -1,5 +1,7 @@
 """What a model costs: the count and the arithmetic, the paper's and the authors' figures, the tool that prints them."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -11,8 +13,8 @@ import yaml
 
 from mbt_lightning.checkpoint import read_checkpoint
 from mbt_lightning.cli import main
-from mbt_lightning.lab.arithmetic import LATE, Way, ways
-from mbt_lightning.lab.cost import Row, compare, cost_of, fusion_layers, itself, shape_of, way_of
+from mbt_lightning.lab.arithmetic import LATE, Cost, Way, cost_of_settings, inputs_of, shape_of_settings, ways
+from mbt_lightning.lab.cost import Experiment, Row, compare, cost_of, fusion_layers, itself, shape_of, way_of
 from mbt_lightning.model.cost import by_module, by_part, count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention, TrainOnlyBottleneck
 from mbt_lightning.model.mbt import MBT, EncoderSize
@@ -435,3 +437,62 @@ def test_help(capsys: pytest.CaptureFixture) -> None:
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 0 and text in " ".join(capsys.readouterr().out.split())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From a resolved configuration, without torch
+# ---------------------------------------------------------------------------------------------------------------------
+
+SETTINGS = {
+    **{path.stem: ["--config", str(path)] for path in sorted((PROJECT / "experiments").glob("*.yaml"))},
+    "recipe": [word for name in RECIPE for word in ("--config", name)],
+    "released": ["--config", "experiments/recipes/audioset_mini_released.yaml"],
+    "pool": ["--config", POINT, "--model.head", "mean", "--model.share_encoder", "true"],
+    "cross, shared": ["--config", "experiments/cross_lf8.yaml", "--model.share_encoder", "true"],
+    "pre-logits": ["--config", POINT, "--model.representation_size", "5"],
+    "kaldi": ["--config", POINT, "--data.spectrogram", "KaldiFbank", "--data.window_seconds", "0.97"],
+    "odd": [
+        "--config",
+        POINT,
+        "--model.patches",
+        "{rgb: [3, 7, 5], spectrogram: [9, 11]}",
+        "--data.window_seconds",
+        "1.23",
+    ],
+    "tubelets": ["--config", POINT, "--model.patches", "{rgb: [2, 8, 8], spectrogram: [16, 16]}"],
+    "stacked": ["--config", POINT, "--model.patches", "{rgb: [24, 16], spectrogram: [16, 16]}"],
+    "size": ["--config", POINT, "--model.size", "{dim: 20, depth: 9, num_heads: 2, mlp_ratio: 2.55}"],
+    "large": ["--config", POINT, "--model.size", "l", "--model.fusion_layer", "24"],
+    "passed on": ["--config", POINT, "--model.modalities", "[spectrogram, rgb]", "--model.fusion_layer", "0"],
+}
+"""Experiments as for `mbt fit`."""
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_configuration_costs_what_its_network_does(name: str) -> None:
+    """To the digit: the numbers of the network, and the row that `mbt cost` prints of it."""
+    experiment = Experiment(SETTINGS[name], classes=13)
+    config = yaml.safe_load(experiment.parser.dump(experiment.config, skip_none=False))
+    assert inputs_of(config) == experiment.inputs
+    assert shape_of_settings(config, 13) == shape_of(experiment.network, experiment.inputs)
+    row = itself(experiment.network, experiment.inputs)
+    assert cost_of_settings(config, 13) == Cost(row.full_layers, row.as_run, row.as_coded)
+
+
+def test_a_strategy_of_ones_own_is_not_taken_for_a_built_in_one() -> None:
+    experiment = Experiment(["--config", POINT], classes=13)
+    config = yaml.safe_load(experiment.parser.dump(experiment.config, skip_none=False))
+    config["model"]["fusion"]["class_path"] = "my.own.Bottleneck"
+    assert cost_of_settings(config, 13) is None
+    config["model"]["fusion"]["class_path"] = "mbt_lightning.model.fusion.TrainOnlyBottleneck"
+    assert cost_of_settings(config, 13) is None
+    config["model"]["fusion"] = {"class_path": "mbt_lightning.model.fusion.Bottleneck"}
+    default = cost_of_settings(config, 13)
+    assert default == Cost(
+        *(getattr(itself(experiment.network, experiment.inputs), n) for n in default.__annotations__)
+    )
+
+
+def test_arithmetic_does_without_torch() -> None:
+    code = "import sys, mbt_lightning.lab.arithmetic; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
