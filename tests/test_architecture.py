@@ -72,6 +72,11 @@ def test_the_map_is_of_real_files() -> None:
         ("tasks", ("data.records", "errors")),
         ("module", ("model", "data.records", "data.mixup", "data.sampling", "tasks", "errors")),
         ("errors", ()),
+        ("settings", ("model.size", "errors")),
+        ("lab.arithmetic", ("model.size", "errors")),
+        ("lab.results", ("settings", "lab.ledger", "errors")),
+        ("lab.paper", ("settings", "model.size", "lab.arithmetic", "errors")),
+        ("lab.compare", ("settings", "lab.arithmetic", "lab.paper", "lab.results", "errors")),
         ("model.fusion", ("errors",)),  # blocks are handed to it
         ("model.blocks", ("errors",)),
         ("model.tokens", ("errors",)),
@@ -109,7 +114,7 @@ def test_codecs_are_known_where_they_are_used() -> None:
 
 @pytest.mark.parametrize(
     "package",
-    ["wandb", "matplotlib", "timm", "decord", "torchcodec", "tensorboard", "sklearn", "litdata", "simplejpeg"],
+    ["wandb", "matplotlib", "scipy", "timm", "decord", "torchcodec", "tensorboard", "sklearn", "litdata", "simplejpeg"],
 )
 def test_heavy_packages_wait_until_they_are_needed(package) -> None:
     assert [name for name in FILES if package in theirs(name, top_level=True)] == []
