@@ -78,6 +78,11 @@ def test_the_map_is_of_real_files() -> None:
         ("lab.distributions", ("errors",)),
         ("lab.sweepfile", ("lab.distributions", "yaml_files", "errors")),
         ("lab.bayes", ("lab.distributions", "lab.sweepfile", "errors")),
+        ("settings", ("model.size", "errors")),
+        ("lab.arithmetic", ("model.size", "errors")),
+        ("lab.results", ("settings", "lab.ledger", "errors")),
+        ("lab.paper", ("settings", "model.size", "lab.arithmetic", "errors")),
+        ("lab.compare", ("settings", "lab.arithmetic", "lab.paper", "lab.results", "errors")),
         ("model.fusion", ("errors",)),  # blocks are handed to it
         ("model.blocks", ("errors",)),
         ("model.tokens", ("errors",)),
@@ -117,7 +122,7 @@ def test_codecs_are_known_where_they_are_used() -> None:
     "package",
     [
         *("wandb", "matplotlib", "timm", "decord", "torchcodec", "tensorboard", "sklearn", "litdata", "simplejpeg"),
-        *("optuna", "scipy"),
+        *("optuna", "scipy", "submitit"),
     ],
 )
 def test_heavy_packages_wait_until_they_are_needed(package) -> None:

@@ -1,5 +1,7 @@
 """What a model costs: the count and the arithmetic, the paper's and the authors' figures, the tool that prints them."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -11,8 +13,11 @@ import yaml
 
 from mbt_lightning.checkpoint import read_checkpoint
 from mbt_lightning.cli import main
-from mbt_lightning.lab.arithmetic import LATE, Way, ways
-from mbt_lightning.lab.cost import Row, compare, cost_of, fusion_layers, itself, shape_of, way_of
+from mbt_lightning.data import spectrogram
+from mbt_lightning.data.datamodule import AudioVisualData
+from mbt_lightning.lab.arithmetic import LATE, Cost, Way, cost_of_settings, inputs_of, shape_of_settings, ways
+from mbt_lightning.lab.cost import Experiment, Row, compare, cost_of, fusion_layers, itself, shape_of, way_of
+from mbt_lightning.model import fusion
 from mbt_lightning.model.cost import by_module, by_part, count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention, TrainOnlyBottleneck
 from mbt_lightning.model.mbt import MBT, EncoderSize
@@ -435,3 +440,95 @@ def test_help(capsys: pytest.CaptureFixture) -> None:
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 0 and text in " ".join(capsys.readouterr().out.split())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From a resolved configuration, without torch
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def resolved() -> str:
+    """The resolved configuration of an ablation point, as text."""
+    experiment = Experiment(["--config", POINT], classes=13)
+    return experiment.parser.dump(experiment.config, skip_none=False)
+
+
+def network_of(config: dict) -> tuple[MBT, dict[str, tuple[int, ...]]]:
+    """What a configuration describes, built by the real classes."""
+    model, data = config["model"], config["data"]
+    sound = data["spectrogram"]
+    bank = getattr(spectrogram, sound["class_path"].rpartition(".")[2])(**sound["init_args"])
+    names = ("window_seconds", "num_frames", "frame_size")
+    clips = AudioVisualData(modalities=model["modalities"], spectrogram=bank, **{name: data[name] for name in names})
+    strategy = getattr(fusion, model["fusion"]["class_path"].rpartition(".")[2])
+    size = model["size"] if isinstance(model["size"], str) else EncoderSize(**model["size"])
+    plain = ("fusion_layer", "patches", "share_encoder", "head", "representation_size")
+    settings = {name: model[name] for name in plain}
+    built = partial(strategy, **model["fusion"].get("init_args", {}))
+    with torch.device("meta"):
+        return MBT(clips.inputs, 13, fusion=built, size=size, **settings), clips.inputs
+
+
+CROSS_CONFIG, JOINT_CONFIG = (
+    {"class_path": f"mbt_lightning.{name}"} for name in ("CrossAttention", "JointSelfAttention")
+)
+SYMMETRIC_CONFIG = {
+    "class_path": "mbt_lightning.model.fusion.Bottleneck",
+    "init_args": {"num_bottlenecks": 7, "update": "symmetric"},
+}
+KALDI = {
+    "class_path": "mbt_lightning.data.spectrogram.KaldiFbank",
+    "init_args": {"sample_rate": 16000, "num_mels": 128},
+}
+SETTINGS: dict[str, dict] = {
+    "as it is": {},
+    "defaults": {"model.fusion": {"class_path": "mbt_lightning.Bottleneck"}},
+    "symmetric": {"model.fusion": SYMMETRIC_CONFIG, "model.fusion_layer": 0},
+    "cross": {"model.fusion": CROSS_CONFIG},
+    "joint": {"model.fusion": JOINT_CONFIG},
+    "cross, shared": {"model.fusion": CROSS_CONFIG, "model.share_encoder": True},
+    "joint, shared": {"model.fusion": JOINT_CONFIG, "model.share_encoder": True},
+    "late": {"model.fusion_layer": 3},
+    "late, shared": {"model.fusion_layer": 3, "model.share_encoder": True},
+    "rgb": {"model.modalities": ["rgb"]},
+    "spectrogram": {"model.modalities": ["spectrogram"]},
+    "passed on": {"model.modalities": ["spectrogram", "rgb"], "model.fusion_layer": 0},
+    "paper": {"model.size": "b", "data.window_seconds": 8.0, "data.frame_size": 224},
+    "pool": {"model.head": "mean", "model.share_encoder": True},
+    "pre-logits": {"model.representation_size": 5},
+    "kaldi": {"data.spectrogram": KALDI, "data.window_seconds": 0.97},
+    "odd": {"model.patches": {"rgb": [3, 7, 5], "spectrogram": [9, 11]}, "data.window_seconds": 1.23},
+    "tubelets": {"model.patches": {"rgb": [2, 8, 8], "spectrogram": [16, 16]}},
+    "stacked": {"model.patches": {"rgb": [24, 16], "spectrogram": [16, 16]}},
+    "size": {"model.size": {"dim": 20, "depth": 4, "num_heads": 2, "mlp_ratio": 2.55}},
+    "small": {"model.size": "s"},
+}
+"""Changes to the configuration of an ablation point."""
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_configuration_costs_what_its_network_does(name: str) -> None:
+    """To the digit: the numbers of the network, and the row that `mbt cost` prints of it."""
+    config = yaml.safe_load(resolved())
+    config["model"] |= {"size": {"dim": 48, "depth": 3, "num_heads": 2}, "fusion_layer": 1}
+    for key, value in SETTINGS[name].items():
+        part, _, setting = key.partition(".")
+        config[part][setting] = value
+    network, inputs = network_of(config)
+    assert inputs_of(config) == inputs
+    assert shape_of_settings(config, 13) == shape_of(network, inputs)
+    row = itself(network, inputs)
+    assert cost_of_settings(config, 13) == Cost(row.full_layers or 0, row.as_run, row.as_coded)
+
+
+def test_a_strategy_of_ones_own_is_not_taken_for_a_built_in_one() -> None:
+    config = yaml.safe_load(resolved())
+    for path in ("my.own.Bottleneck", "mbt_lightning.model.fusion.TrainOnlyBottleneck"):
+        config["model"]["fusion"]["class_path"] = path
+        assert cost_of_settings(config, 13) is None
+
+
+def test_arithmetic_does_without_torch() -> None:
+    code = "import sys, mbt_lightning.lab.arithmetic; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -220,7 +220,7 @@ def cost(shape: Shape, way: Way, fusion_layer: int) -> Cost:
 # From a resolved configuration
 # ---------------------------------------------------------------------------------------------------------------------
 
-BOTTLENECK = {"num_bottlenecks": 4, "update": "sequential"}
+BOTTLENECK: dict[str, Any] = {"num_bottlenecks": 4, "update": "sequential"}
 """The settings of a bottleneck that names none, as in `mbt_lightning.model.fusion`."""
 
 

@@ -181,12 +181,13 @@ class Point:
             return f"{self.modalities[0]} only"
         if is_late(self.config):
             return "late fusion"
-        name = class_of(self.config["model"]["fusion"])
-        return {
+        own = paper.strategy_of(self.config)
+        known = {
             "Bottleneck": "bottleneck",
             "CrossAttention": "cross-attention",
             "JointSelfAttention": "joint self-attention",
-        }.get(name, name)
+        }
+        return known[own] if own in known else class_of(self.config["model"]["fusion"])
 
     @property
     def strategy(self) -> str:
@@ -195,6 +196,7 @@ class Point:
             return self.kind
         chosen = dict(arguments_of(self.config["model"]["fusion"]))
         if self.kind == "bottleneck":
+            chosen = arithmetic.BOTTLENECK | chosen
             order = "" if self.modalities[0] == "rgb" else f", {self.modalities[0]} first"
             update = chosen["update"] + (order if chosen["update"] == "sequential" else "")
             return f"bottleneck B = {chosen['num_bottlenecks']} ({update})"
@@ -208,8 +210,9 @@ class Point:
     @property
     def num_bottlenecks(self) -> int | None:
         """B; None without a bottleneck."""
-        chosen = arguments_of(self.config["model"]["fusion"]) if self.kind == "bottleneck" else {}
-        return chosen.get("num_bottlenecks")
+        if self.kind != "bottleneck":
+            return None
+        return (arithmetic.BOTTLENECK | dict(arguments_of(self.config["model"]["fusion"])))["num_bottlenecks"]
 
     def values(self, name: str) -> list[float]:
         """A test score of all its runs that have it, by seed."""

@@ -110,7 +110,7 @@ def latex_text(text: str) -> str:
     """Text that LaTeX shows as it is; L_f as the paper writes it, and nothing outside of ASCII that it may not know."""
     escaped = "".join(LATEX.get(sign, sign) for sign in " ".join(text.split()))
     escaped = re.sub(r"\bL\\_f\b", r"$L_f$", escaped)
-    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped)
+    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", escaped)
 
 
 def latex(found: Comparison, columns: Sequence[Column]) -> str:

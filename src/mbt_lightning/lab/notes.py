@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from math import prod
 from typing import NamedTuple
 
 from mbt_lightning.errors import some
 from mbt_lightning.lab import paper
-from mbt_lightning.lab.columns import coverage_of, duration
+from mbt_lightning.lab.columns import NONE, coverage_of, duration
 from mbt_lightning.lab.compare import Comparison, Duel, Point, duels, seed_of, show, state_of
 from mbt_lightning.lab.results import Run
 
@@ -129,12 +130,21 @@ def same_points(found: Comparison) -> list[str]:
     lines = []
     for point in found.points:
         if len(point.places) > 1:
-            places = ["; ".join(f"{name} {show(value)}" for name, value in place.items()) for place in point.places]
-            lines.append(f"{name_of(point)} is {len(places)} points of the sweep: " + " | ".join(places) + ".")
+            lines.append(f"{name_of(point)} is {len(point.places)} points of the sweep: {places_of(point)}.")
     late = [point for point in found.points if point.kind == "late fusion"]
     if late and not lines:
         lines.append("Late fusion is L_f = depth of every strategy.")
     return lines
+
+
+def places_of(point: Point) -> str:
+    """The places of a sweep that a row stands for: values of each parameter, if every combination of them is there."""
+    names = dict.fromkeys(name for place in point.places for name in place)
+    values = {name: list(dict.fromkeys(show(place.get(name, NONE)) for place in point.places)) for name in names}
+    if prod(map(len, values.values())) == len(point.places):
+        told = [f"{name} {' or '.join(found)}" for name, found in values.items()]
+        return "; ".join(told)
+    return " | ".join("; ".join(f"{name} {show(value)}" for name, value in place.items()) for place in point.places)
 
 
 def unscored(point: Point) -> list[str]:

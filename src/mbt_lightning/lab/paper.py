@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from mbt_lightning.lab.arithmetic import BOTTLENECK
 from mbt_lightning.model.size import SIZES, EncoderSize
 from mbt_lightning.settings import is_late
 
@@ -322,7 +323,7 @@ def is_of(number: PaperNumber, config: Mapping[str, Any]) -> bool:
     if number.fusion_layer is not None and model["fusion_layer"] != number.fusion_layer:
         return False
     if strategy == "Bottleneck":
-        chosen = arguments_of(model["fusion"])
+        chosen = BOTTLENECK | dict(arguments_of(model["fusion"]))
         update = "symmetric" if chosen["update"] == "symmetric" else f"{model['modalities'][0]} first"
         return chosen["num_bottlenecks"] in (4, 5) and update == number.update
     return True

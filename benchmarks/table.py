@@ -1,0 +1,127 @@
+"""What `mbt table` costs over a thousand runs: seconds and memory, each task in a fresh process.
+
+    python benchmarks/table.py [--repeats 3] [--runs 1000] [--save]
+
+The folders are made here: the resolved configuration of an experiment as the program writes it, a summary with all
+scores of the embedded clips, 100 rows of metrics. Their scores are made up. Strategy by L_f by window by size by seed,
+so that the table has hundreds of rows; one run in fifty failed, one in fifty differs in the number of epochs.
+
+CPU time is the system's part included, and leaves out waiting for a core, which the clock does not.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from measure import arguments, report
+
+from mbt_lightning.lab.arithmetic import cost_of_settings
+from mbt_lightning.lab.cost import Experiment
+from mbt_lightning.settings import flat, nested
+
+EXPERIMENT = Path(__file__).parent.parent / "experiments" / "bottleneck_b4_lf8.yaml"
+FUSIONS = {
+    "Bottleneck": {"num_bottlenecks": 4, "update": "sequential"},
+    "CrossAttention": {},
+    "JointSelfAttention": {},
+}
+TASKS = {
+    "no figures": ["--no-figures"],
+    "with figures": [],
+    "with figures and page": ["--html"],
+    "with page, no figures": ["--html", "--no-figures"],
+}
+GROUPS = ("", "/video", "/audio", "/relation")
+
+
+def make(folder: Path, number: int) -> None:
+    """Write the runs' folders."""
+    import yaml
+
+    experiment = Experiment(["--config", str(EXPERIMENT)])
+    settings = flat(yaml.safe_load(experiment.parser.dump(experiment.config, skip_none=False)))
+    chance = random.Random(0)
+    layers, windows, widths = range(0, 12, 2), (0.8, 1.2, 1.6, 2.4, 3.2), (32, 48, 64, 96)
+    points = itertools.product(range(3), widths, windows, layers, FUSIONS)
+    for count, (seed, width, window, layer, fusion) in enumerate(itertools.islice(points, number)):
+        own = {name: value for name, value in settings.items() if not name.startswith("model.fusion.")}
+        own |= {"seed_everything": seed, "model.fusion_layer": layer, "data.window_seconds": window}
+        own |= {"model.size.dim": width, "model.fusion.class_path": f"mbt_lightning.{fusion}"}
+        own |= {f"model.fusion.init_args.{name}": value for name, value in FUSIONS[fusion].items()}
+        own["trainer.max_epochs"] = 16 if count % 50 == 1 else 8
+        config = nested(own)
+        run = folder / "made-up" / f"{count:04}"
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        state = {"state": "finished", "pid": 1, "host": "made-up", "message": "", "exit_code": 0}
+        if count % 50 == 0:
+            (run / "state.json").write_text(
+                json.dumps(state | {"state": "failed", "message": "made up", "exit_code": 1})
+            )
+            continue
+        (run / "state.json").write_text(json.dumps(state))
+        cost = cost_of_settings(config, 12)
+        assert cost
+        names = [f"{m}/mAP{group}" for m in ("rgb", "spectrogram", "fused") for group in GROUPS]
+        scores = {name: chance.uniform(0.5, 0.9) for name in names}
+        scores |= {"score": scores["fused/mAP"], "loss": 3.0, "clips": 512.0, "bad_clips": 0.0}
+        data = {
+            "manifest": "manifest.csv",
+            "hash": "34c0ae25bf84ffff",
+            "classes": 12,
+            "clips": {"train": 1024, "test": 512},
+        }
+        summary = {"run": run.name, "seed": seed, "parameters": width**2 * 300, "gflops_per_clip": cost.as_run / 1e9}
+        summary |= {"peak_memory_gb": 1.0, "git_commit": "0" * 40, "versions": {"torch": "2.12.1"}, "test": scores}
+        summary |= {"data": data | {"coverage": {"train": 1.0, "test": 1.0}}}
+        summary |= {"fit": {"epochs": 8, "steps": 256, "finished": True, "training_seconds": 60.0}}
+        (run / "summary.json").write_text(json.dumps(summary, indent=2))
+        with open(run / "metrics.csv", "w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["step", "epoch", "train/loss", *(f"val/{name}" for name in scores)])
+            for step in range(100):
+                rows.writerow([step, step // 12, chance.random(), *("" if step % 12 else x for x in scores.values())])
+
+
+def measure(runs: Path, out: Path, task: str) -> tuple[float, float, float]:
+    """Wall seconds, CPU seconds and peak memory (MB) of one call, in a process of its own."""
+    command = [sys.executable, "-m", "mbt_lightning", "table", str(runs), "--out", str(out), *TASKS[task]]
+    start = time.perf_counter()
+    process = os.fork()
+    if process == 0:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        os.execv(sys.executable, command)
+    _, status, usage = os.wait4(process, 0)
+    assert status == 0, f"{task} failed"
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = arguments(__doc__, repeats=3)
+    parser.add_argument("--runs", type=int, default=1000, help="number of run folders, at most 1080, default 1000")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        make(Path(place) / "runs", options.runs)
+        best = {task: [float("inf")] * 3 for task in TASKS}
+        for _ in range(options.repeats):
+            for task in random.sample(list(TASKS), len(TASKS)):
+                found = measure(Path(place) / "runs", Path(place) / "out", task)
+                best[task] = [min(pair) for pair in zip(best[task], found, strict=True)]
+        page = (Path(place) / "out" / "index.html").stat().st_size / 1e6
+    lines = ["| `mbt table` | s | CPU s | peak MB |", "|---|---:|---:|---:|"]
+    lines += [f"| {task} | {wall:.2f} | {cpu:.2f} | {memory:.0f} |" for task, (wall, cpu, memory) in best.items()]
+    text = f"{options.runs} run folders; the page has {page:.1f} MB. Limit: 10 s.\n\n" + "\n".join(lines)
+    report("table", text, options, ["pyyaml", "matplotlib", "scipy"])
+
+
+if __name__ == "__main__":
+    main()

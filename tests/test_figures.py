@@ -1,0 +1,150 @@
+"""The figures of `mbt table`: which are drawn, of what, and that their text is text."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from made_runs import CROSS, JOINT, bottleneck, configuration, summary_of
+from test_paper import MINI, paper_setting
+from test_table import made
+
+pytest.importorskip("matplotlib")
+
+from matplotlib.figure import Figure
+
+from mbt_lightning.lab.compare import compare
+from mbt_lightning.lab.figures import axes_of, caption, colours_of, draw, lines_of, scores
+from mbt_lightning.lab.results import Run
+
+
+def over(runs: list[Run], name: str):
+    """Lines over an axis, and the points without a place on it."""
+    found = compare(runs)
+    (axis,) = [axis for axis in axes_of(found) if axis.name == name]
+    lines, others = lines_of(found, axis)
+    return found, axis, {line.label: [x for x, _ in line.points] for line in lines}, others
+
+
+LAYERS = [
+    *(made(seed, 0.6 + layer / 100, model__fusion_layer=layer) for layer in (8, 0, 12) for seed in (0, 1)),
+    *(made(0, 0.5 + layer / 100, model__fusion=CROSS, model__fusion_layer=layer) for layer in (4, 0)),
+    made(0, 0.5, model__modalities=["rgb"]),
+]
+
+
+def test_late_fusion_is_where_every_line_ends() -> None:
+    _, _, lines, others = over(LAYERS, "fusion_layer")
+    assert lines == {"cross-attention": [0, 4, 12], "bottleneck B = 4 (sequential)": [0, 8, 12]}
+    assert [point.strategy for point in others] == ["rgb only"]
+
+
+def test_lines_over_b_are_of_the_bottleneck_alone() -> None:
+    runs = [made(model__fusion=bottleneck(b, update)) for b in (64, 4, 16) for update in ("sequential", "symmetric")]
+    _, axis, lines, others = over([*runs, made(model__fusion=JOINT)], "bottlenecks")
+    assert lines == {"bottleneck (sequential)": [4, 16, 64], "bottleneck (symmetric)": [4, 16, 64]}
+    assert [point.kind for point in others] == ["joint self-attention"] and axis.is_log
+    assert over(runs[:1], "bottlenecks")[2] == {}, "one value is no line"
+
+
+def test_lines_over_another_setting_have_all_else_in_common() -> None:
+    runs = [
+        made(model__modalities=list(m), model__fusion_layer=layer, data__window_seconds=t)
+        for t in (3.2, 0.8, 1.6)
+        for m, layer in ((("rgb",), 8), (("rgb", "spectrogram"), 4), (("rgb", "spectrogram"), 8))
+    ]
+    _, axis, lines, others = over(runs, "window_seconds")
+    names = ["rgb only", "bottleneck B = 4 (sequential), L_f = 4", "bottleneck B = 4 (sequential), L_f = 8"]
+    assert lines == {name: [0.8, 1.6, 3.2] for name in names} and others == [] and axis.title == "window (s)"
+
+
+def test_too_many_lines_leave_the_best_of_each_strategy() -> None:
+    runs = [
+        made(0, 0.5 + layer / 100, model__fusion=fusion, model__fusion_layer=layer, data__window_seconds=t)
+        for layer in range(6)
+        for fusion in (bottleneck(), CROSS)
+        for t in (1.6, 3.2)
+    ]
+    _, _, lines, _ = over(runs, "window_seconds")
+    assert sorted(lines) == ["bottleneck B = 4 (sequential), L_f = 5", "cross-attention, L_f = 5"]
+
+
+def drawn(runs: list[Run], name: str) -> Figure:
+    found = compare(runs)
+    (axis,) = [axis for axis in axes_of(found) if axis.name == name]
+    return scores(found, axis, *lines_of(found, axis))
+
+
+def test_what_is_drawn_is_what_was_scored() -> None:
+    (panel,) = drawn(LAYERS, "fusion_layer").axes
+    curves = {tuple(line.get_xdata()): list(line.get_ydata()) for line in panel.lines}
+    assert curves[0, 8, 12] == pytest.approx([60, 68, 72]) and curves[0, 4, 12] == pytest.approx([50, 54, 72])
+    labels = {text.get_text() for text in panel.texts}
+    assert labels == {"bottleneck B = 4 (sequential)", "cross-attention", "late fusion", "rgb only"}
+    heights = sorted(text.xy[1] for text in panel.texts)
+    bottom, top = panel.get_ylim()
+    assert min(b - a for a, b in pairwise(heights)) > 0.05 * (top - bottom), "names do not overlap"
+
+
+def test_the_band_is_the_spread_over_seeds() -> None:
+    runs = [
+        made(seed, 0.5 + seed / 50 + layer / 100, model__fusion_layer=layer) for layer in (0, 4) for seed in (0, 1, 2)
+    ]
+    (panel,) = drawn(runs, "fusion_layer").axes
+    (band,) = panel.collections
+    low, high = band.get_datalim(panel.transData).intervaly
+    assert (low, high) == pytest.approx((52 - 2, 56 + 2))
+    found, axis = compare(runs), axes_of(compare(runs))[0]
+    assert caption(found, *lines_of(found, axis)) == "test, mean of 3 seeds, band: ± standard deviation"
+
+
+def test_the_papers_curve_is_drawn_where_the_setting_is_the_papers() -> None:
+    def point(layer: int, **settings) -> Run:
+        config = paper_setting(model__fusion_layer=layer, data__window_seconds=4.0, **settings)
+        return Run(str(layer), f"runs/{layer}", "finished", config, summary_of(config, 0.4 + layer / 1000, data=MINI))
+
+    dashed = [line for line in drawn([point(x) for x in (0, 4, 8)], "fusion_layer").axes[0].lines if line.is_dashed()]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in dashed] == [([0, 4, 8], [40.76, 40.96, 42.44])]
+    others = drawn([point(x, trainer__max_epochs=5) for x in (0, 4, 8)], "fusion_layer").axes[0].lines
+    assert not [line for line in others if line.is_dashed()]
+
+
+def test_strategies_keep_their_colours() -> None:
+    found, axis, *_ = over(LAYERS, "fusion_layer")
+    lines, _ = lines_of(found, axis)
+    assert dict(zip([line.kind for line in lines], colours_of(lines), strict=True)) == {
+        "cross-attention": ("#D55E00", "s"),
+        "bottleneck": ("#0072B2", "o"),
+    }
+    many = [line for line in lines for _ in range(4)]
+    assert len(set(colours_of(many))) == len(many)
+
+
+def test_files(tmp_path: Path) -> None:
+    names = draw(compare(LAYERS), tmp_path)
+    assert names == [
+        "score_over_fusion_layer",
+        "groups_over_fusion_layer",
+        "gflops_over_fusion_layer",
+        "score_over_gflops",
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    svg = (tmp_path / "score_over_fusion_layer.svg").read_text()
+    assert "bottleneck B = 4 (sequential)</text>" in svg and "late fusion</text>" in svg, "text is text"
+    png = (tmp_path / "score_over_fusion_layer.png").read_bytes()
+    assert png.startswith(b"\x89PNG") and int.from_bytes(png[16:20], "big") == round(6.2 * 200)
+    first = {name: (tmp_path / f"{name}.svg").read_text() for name in names}
+    draw(compare(LAYERS), tmp_path)
+    again = {name: (tmp_path / f"{name}.svg").read_text() for name in names}
+    assert {n: re.sub(r"\s", "", x) for n, x in first.items()} == {n: re.sub(r"\s", "", x) for n, x in again.items()}
+
+
+def test_nothing_to_draw(tmp_path: Path) -> None:
+    assert draw(compare([made(0), made(1)]), tmp_path) == [] and list(tmp_path.iterdir()) == []
+    waiting = Run("w", "runs/w", "waiting", configuration(model__fusion_layer=2), {})
+    assert draw(compare([waiting]), tmp_path) == []
+
+
+def test_words_are_an_axis_too(tmp_path: Path) -> None:
+    mixups = [None, {"class_path": "Mixup", "init_args": {"alpha": 0.3}}]
+    assert "score_over_mixup" in draw(compare([made(model__mixup=mixup) for mixup in mixups]), tmp_path)
