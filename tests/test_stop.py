@@ -103,3 +103,37 @@ def test_a_group_under_ddp_stops_inside_of_an_epoch_and_goes_on_as_if_nothing_ha
     fits = [json.loads((folder(tmp_path, name) / "summary.json").read_text())["fit"] for name in "ab"]
     assert fits[1]["clips_per_second"] * fits[1]["training_seconds"] == pytest.approx(2 * 96), "both parts are counted"
     assert fits[0]["epochs"] == fits[1]["epochs"] == 2
+
+
+ANYWHERE = {
+    "setup": "setup 1",  # before the training begins
+    "training": "on_train_batch_start 7",
+    "saving": "on_save_checkpoint 1",
+    "validation": "on_validation_batch_start 3",
+    "test": "on_test_start 1",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ANYWHERE)
+@pytest.mark.parametrize("rank", ["0", "1", "alone"])
+def test_a_signal_to_one_rank_stops_all_wherever_they_are(place: str, rank: str, begin, tmp_path: Path) -> None:
+    """And the run, started again, ends as one that nobody has stopped."""
+    short = ["--trainer.callbacks+=processes.SendSignal", "--trainer.limit_train_batches", "12"]
+    options = [*(ONE if rank == "alone" else TWO), *short]
+    sent = f"{ANYWHERE[place]} {rank.replace('alone', '0')} {signal.SIGTERM:d}"
+    stopped = begin("b", *options, MBT_RUN_ID="x", SEND_SIGNAL=sent)
+    undisturbed = begin("a", *options)
+    output = finish(stopped, 143)
+    assert "Traceback" not in output and not members(stopped)
+    run = folder(tmp_path, "b")
+    assert state(run)["state"] == "stopped" and state(run)["message"] == "stopped by SIGTERM"
+    at_once = place == "setup" and rank != "1"  # nobody else is there yet
+    assert (run / "summary.json").is_file() is not at_once
+    summary = {} if at_once else json.loads((run / "summary.json").read_text())
+    assert "test" not in summary and summary.get("fit", {}).get("finished", False) is (place == "test")
+
+    finish(undisturbed)
+    output = finish(begin("b", *options, MBT_RUN_ID="x"))
+    assert ("trained already" in output) is (place == "test")
+    assert_same(folder(tmp_path, "a"), run)
