@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import lightning as L
+
 PROJECT = Path(__file__).parent.parent
 TINY = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_layer", "1", "--model.drop_path", "0.2"]
 PLAIN = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.batch_size", "8"]
@@ -22,7 +24,11 @@ def command(manifest: Path, runs: Path, *more: str) -> list[str]:
 def environment() -> dict[str, str]:
     """The variables of this process, without what an earlier run in it has left."""
     left = ("PL_", "MBT_", "LOCAL_RANK", "MASTER_", "WORLD_SIZE", "NODE_RANK")
-    return {k: v for k, v in os.environ.items() if not k.startswith(left)} | {"OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(Path(__file__).parent)])
+    return {k: v for k, v in os.environ.items() if not k.startswith(left)} | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": path,
+    }
 
 
 def start(arguments: list[str], **variables: str) -> subprocess.Popen:
@@ -78,3 +84,28 @@ def kill_group(process: subprocess.Popen) -> None:
     """Kill a run with all that belongs to it."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+class SendSignal(L.Callback):
+    """Sends a signal to its own process at the place that the variable SEND_SIGNAL says: `hook count rank number`."""
+
+    def __init__(self) -> None:
+        hook, self.count, self.rank, self.number = (os.environ.get("SEND_SIGNAL") or "- 0 0 0").split()
+        setattr(self, hook, self.hook)
+
+    def hook(self, trainer: L.Trainer, *args: object, **kwargs: object) -> None:
+        """Count the calls on the rank that is meant."""
+        if trainer.global_rank == int(self.rank):
+            self.count = int(self.count) - 1
+            if self.count == 0:
+                os.kill(os.getpid(), int(self.number))
+
+
+class Sleep(L.Callback):
+    """Makes the first step of a training a long one."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: object) -> None:
+        """Sleep, whatever signal wakes one up."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            time.sleep(0.1)

@@ -5,12 +5,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from processes import DDP, command, finish, kill_group, members, only, start, wait_for
+from processes import DDP, command, finish, kill_group, members, only, ranks, start, wait_for
 
 from mbt_lightning.checkpoint import read_checkpoint
 from mbt_lightning.data.demo import DemoSize, demo_manifest
@@ -103,3 +105,127 @@ def test_a_group_under_ddp_stops_inside_of_an_epoch_and_goes_on_as_if_nothing_ha
     fits = [json.loads((folder(tmp_path, name) / "summary.json").read_text())["fit"] for name in "ab"]
     assert fits[1]["clips_per_second"] * fits[1]["training_seconds"] == pytest.approx(2 * 96), "both parts are counted"
     assert fits[0]["epochs"] == fits[1]["epochs"] == 2
+
+
+ANYWHERE = {
+    "setup": "setup 1",  # before the training begins
+    "training": "on_train_batch_start 7",
+    "saving": "on_save_checkpoint 1",
+    "validation": "on_validation_batch_start 3",
+    "test": "on_test_start 1",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ANYWHERE)
+@pytest.mark.parametrize("rank", ["0", "1", "alone"])
+def test_a_signal_to_one_rank_stops_all_wherever_they_are(place: str, rank: str, begin, tmp_path: Path) -> None:
+    """And the run, started again, ends as one that nobody has stopped."""
+    short = ["--trainer.callbacks+=processes.SendSignal", "--trainer.limit_train_batches", "12"]
+    options = [*(ONE if rank == "alone" else TWO), *short]
+    sent = f"{ANYWHERE[place]} {rank.replace('alone', '0')} {signal.SIGTERM:d}"
+    stopped = begin("b", *options, MBT_RUN_ID="x", SEND_SIGNAL=sent)
+    undisturbed = begin("a", *options)
+    output = finish(stopped, 143)
+    assert "Traceback" not in output and not members(stopped)
+    run = folder(tmp_path, "b")
+    assert state(run)["state"] == "stopped" and state(run)["message"] == "stopped by SIGTERM"
+    at_once = place == "setup" and rank == "alone"  # nobody waits for it
+    assert (run / "summary.json").is_file() is not at_once
+    summary = {} if at_once else json.loads((run / "summary.json").read_text())
+    assert "test" not in summary and summary.get("fit", {}).get("finished", False) is (place == "test")
+
+    finish(undisturbed)
+    output = finish(begin("b", *options, MBT_RUN_ID="x"))
+    assert ("trained already" in output) is (place == "test")
+    assert_same(folder(tmp_path, "a"), run)
+
+
+def test_ctrl_c_under_ddp_ends_all(begin, tmp_path: Path) -> None:
+    """The signal of the keyboard goes to every process; what was trained is not lost."""
+    process = begin("b", *TWO, MBT_RUN_ID="x")
+    wait_for(lambda: has_begun(tmp_path, "b"), process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert assert_stopped(process, folder(tmp_path, "b"), 130) < 48
+    assert state(folder(tmp_path, "b"))["message"] == "stopped by SIGINT"
+
+
+def test_a_second_signal_ends_at_once(begin, tmp_path: Path) -> None:
+    """Also a process that does not get to look, here because it is at a very long step."""
+    process = begin("b", *ONE, "--trainer.callbacks+=processes.Sleep", MBT_RUN_ID="x")
+    wait_for(lambda: (tmp_path / "b/bottleneck_b4_lf8/x/config.yaml").is_file(), process)
+    time.sleep(2)
+    process.terminate()
+    time.sleep(1.5)
+    assert process.poll() is None
+    process.terminate()
+    finish(process, -signal.SIGTERM)
+
+
+def test_no_rank_outlives_the_first(begin, tmp_path: Path) -> None:
+    process = begin("b", *TWO, "--data.num_workers", "1", MBT_RUN_ID="x")
+    wait_for(lambda: has_begun(tmp_path, "b"), process)
+    assert len(ranks(process)) == 2 and len(members(process)) >= 4, "two ranks with a worker each"
+    process.kill()
+    finish(process, -signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while members(process) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not members(process)
+    assert state(folder(tmp_path, "b"))["state"] == "running", "nobody was left to say otherwise"
+
+
+def test_a_rank_that_dies_is_told_by_the_first(begin, tmp_path: Path) -> None:
+    process = begin("b", *TWO, MBT_RUN_ID="x")
+    wait_for(lambda: has_begun(tmp_path, "b"), process)
+    os.kill(ranks(process)[1], signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode and not members(process)
+    told = state(folder(tmp_path, "b"))
+    assert told["state"] == "failed" and told["exit_code"] == 1 and told["message"]
+
+
+def test_a_process_dies_with_the_one_that_asked_for_it(begin, tmp_path: Path, manifest: Path) -> None:
+    """As a sweep asks it of its trials."""
+    code = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:]); time.sleep(99)"
+    words = [sys.executable, "-c", code, *command(manifest, tmp_path / "b", *ONE)]
+    parent = start(words, MBT_DIE_WITH_PARENT="1")
+    wait_for(lambda: has_begun(tmp_path, "b"), parent)
+    parent.kill()
+    parent.communicate(timeout=10)  # the pipe is closed by the last process that holds it
+    assert not members(parent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_one_process_goes_on_inside_of_an_epoch(workers: str, begin, tmp_path: Path) -> None:
+    """With the optimiser's state, the schedule and an accumulation over batches."""
+    options = [*ONE, "--data.num_workers", workers, "--trainer.accumulate_grad_batches", "3"]
+    options += ["--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", "0.003"]
+    stopped = begin("b", *options, MBT_RUN_ID="x")
+    undisturbed = begin("a", *options)
+    wait_for(lambda: has_begun(tmp_path, "b"), stopped)
+    os.killpg(stopped.pid, signal.SIGTERM)
+    assert 0 < assert_stopped(stopped, folder(tmp_path, "b")) < 32
+    finish(undisturbed)
+    finish(begin("b", *options, MBT_RUN_ID="x"))
+    assert_same(folder(tmp_path, "a"), folder(tmp_path, "b"))
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_under_its_id_even_from_a_damaged_file(begin, tmp_path: Path) -> None:
+    options = ["--trainer.max_epochs", "6", "--trainer.log_every_n_steps", "1"]
+    undisturbed = begin("a", *options)
+    for size in (None, 0, 5000):
+        killed = begin("b", *options, MBT_RUN_ID="x")
+        checkpoints = tmp_path / "b/bottleneck_b4_lf8/x/checkpoints"
+        before = {path: path.stat().st_mtime for path in checkpoints.glob("*.ckpt")}
+        last = checkpoints / "last.ckpt"
+        wait_for(lambda: last.is_file() and last.stat().st_mtime != before.get(last), killed)  # noqa: B023
+        kill_group(killed)
+        if size is not None:
+            os.truncate(last, size)
+    output = finish(begin("b", *options, MBT_RUN_ID="x"))
+    assert f"{last} is damaged and was set aside as last.ckpt.damaged; the run goes on from best.ckpt" in output
+    finish(undisturbed)
+    assert_same(folder(tmp_path, "a"), folder(tmp_path, "b"))

@@ -421,10 +421,12 @@ class MbtCLI(LightningCLI):
         """Test a run that is trained already; its records of the training stay as they are."""
         if self.trainer.is_global_zero:
             print("this run is trained already: it is tested again")
-        best = self.trainer.checkpoint_callback
+        content = read_checkpoint(str(self.checkpoint))
+        fit, best = self.trainer.fit_loop, self.trainer.checkpoint_callback
+        fit.load_state_dict(content["loops"]["fit_loop"])  # for the step that the scores belong to
+        fit.epoch_progress.current.completed = fit.epoch_progress.current.processed
         if isinstance(best, ModelCheckpoint):
-            about = read_checkpoint(str(self.checkpoint))["callbacks"].get(best.state_key, {})
-            path = about.get("best_model_path", "")
+            path = content["callbacks"].get(best.state_key, {}).get("best_model_path", "")
             best.best_model_path = path if Path(path).is_file() else str(self.checkpoint)
         self.after_fit()
 

@@ -54,6 +54,12 @@ def bind_children() -> None:
     os.environ[DIE_WITH_PARENT] = str(os.getpid())
 
 
+def is_in_group() -> bool:
+    """Whether this process has joined the others of its run, which would wait for it or break with it."""
+    distributed = sys.modules.get("torch.distributed")
+    return bool(distributed and distributed.is_available() and distributed.is_initialized())
+
+
 class Signals:
     """What SIGTERM and SIGINT (Ctrl-C) have asked of this process.
 
@@ -85,7 +91,7 @@ class Signals:
         is_first = not self.received
         if is_first:
             self.received, self.since = number, time.monotonic()
-        if self.deferred and (is_first or time.monotonic() - self.since < AGAIN_SECONDS):
+        if (self.deferred or is_in_group()) and (is_first or time.monotonic() - self.since < AGAIN_SECONDS):
             return
         if number == signal.SIGINT:
             raise KeyboardInterrupt

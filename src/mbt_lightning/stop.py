@@ -81,6 +81,11 @@ class Stop(L.Callback):
         """Begin no validation behind a step that was to be the last."""
         if SIGNALS.agreed:
             raise SIGTERMException
+        self.left = 1
+
+    def on_test_start(self, trainer, pl_module) -> None:
+        """Ask behind the first batch."""
+        self.left = 1
 
     def stop_now(self, trainer: L.Trainer) -> None:
         """Stop at the end of a batch of evaluation."""
