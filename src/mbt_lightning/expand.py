@@ -10,8 +10,8 @@ import yaml
 
 from mbt_lightning.checkpoint import is_weights_only, read_about
 from mbt_lightning.errors import UserError
+from mbt_lightning.point import prepare_points
 from mbt_lightning.run import find_checkpoint
-from mbt_lightning.trial import prepare_trials
 from mbt_lightning.yaml_files import is_text, read_yaml, split_equals, with_bases
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -51,7 +51,7 @@ def expand(arguments: list[str]) -> list[str]:
 
     paths = [Path(name) for name in configs if name not in texts]
     said = [read_yaml(path) for path in paths]
-    configs = prepare_trials(configs, value_of("--model.fusion", options))
+    configs = prepare_points(configs, value_of("--model.fusion", options))
     stems = [Path(name).stem for name in named if name.endswith((".yaml", ".yml")) and Path(name).stem != "config"]
     given = [content["experiment"] for content in said if content.get("experiment")]
     experiment = value_of("--experiment", options) or (given[-1] if given else "+".join(dict.fromkeys(stems)))

@@ -1,4 +1,4 @@
-"""A sweep's trial before it is parsed: values by dotted name, as JSON, put so that the parser reads what is meant.
+"""A point of a sweep before it is parsed: values by dotted name, as JSON, put so that the parser reads what is meant.
 
 The parser takes such names one after the other, and `model.fusion.init_args.num_bottlenecks` behind `model.fusion:
 JointSelfAttention` would silently bring back the strategy that was set before. Here a class and its arguments are put
@@ -11,12 +11,12 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mbt_lightning.model import fusion
+from mbt_lightning.process import rank
 from mbt_lightning.settings import flat, nested
 from mbt_lightning.yaml_files import is_text, read_yaml
 
@@ -25,7 +25,7 @@ HOMES = ("", "mbt_lightning.", "mbt_lightning.model.fusion.")
 """What may stand before the name of one of our own strategies."""
 
 
-def prepare_trials(configs: Sequence[str], strategy: str | None = None) -> list[str]:
+def prepare_points(configs: Sequence[str], strategy: str | None = None) -> list[str]:
     """The configurations of a command line, with those that are trials as JSON texts that the parser reads rightly.
 
     Only JSON is a trial; other files stay as they are.
@@ -109,8 +109,3 @@ def content_of(config: str) -> dict[str, Any]:
         return json.loads(config if is_text(config) else Path(config).read_text("utf-8"))
     except json.JSONDecodeError:
         return {}
-
-
-def rank() -> int:
-    """Which of several processes this is, before anything is started; 0 for the first or only one."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))))
