@@ -175,6 +175,7 @@ def test_jobs_of_two_tasks_through_submitit(manifest: Path, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_bayes_learns_from_its_trials_and_goes_on(manifest: Path, tmp_path: Path) -> None:
     parameters = {"model.optimizer.init_args.lr": {"min": 1e-6, "max": 1e-2, "distribution": "log_uniform_values"}}
+    parameters |= {"model.fusion_layer": {"value": 1}}
     file = sweep_file(tmp_path, parameters, method="bayes")
     assert "2 of 2 trials done" in finish(start(file, tmp_path / "runs", manifest, "--count", "2"))
     assert "4 of 4 trials done" in finish(start(file, tmp_path / "runs", manifest, "--count", "4", "--workers", "2"))
