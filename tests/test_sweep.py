@@ -19,7 +19,7 @@ from mbt_lightning.data.demo import DemoSize, demo_manifest
 from mbt_lightning.errors import UserError
 from mbt_lightning.lab.ledger import Ledger, State, read_ledger
 from mbt_lightning.lab.plan import Planner, score_of
-from mbt_lightning.lab.progress import Progress, duration, label_of
+from mbt_lightning.lab.progress import Progress, duration, label_of, labels_of
 from mbt_lightning.lab.sweepfile import read_sweep
 from mbt_lightning.lab.workers import gpu_sets
 
@@ -305,6 +305,12 @@ def test_what_the_view_says(capsys) -> None:
     assert label_of(
         {"model.modalities": ["rgb", "spectrogram"], "data.synchronous": True, "x.seed_everything": None}
     ) == ("rgb+spectrogram, synchronous true, seed none")
+
+
+def test_a_trial_of_several_points_is_named_by_what_they_share() -> None:
+    points = [{"values": {"model.fusion": f, "model.fusion_layer": 12}, "trial": "a"} for f in ("X", "Y")]
+    points.append({"values": {"model.fusion": "X", "model.fusion_layer": 8}, "trial": "b"})
+    assert labels_of({"points": points}) == {"a": "fusion any, fusion_layer 12", "b": "X, fusion_layer 8"}
 
 
 def test_scores_are_read_by_the_metrics_name(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -14,7 +15,7 @@ from rich.table import Table
 from mbt_lightning.errors import UserError
 from mbt_lightning.lab.arithmetic import cost_of_settings
 from mbt_lightning.lab.plan import Planner
-from mbt_lightning.lab.progress import duration, short, title_of
+from mbt_lightning.lab.progress import ANY, duration, short, title_of, values_of
 from mbt_lightning.lab.results import Run, read_folders
 from mbt_lightning.settings import nested
 
@@ -44,9 +45,8 @@ def print_estimate(planner: Planner, workers: int, rate: float | None) -> None:
         table.add_column(escape(title_of(name).replace("_", "\n")), overflow="fold")
     for name in ("points", "GFLOPs", "time"):
         table.add_column(name, justify="right", no_wrap=True)
-    points: dict[str, list[dict[str, Any]]] = {}
-    for point in plan["points"]:
-        points.setdefault(point["trial"], []).append(point["values"])
+    values = values_of(plan)
+    num_points = Counter(point["trial"] for point in plan["points"])
     left, is_complete = 0.0, True
     for trial, about in plan["trials"].items():
         config, state = nested(about["settings"]), states[trial]
@@ -58,8 +58,8 @@ def print_estimate(planner: Planner, workers: int, rate: float | None) -> None:
         expected = "–" if seconds is None else f"~ {duration(seconds)}"
         took = state.name if state.name != "waiting" else ""
         table.add_row(
-            *(escape(one_or_any([values[name] for values in points[trial]])) for name in plan["parameters"]),
-            str(len(points[trial])),
+            *(escape(short(values[trial].get(name, ANY))) for name in plan["parameters"]),
+            str(num_points[trial]),
             "–" if a_clip is None else f"{a_clip:.4g}",
             f"took {duration(state.seconds)}" if state.name == "done" else f"{took} {expected}".strip(),
         )
@@ -75,11 +75,6 @@ def print_estimate(planner: Planner, workers: int, rate: float | None) -> None:
         at_a_time = f" with {workers} at a time" if workers > 1 else ""
         print(f"speed: {rate:.4g} GFLOPs a second, {source}")
         print(f"what is left: about {duration(left / workers)}{at_a_time}{unknown}")
-
-
-def one_or_any(values: list[Any]) -> str:
-    """The value that a trial's points agree on; where they do not, it means nothing to the trial."""
-    return short(values[0]) if all(value == values[0] for value in values) else "any"
 
 
 def gflops_a_clip(config: dict[str, Any]) -> float | None:

@@ -19,11 +19,14 @@ SHOWN = ("running", "failed", "killed", "stopped", "done")
 
 MOST_ROWS = 16
 
+ANY = "any"
+"""In the place of a value that means nothing to a trial."""
+
 
 def label_of(values: Mapping[str, Any]) -> str:
     """A point in a few words: its values, numbers with the last part of their names."""
     return ", ".join(
-        short(value) if isinstance(value, str | list | dict) else f"{title_of(name)} {short(value)}"
+        short(value) if isinstance(value, str | list | dict) and value != ANY else f"{title_of(name)} {short(value)}"
         for name, value in values.items()
     )
 
@@ -33,12 +36,20 @@ def title_of(name: str) -> str:
     return name.rpartition(".")[2].removesuffix("_everything")
 
 
-def labels_of(plan: Mapping[str, Any]) -> dict[str, str]:
-    """Each trial in words: its point, the first one if it is that of several."""
-    labels: dict[str, str] = {}
+def values_of(plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The values of each trial of a plan; `ANY` where the points that it stands for have different ones."""
+    found: dict[str, dict[str, Any]] = {}
     for point in plan["points"]:
-        labels.setdefault(point["trial"], label_of(point["values"]))
-    return labels
+        values = found.setdefault(point["trial"], dict(point["values"]))
+        for name in values:
+            if point["values"].get(name) != values[name]:
+                values[name] = ANY
+    return found
+
+
+def labels_of(plan: Mapping[str, Any]) -> dict[str, str]:
+    """Each trial of a plan in words."""
+    return {trial: label_of(values) for trial, values in values_of(plan).items()}
 
 
 def short(value: Any) -> str:
