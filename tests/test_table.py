@@ -340,6 +340,7 @@ class TestSweep:
                 path.unlink()
             (tmp_path / "fusion" / name).rmdir()
         counts = {(p.kind, p.fusion_layer): p.count for p in compared(tmp_path).points}
+        assert "cross-attention, L_f = 8, seeds 0, 1: waiting" in said(compared(tmp_path), "Without a score")
         assert counts["bottleneck", 0] == "1 of 2, 1 waiting"
         assert counts["cross-attention", 8] == "0 of 2, 2 waiting"
         assert counts["cross-attention", 0] == "2"

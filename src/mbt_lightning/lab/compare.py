@@ -459,15 +459,14 @@ def known_hashes(runs: Iterable[Run]) -> dict[str, str]:
 
 
 def fill_in_measured(placed: list[tuple[Run, Settings]]) -> None:
-    """A run that has not begun has `null` where others have the measured scale of the spectrogram: take theirs."""
+    """A trial that has not begun has `null` where others have the measured scale of the spectrogram: take theirs."""
     key = "data.spectrogram"
-    measured = [s[key] for run, s in placed if run.state != "waiting" and isinstance(s.get(key), dict)]
-    for run, settings in placed:
-        if run.state == "waiting" and isinstance(own := settings.get(key), dict):
-            given = {name: value for name, value in own.items() if value is not None}
-            same = [m for m in measured if m.keys() == own.keys() and m.items() >= given.items()]
-            if same and given != own:
-                settings[key] = same[0]
+    given = [{name: v for name, v in (s.get(key) or {}).items() if v is not None} for _, s in placed]
+    measured = [own for own, (_, s) in zip(given, placed, strict=True) if own and own == s[key]]
+    for own, (_, settings) in zip(given, placed, strict=True):
+        if own and own != settings[key]:
+            same = [m for m in measured if m.keys() <= settings[key].keys() and m.items() >= own.items()]
+            settings[key] = same[0] if same else settings[key]
 
 
 def axes_of(placed: Sequence[tuple[Run, Settings]], plans: Sequence[Plan]) -> tuple[str, ...]:
