@@ -386,7 +386,7 @@ def score_over_cost(found: Comparison, points: Sequence[Point]) -> Figure:
     """The score over GFLOPs; a grey line joins the points that no other beats in both."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import FuncFormatter, LogLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
     figure = Figure(figsize=(6.2, 3.8), layout="constrained")
     panel = figure.subplots()
@@ -415,6 +415,8 @@ def score_over_cost(found: Comparison, points: Sequence[Point]) -> Figure:
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         panel.minorticks_off()
+    else:
+        panel.xaxis.set_major_locator(MaxNLocator(6))
     panel.set_xlabel("GFLOPs a clip, as run")
     panel.set_ylabel(f"{found.score} (%)")
     panel.set_title(
