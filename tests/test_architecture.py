@@ -29,9 +29,15 @@ def imports(name: str, top_level: bool = False) -> set[str]:
             assert node.level == 0, f"{name} imports relatively"
             # `from package import module` names a module too, where there is one.
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-        elif not (top_level and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+        elif not (top_level and waits(node)):
             nodes += ast.iter_child_nodes(node)
     return found
+
+
+def waits(node: ast.AST) -> bool:
+    """Whether what stands in a node is not run when its file is imported: functions, and what is for checkers only."""
+    is_for_checkers = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    return is_for_checkers or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 
 
 def ours(name: str) -> set[str]:

@@ -65,7 +65,8 @@ def test_too_many_lines_leave_the_best_of_each_strategy() -> None:
         for fusion in (bottleneck(), CROSS)
         for t in (1.6, 3.2)
     ]
-    _, _, lines, _ = over(runs, "window_seconds")
+    found, axis, lines, _ = over(runs, "window_seconds")
+    assert caption(found, *lines_of(found, axis)) == "test, mean of 1 seed; of each strategy its best line"
     assert sorted(lines) == ["bottleneck B = 4 (sequential), L_f = 5", "cross-attention, L_f = 5"]
 
 

@@ -21,6 +21,8 @@ def page(tmp_path_factory) -> Path:
     """The page of a sweep, one run of which failed with a message that is no HTML."""
     folder = tmp_path_factory.mktemp("page")
     make_sweep(folder / "runs/fusion", layers=(0, 8, 12))
+    for path in folder.glob("runs/fusion/late-*/config.yaml"):
+        path.write_text(path.read_text().replace("\nruns: runs\n", "\nruns: elsewhere\n"))
     make_run(folder / "runs/alone/v", 0.5, model__modalities=["rgb"])
     failed = {"state": "failed", "message": NASTY, "pid": 1, "host": ""}
     own = {"class_path": f"my.{NASTY}", "init_args": bottleneck()["init_args"]}
@@ -157,6 +159,7 @@ def test_a_row_opens_its_settings_and_curves(opened) -> None:
     detail.find_element("css selector", "summary").click()
     told = everything.text.split("\n")
     assert told[told.index("data.window_seconds") + 1] == "1.6" and "model.optimizer.init_args.lr" in told
+    assert told[told.index("runs") + 1] == "elsewhere", "what makes no difference stands with the rest only"
 
     opened.find_element("css selector", "thead th:nth-child(4) button").click()  # it moves along with its row
     after = "return document.querySelector('tr.detail').previousElementSibling.innerText"

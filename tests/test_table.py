@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from made_runs import CROSS, JOINT, bottleneck, configuration, make_plan, make_run, make_sweep, summary_of
+from scipy.stats import ttest_rel
 from test_paper import MINI, mixup, paper_setting
 
 from mbt_lightning.cli import main
@@ -339,6 +340,7 @@ class TestSweep:
                 path.unlink()
             (tmp_path / "fusion" / name).rmdir()
         counts = {(p.kind, p.fusion_layer): p.count for p in compared(tmp_path).points}
+        assert "cross-attention, L_f = 8, seeds 0, 1: waiting" in said(compared(tmp_path), "Without a score")
         assert counts["bottleneck", 0] == "1 of 2, 1 waiting"
         assert counts["cross-attention", 8] == "0 of 2, 2 waiting"
         assert counts["cross-attention", 0] == "2"
@@ -399,6 +401,13 @@ class TestBestAgainstBest:
         assert one.difference == pytest.approx(0.02) and one.std == pytest.approx(0.01)
         assert one.p == pytest.approx(0.0742, abs=5e-5) and not one.is_chosen
 
+    def test_p_is_that_of_scipys_paired_test(self) -> None:
+        chance = random.Random(5)
+        for n in (2, 3, 10):
+            ours, theirs = ([chance.random() for _ in range(n)] for _ in range(2))
+            (one,) = duels(compare(self.runs(ours, theirs)))
+            assert one.p == pytest.approx(float(ttest_rel(ours, theirs).pvalue), rel=1e-9)
+
     def test_only_common_seeds_are_paired(self) -> None:
         runs = self.runs([0.71, 0.72, 0.73], [0.70])
         told = said(compare(runs), "Best against best")
@@ -409,6 +418,8 @@ class TestBestAgainstBest:
     def test_equal_differences_have_no_test(self) -> None:
         told = said(compare(self.runs([0.75, 0.5], [0.5, 0.25])), "Best against best")
         assert "no test: the difference is the same for every seed" in told
+        told = said(compare(self.runs([0.8, 0.7, 0.6], [0.7, 0.6, 0.5])), "Best against best")
+        assert "the same for every seed" in told, "but for rounding"
 
     def test_the_best_layer_of_each_is_compared_and_that_is_called_optimistic(self) -> None:
         runs = self.runs([0.71, 0.73], [0.70, 0.69]) + [made(s, 0.8 + s / 50, model__fusion_layer=4) for s in (0, 1)]

@@ -11,7 +11,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -50,6 +50,7 @@ Settings = dict[str, Any]
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@cache
 def key_of(name: str) -> str:
     """The setting that a dotted name belongs to: a class with its arguments is one setting, as is a size."""
     for key in MAY_BE_ABSENT:
@@ -174,7 +175,7 @@ class Point:
         """Names of its modalities, in order."""
         return self.config["model"]["modalities"]
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """The strategy without its settings, in the field's words; a class of one's own by its name."""
         if len(self.modalities) == 1:
@@ -189,7 +190,7 @@ class Point:
         }
         return known[own] if own in known else class_of(self.config["model"]["fusion"])
 
-    @property
+    @cached_property
     def strategy(self) -> str:
         """The strategy with what it is set to."""
         if len(self.modalities) == 1 or is_late(self.config):
@@ -352,6 +353,11 @@ class Comparison:
         own = ("model.modalities", "model.fusion", "model.fusion_layer")
         return [key for key in self.swept if key not in own]
 
+    @cached_property
+    def has_layers(self) -> bool:
+        """Whether L_f varies, late fusion aside."""
+        return len({p.fusion_layer for p in self.points if p.kind != "late fusion"} - {None}) > 1
+
     @property
     def modalities(self) -> list[str]:
         """All modalities, in the order in which most models have them."""
@@ -453,15 +459,14 @@ def known_hashes(runs: Iterable[Run]) -> dict[str, str]:
 
 
 def fill_in_measured(placed: list[tuple[Run, Settings]]) -> None:
-    """A run that has not begun has `null` where others have the measured scale of the spectrogram: take theirs."""
+    """A trial that has not begun has `null` where others have the measured scale of the spectrogram: take theirs."""
     key = "data.spectrogram"
-    measured = [s[key] for run, s in placed if run.state != "waiting" and isinstance(s.get(key), dict)]
-    for run, settings in placed:
-        if run.state == "waiting" and isinstance(own := settings.get(key), dict):
-            given = {name: value for name, value in own.items() if value is not None}
-            same = [m for m in measured if m.keys() == own.keys() and m.items() >= given.items()]
-            if same and given != own:
-                settings[key] = same[0]
+    given = [{name: v for name, v in (s.get(key) or {}).items() if v is not None} for _, s in placed]
+    measured = [own for own, (_, s) in zip(given, placed, strict=True) if own and own == s[key]]
+    for own, (_, settings) in zip(given, placed, strict=True):
+        if own and own != settings[key]:
+            same = [m for m in measured if m.keys() <= settings[key].keys() and m.items() >= own.items()]
+            settings[key] = same[0] if same else settings[key]
 
 
 def axes_of(placed: Sequence[tuple[Run, Settings]], plans: Sequence[Plan]) -> tuple[str, ...]:
@@ -527,14 +532,22 @@ def main_score(points: Iterable[Point]) -> str:
 
 def labels(values: Sequence[Any]) -> list[str]:
     """Values of one setting in a few words each, in more only where few would be the same for different ones."""
-    short = [show(value) for value in values]
+    plain = [value for value in values if isinstance(value, Mapping) and "class_path" not in value]
+    differing = {name for value in plain for name in value if any(other.get(name) != value[name] for other in plain)}
+
+    def few(value: Any) -> str:
+        if differing and isinstance(value, Mapping) and "class_path" not in value:
+            return show({name: inner for name, inner in value.items() if name in differing})
+        return show(value)
+
+    words = [few(value) for value in values]
     found = []
-    for value, word in zip(values, short, strict=True):
-        namesakes = [other for other, name in zip(values, short, strict=True) if name == word and other != value]
+    for value, word in zip(values, words, strict=True):
+        namesakes = [other for other, name in zip(values, words, strict=True) if name == word and other != value]
         if namesakes and isinstance(value, Mapping):
             own = flat(value)
-            differing = [name for name in own if any(flat(other).get(name, "–") != own[name] for other in namesakes)]
-            word += " (" + ", ".join(f"{name.rpartition('.')[2]} {show(own[name])}" for name in differing) + ")"
+            names = [name for name in own if any(flat(other).get(name, "–") != own[name] for other in namesakes)]
+            word += " (" + ", ".join(f"{name.rpartition('.')[2]} {show(own[name])}" for name in names) + ")"
         found.append(word)
     return found
 
@@ -612,11 +625,11 @@ def duel(one: Point, other: Point, name: str, is_chosen: bool) -> Duel:
         return Duel(one, other, 0, None, None, None, is_chosen)
     std = stdev(gaps) if len(gaps) > 1 else None
     p = None
-    if std:
-        from scipy.stats import ttest_rel
+    if std and std > 1e-12:  # else rounding is all the spread there is
+        from scipy.special import stdtr  # what scipy.stats.ttest_rel computes; scipy.stats takes a second to import
 
-        p = float(ttest_rel(*zip(*pairs, strict=True)).pvalue)
-    return Duel(one, other, len(gaps), fmean(gaps), std, p if p is not None and math.isfinite(p) else None, is_chosen)
+        p = float(2 * stdtr(len(gaps) - 1, -abs(fmean(gaps)) / (std / math.sqrt(len(gaps)))))
+    return Duel(one, other, len(gaps), fmean(gaps), std, p, is_chosen)
 
 
 def depth(found: Comparison) -> int | None:

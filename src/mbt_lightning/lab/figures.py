@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from mbt_lightning.lab.columns import axis_title, paper_gap
@@ -69,11 +70,13 @@ class Line:
         label: what they have in common.
         kind: their strategy.
         points: (value of the setting, point), in order.
+        is_best: whether it was chosen among several of its strategy by its best score.
     """
 
     label: str
     kind: str
     points: list[tuple[float, Point]] = field(default_factory=list)
+    is_best: bool = False
 
 
 def draw(found: Comparison, out: Path) -> list[str]:
@@ -106,6 +109,8 @@ def draw(found: Comparison, out: Path) -> list[str]:
         if len({p.gflops for p in costed}) > 1:
             figures["score_over_gflops"] = score_over_cost(found, costed)
         for name, figure in figures.items():
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # once is enough
             figure.savefig(out / f"{name}.png", dpi=200)
             figure.savefig(out / f"{name}.svg", metadata={"Date": None})
     return list(figures)
@@ -174,7 +179,7 @@ def lines_of(found: Comparison, axis: Axis) -> tuple[list[Line], list[Point]]:
         for line in chosen:
             if line.kind not in best or peak(found, line) > peak(found, best[line.kind]):
                 best[line.kind] = line
-        chosen = list(best.values())
+        chosen = [replace(line, is_best=True) for line in best.values()]
     return chosen, others
 
 
@@ -189,15 +194,8 @@ def in_common(found: Comparison, axis: Axis, point: Point) -> tuple[str, ...]:
     if axis.key == "num_bottlenecks" and point.num_bottlenecks is not None:
         strategy = strategy.replace(f"B = {point.num_bottlenecks} ", "")
     names = [strategy]
-    several = len(
-        {p.fusion_layer for p in found.points if p.kind not in ("late fusion",) and p.fusion_layer is not None}
-    )
-    if (
-        axis.key != "model.fusion_layer"
-        and several > 1
-        and point.fusion_layer is not None
-        and point.kind != "late fusion"
-    ):
+    has_layer = point.fusion_layer is not None and point.kind != "late fusion" and found.has_layers
+    if has_layer and axis.key != "model.fusion_layer":
         names.append(f"L_f = {point.fusion_layer}")
     names += [f"{axis_title(key)} {point.labels[key]}" for key in found.axes if key != axis.key]
     return tuple(names)
@@ -240,6 +238,7 @@ def caption(found: Comparison, lines: Sequence[Line], others: Sequence[Point]) -
     seeds = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)}–{max(counts)}"
     text = f"test, mean of {seeds} seed{'s' * (seeds != '1')}"
     text += ", band: ± standard deviation" * (max(counts) > 1)
+    text += "; of each strategy its best line" * any(line.is_best for line in lines)
     return text + ("; dashed: paper" if any(p.paper for line in lines for _, p in line.points) else "")
 
 
@@ -289,7 +288,9 @@ def score_panel(
 def scale(panel: Axes, axis: Axis, xs: Sequence[Any]) -> None:
     """A tick at every value that there is."""
     if not all(is_number(x) for x in xs):
+        names = list(dict.fromkeys(xs))
         panel.margins(x=0.08)
+        panel.set_xticks(names, [fill(name, 14, break_long_words=False) for name in names])
         return
     ticks = sorted(set(xs))
     if axis.is_log:
@@ -303,17 +304,17 @@ def label_ends(panel: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Write each line's name beside its end, moved up or down as far as the names need."""
     panel.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]  # settles the limits
     bottom, top = panel.get_ylim()
-    step = 0.062 * (top - bottom)
-    wanted = sorted(ends, key=lambda end: end[0])
+    wanted = [(height, wrapped(label), colour) for height, label, colour in sorted(ends, key=lambda end: end[0])]
+    points = panel.get_window_extent().height * 72 / panel.get_figure(root=True).dpi  # type: ignore[union-attr]
+    sizes = [(top - bottom) * (5 * text.count("\n") + 6) / points for _, text, _ in wanted]  # half a label's height
     places: list[float] = []
-    for height, _, _ in wanted:
-        places.append(max(height, places[-1] + step) if places else height)
+    for i, (height, _, _) in enumerate(wanted):
+        places.append(max(height, places[-1] + sizes[i - 1] + sizes[i]) if places else height)
     excess = max(0.0, (places[-1] if places else 0) - top)
     for i in range(len(places) - 1, -1, -1):  # what grew over the top is pushed down again
-        limit = places[i + 1] - step if i + 1 < len(places) else places[i] - excess
+        limit = places[i + 1] - sizes[i + 1] - sizes[i] if i + 1 < len(places) else places[i] - excess
         places[i] = min(places[i], limit)
-    for place, (_, label, colour) in zip(places, wanted, strict=True):
-        text = label.replace("L_f", "$L_f$")
+    for place, (_, text, colour) in zip(places, wanted, strict=True):
         panel.annotate(
             text,
             (1, place),
@@ -324,6 +325,12 @@ def label_ends(panel: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
             va="center",
             fontsize=8,
         )
+
+
+def wrapped(label: str) -> str:
+    """A label in lines that leave room for the figure."""
+    kept = label.replace(" = ", "\u00a0=\u00a0")  # not to be broken
+    return fill(kept, 30, break_long_words=False).replace("\u00a0", " ").replace("L_f", "$L_f$")
 
 
 def groups(found: Comparison, axis: Axis, lines: Sequence[Line], others: Sequence[Point]) -> Figure:
@@ -368,7 +375,7 @@ def costs(axis: Axis, lines: Sequence[Line]) -> Figure:
     panel.set_ylabel("GFLOPs a clip")
     panel.set_xlabel(axis.title)
     scale(panel, axis, [x for line in lines for x, _ in line.points])
-    handles = [Line2D([], [], color=colour, marker=m, label=line.label) for line, (colour, m) in styled]
+    handles = [Line2D([], [], color=colour, marker=m, label=wrapped(line.label)) for line, (colour, m) in styled]
     panel.legend(handles=handles, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     told = "multiply-adds, as this program runs it" + "; dashed: as in the authors' code" * has_theirs
     panel.set_title(told, fontsize=8, color=GREY, loc="left")
@@ -379,7 +386,7 @@ def score_over_cost(found: Comparison, points: Sequence[Point]) -> Figure:
     """The score over GFLOPs; a grey line joins the points that no other beats in both."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import FuncFormatter, LogLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
     figure = Figure(figsize=(6.2, 3.8), layout="constrained")
     panel = figure.subplots()
@@ -408,6 +415,8 @@ def score_over_cost(found: Comparison, points: Sequence[Point]) -> Figure:
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         panel.minorticks_off()
+    else:
+        panel.xaxis.set_major_locator(MaxNLocator(6))
     panel.set_xlabel("GFLOPs a clip, as run")
     panel.set_ylabel(f"{found.score} (%)")
     panel.set_title(
@@ -427,15 +436,17 @@ def label_front(
     """Say of optimal points what distinguishes them, the best first, as far as there is room."""
     has_layers = len({p.fusion_layer for p in points if p.kind != "late fusion"} - {None}) > 1
     has_tokens = len({p.num_bottlenecks for p in points} - {None}) > 1
-    width = max(x for x, _ in places) - min(x for x, _ in places)
+    left = min(x for x, _ in places)
+    width = max(x for x, _ in places) - left
     height = max(y for _, y in places) - min(y for _, y in places)
     taken: list[tuple[float, float]] = []
     for best, (x, y), point in sorted(zip(optimal, places, points, strict=True), key=lambda one: -one[1][1]):
         words = [f"$L_f$ = {point.fusion_layer}"] if has_layers and point.fusion_layer is not None else []
         words += [f"$B$ = {point.num_bottlenecks}"] if has_tokens and point.num_bottlenecks is not None else []
-        words += [f"{axis_title(key)} {label}" for key, label in point.labels.items()]
+        words += [f"{axis_title(key)} {label}" for key, label in point.labels.items()] if len(point.labels) < 2 else []
         is_free = all(abs(x - a) > 0.16 * width or abs(y - b) > 0.05 * height for a, b in taken)
         if best and words and is_free and point.kind != "late fusion":
             taken.append((x, y))
-            text = ", ".join(words)
-            panel.annotate(text, (x, y), xytext=(-6, 3), textcoords="offset points", fontsize=7, color=GREY, ha="right")
+            side, gap = ("left", 6) if x < left + 0.4 * width else ("right", -6)
+            style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "color": GREY, "ha": side}
+            panel.annotate(", ".join(words), (x, y), xytext=(gap, 3), **style)

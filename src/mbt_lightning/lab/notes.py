@@ -148,12 +148,15 @@ def places_of(point: Point) -> str:
 
 
 def unscored(point: Point) -> list[str]:
-    """The runs of a point that have no score, and why."""
+    """The runs of a point that have no score, and why; those that have not begun in one line."""
     lines = []
     for run in point.unscored:
-        why = f": {run.message}" if run.message else ""
-        lines.append(f"{name_of(point)}, seed {seed_of(run)}: {state_of(run)}{why} ({run.source})")
-    return lines
+        if run.state != "waiting":
+            why = f": {run.message}" if run.message else ""
+            lines.append(f"{name_of(point)}, seed {seed_of(run)}: {state_of(run)}{why} ({run.source})")
+    waiting = [str(seed_of(run)) for run in point.unscored if run.state == "waiting"]
+    seeds = f"seed{'s' * (len(waiting) > 1)} {', '.join(waiting)}"
+    return [*lines, *([f"{name_of(point)}, {seeds}: waiting"] if waiting else [])]
 
 
 def counted_once(found: Comparison) -> list[str]:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mbt_lightning.lab.columns import Column
-from mbt_lightning.lab.compare import Comparison, seed_of, state_of
+from mbt_lightning.lab.compare import SEED, Comparison, seed_of, state_of
 from mbt_lightning.lab.notes import Section, name_of
 from mbt_lightning.lab.results import Curves, Run
-from mbt_lightning.settings import flat
+from mbt_lightning.settings import WITHOUT_EFFECT, flat
 
 CURVES = ("train/loss", "val/loss", "val/score")
 """What is drawn of a run, beside the groups of classes."""
@@ -105,16 +105,23 @@ def content(found: Comparison, columns: Sequence[Column]) -> dict[str, Any]:
     most = max(20, min(200, MOST_VALUES // max(1, len(runs) * len(wanted))))
     rows = []
     for place, (point, config) in enumerate(zip(found.points, configs, strict=True)):
+        own = {name: value for name, value in config.items() if value != common[name]}
         rows.append(
             {
                 "keys": [column.keys[place] for column in columns],
                 "name": name_of(point),
-                "settings": {name: value for name, value in config.items() if value != common[name]},
+                "settings": {name: value for name, value in own.items() if matters(name)},
+                "others": {name: value for name, value in own.items() if not matters(name)},
                 "absent": [name for name in common if name not in config],
                 "runs": [about(run, wanted, most) for run in [*point.runs, *point.unscored]],
             }
         )
     return {"columns": [{"number": column.is_number} for column in columns], "common": common, "rows": rows}
+
+
+def matters(name: str) -> bool:
+    """Whether a setting tells points apart: the seed and what belongs to the machine do not."""
+    return name != SEED and not any(name == other or name.startswith(f"{other}.") for other in WITHOUT_EFFECT)
 
 
 def told(value: Any) -> str:
