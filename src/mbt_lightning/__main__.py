@@ -10,9 +10,12 @@ def main() -> None:
 
         doctor.main(sys.argv[2:])
     else:
-        from mbt_lightning import cli
+        from mbt_lightning.wandb_end import recorded
 
-        cli.main()
+        with recorded(sys.argv[1:]):
+            from mbt_lightning import cli
+
+            cli.main()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from mbt_lightning.data.probe import ClipError
 from mbt_lightning.data.records import UNNAMED, DataSpec
 from mbt_lightning.data.spectrogram import Spectrogram
 from mbt_lightning.data.stats import Measured, kind_of, read_measured, scale_given, settings_of
-from mbt_lightning.errors import UserError, one_line
+from mbt_lightning.errors import UserError, leave, one_line
 from mbt_lightning.expand import NEWEST, expand
 from mbt_lightning.guard import BadClipGuard
 from mbt_lightning.model.cost import count_parameters, gflops_per_clip
@@ -82,8 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         told = told_to_the_user(error)
         if told is None or os.environ.get("MBT_DEBUG"):
             raise
-        print(f"mbt: error: {one_line(told)}", file=sys.stderr)
-        sys.exit(2)
+        leave(one_line(told))
 
 
 def told_to_the_user(error: BaseException | None) -> Exception | None:
@@ -123,8 +122,7 @@ class Parser(LightningArgumentParser):
         text = one_line(message)
         for noise in NOISE:
             text = re.sub(noise, "", text)
-        print(f"mbt: error: {text}{self.hint(text)}", file=sys.stderr)
-        sys.exit(2)
+        leave(text + self.hint(text))
 
     def hint(self, message: str) -> str:
         """The known key or class that is most like an unknown one in the message."""

@@ -24,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.cost import count_parameters, gflops_per_clip
+from mbt_lightning.wandb_logger import WandbRun
 
 
 def new_run_folder(runs: Path, experiment: str) -> Path:
@@ -165,6 +166,8 @@ class RunRecorder(L.Callback):
             callback.dirpath = callback.dirpath or str(self.folder / "checkpoints")
         if trainer.is_global_zero:
             save_config(self.folder / "config.yaml", self.text)
+            for logger in wandb_runs(trainer):
+                logger.begin(self.config, self.folder)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
         """Put what is needed to build the model again into the checkpoint, as plain data."""
@@ -252,6 +255,13 @@ class RunRecorder(L.Callback):
         unfinished = path.with_suffix(".json.new")
         unfinished.write_text(json.dumps(without_nan(summary), indent=2, allow_nan=False) + "\n")
         unfinished.replace(path)
+        for logger in wandb_runs(trainer):
+            logger.log_summary(without_nan(summary))
+
+
+def wandb_runs(trainer: L.Trainer) -> list[WandbRun]:
+    """The loggers that want the whole of a run, not its metrics only."""
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbRun)]
 
 
 def numbers(trainer: L.Trainer, prefix: str) -> dict[str, float]:
