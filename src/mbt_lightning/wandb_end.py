@@ -107,7 +107,7 @@ def finish(code: int, message: str = "") -> None:
 
     Args:
         code: the program's exit code, which becomes the run's.
-        message: why it failed, one line; stands in the run's summary as `error`.
+        message: why it failed, one line; stands in the run's summary as `error`, beside `exit_code`.
     """
     run = open_run()
     if run is None:
@@ -119,8 +119,7 @@ def finish(code: int, message: str = "") -> None:
     seconds = getattr(run.settings, "finish_timeout", FINISH_SECONDS)  # 0: the user wants to wait for ever
 
     def end() -> None:
-        if message:
-            run.summary["error"] = message
+        run.summary.update({"exit_code": code, "error": message})
         run.finish(exit_code=code)
 
     begun = time.monotonic()

@@ -61,7 +61,13 @@ class WandbRun(WandbLogger):
     ):
         more = {"entity": entity, "group": group, "tags": tags, "notes": notes}
         super().__init__(
-            name=name, save_dir=save_dir or ".", offline=offline, project=project, log_model=log_model, resume=resume, **more
+            name=name,
+            save_dir=save_dir or ".",
+            offline=offline,
+            project=project,
+            log_model=log_model,
+            resume=resume,
+            **more,
         )
         self.init_seconds = init_seconds
         self.finish_seconds = finish_seconds
@@ -96,10 +102,15 @@ class WandbRun(WandbLogger):
         settings = finish_setting(self.finish_seconds)
         if "WANDB_INIT_TIMEOUT" not in os.environ:
             settings["init_timeout"] = self.init_seconds
+        if not {"WANDB_QUIET", "WANDB_SILENT"} & os.environ.keys():
+            settings["quiet"] = True
         if self._offline:
             arguments["mode"] = "offline"
         try:
-            return wandb.init(**arguments, settings=wandb.Settings(**settings))
+            run = wandb.init(**arguments, settings=wandb.Settings(**settings))
+            if run.url:
+                say(f"W&B: {run.url}")
+            return run
         except Exception as error:
             if isinstance(error, wandb.errors.UsageError | wandb.errors.AuthenticationError):
                 raise UserError(
