@@ -212,12 +212,14 @@ def test_sweeps_by_the_real_agent(place: Place) -> None:
         for path in (kinds_sweep, paper_sweep)
     ]
     assert [(name, state) for name, state, *_ in read[0]] == [(good.name, "finished"), (bad.name, "failed")]
-    name, state, message, config, summary, curves = read[0][0]
+    _, _, _, config, summary, curves = read[0][0]
     assert config == saved and summary == good.summary["summary"], "nulls, lists, numbers and empty mappings included"
     assert [step for step, _ in curves["train/loss"]] == steps(good)
     assert "fusion_layer is 7" in read[0][1][2]
     assert [state for _, state, *_ in read[1]] == ["finished"] + ["waiting"] * 62
-    assert read[1][1][3]["model"] == {"fusion": "Bottleneck", "fusion_layer": 0} and read[1][1][3]["seed_everything"] == 1
+    assert (
+        read[1][1][3]["model"] == {"fusion": "Bottleneck", "fusion_layer": 0} and read[1][1][3]["seed_everything"] == 1
+    )
 
 
 def sync_command(output: str) -> list[str]:
@@ -277,7 +279,9 @@ def test_trouble_in_the_middle_of_a_training(place: Place, trouble: str) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trouble", [("*", 500), ("*", 429), ("*", "hang"), ("UpsertBucket", 403), ("Viewer", "hang"), None])
+@pytest.mark.parametrize(
+    "trouble", [("*", 500), ("*", 429), ("*", "hang"), ("UpsertBucket", 403), ("Viewer", "hang"), None]
+)
 def test_trouble_at_the_start(place: Place, trouble: tuple | None) -> None:
     """A run that W&B does not take in time is kept offline, under its id, and can be uploaded later."""
     server = place.server

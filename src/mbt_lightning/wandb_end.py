@@ -1,4 +1,4 @@
-"""How a run of Weights & Biases ends: with the program's exit code, in bounded time, and with a word on what is missing.
+"""How a run of W&B ends: with the program's exit code, in bounded time, and with a word on what is missing.
 
 Free of torch and Lightning, so that it can stand around everything that the program does, its imports included. W&B is
 imported only where there is a run to end, or an agent that waits for one.
@@ -84,7 +84,9 @@ def begin_failed() -> None:
     def begin() -> None:
         import wandb
 
-        settings = {"init_timeout": INIT_SECONDS_OF_A_FAILURE, "quiet": True} | finish_setting(INIT_SECONDS_OF_A_FAILURE)
+        settings = {"init_timeout": INIT_SECONDS_OF_A_FAILURE, "quiet": True} | finish_setting(
+            INIT_SECONDS_OF_A_FAILURE
+        )
         wandb.init(resume="allow", settings=wandb.Settings(**settings))
 
     failure = bounded(begin, 2 * INIT_SECONDS_OF_A_FAILURE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -59,7 +60,6 @@ class WandbRun(WandbLogger):
         init_seconds: float = 60.0,
         finish_seconds: float = FINISH_SECONDS,
     ):
-        more = {"entity": entity, "group": group, "tags": tags, "notes": notes}
         super().__init__(
             name=name,
             save_dir=save_dir or ".",
@@ -67,7 +67,10 @@ class WandbRun(WandbLogger):
             project=project,
             log_model=log_model,
             resume=resume,
-            **more,
+            entity=entity,
+            group=group,
+            tags=tags,
+            notes=notes,
         )
         self.init_seconds = init_seconds
         self.finish_seconds = finish_seconds
@@ -96,7 +99,7 @@ class WandbRun(WandbLogger):
         if os.environ.get("WANDB_SWEEP_ID"):  # the sweep says where; W&B warns of any other word
             arguments = {key: value for key, value in arguments.items() if key not in ("project", "entity")}
         if "WANDB_RUN_ID" not in os.environ:
-            arguments["id"] = earlier_id(folder) or wandb.util.generate_id()
+            arguments["id"] = earlier_id(folder) or secrets.token_hex(4)
         if "WANDB_NAME" not in os.environ:
             arguments.setdefault("name", folder.name)
         settings = finish_setting(self.finish_seconds)
@@ -122,7 +125,7 @@ class WandbRun(WandbLogger):
 
     def describe(self, config: Mapping[str, Any]) -> None:
         """Put the configuration into the run, and say what its metrics are drawn over."""
-        run = self._experiment
+        run: Any = self._experiment
         run.config.update(for_wandb(config, locked=swept()), allow_val_change=True)
         run.define_metric(X_AXIS)
         run.define_metric("*", step_metric=X_AXIS, step_sync=True)

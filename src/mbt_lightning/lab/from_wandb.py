@@ -55,11 +55,13 @@ def read_wandb(path: str, seconds: float = PATIENCE_SECONDS) -> list[Run]:
 
         api = wandb.Api(timeout=max(1, min(30, int(seconds / 2))))
         sweep = api.sweep(path.strip("/")) if len(parts) == 3 else None
-        filters = {"sweep": parts[2]} if sweep else {}
+        filters = {"$and": [{"sweep": parts[2]}]} if sweep else {}
         found = list(api.runs(project, filters=filters, order="+created_at", per_page=200, lazy=False))
-        left = points_left(sweep.config, [run.config for run in found]) if sweep else []
-        points = [Run(f"waiting-{i}", sweep.url, "waiting", nested(p), {}) for i, p in enumerate(left, 1)]
-        return [as_run(run) for run in found] + points
+        runs = [as_run(run) for run in found]
+        if sweep:
+            left = points_left(sweep.config, [run.config for run in found])
+            runs += [Run(f"waiting-{i}", sweep.url, "waiting", nested(p), {}) for i, p in enumerate(left, 1)]
+        return runs
 
     return asked(path, read, seconds)
 
@@ -113,8 +115,8 @@ def state_of(state: str, about: Mapping[str, Any]) -> tuple[str, str]:
 def config_of(found: Mapping[str, Any]) -> dict[str, Any]:
     """The nested configuration of a run's flat one.
 
-    A sweep's own keys stay beside the resolved ones (`model.fusion: Bottleneck` beside `model.fusion.class_path`); where
-    both are there the resolved ones say more.
+    A sweep's own keys stand beside the resolved ones (`model.fusion: Bottleneck` beside `model.fusion.class_path`),
+    which say more.
     """
     heads = {name[:i] for name in found for i, letter in enumerate(name) if letter == "."}
     return nested({name: {} if value == EMPTY else plain(value) for name, value in found.items() if name not in heads})
