@@ -167,7 +167,7 @@ class RunRecorder(L.Callback):
         if trainer.is_global_zero:
             save_config(self.folder / "config.yaml", self.text)
             for logger in wandb_runs(trainer):
-                logger.begin(self.config, self.folder)
+                logger.describe(self.config)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
         """Put what is needed to build the model again into the checkpoint, as plain data."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from mbt_lightning.errors import UserError, one_line
@@ -76,31 +77,46 @@ class WandbRun(WandbLogger):
         self.finish_seconds = finish_seconds
         self.told = False
 
-    @rank_zero_only
-    def begin(self, config: Mapping[str, Any], folder: Path) -> None:
-        """Begin the run, or go on with it, and put the resolved configuration into it.
-
-        Args:
-            config: the resolved configuration, nested plain data.
-            folder: the run's folder; a run that was begun from there is gone on with.
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """W&B's own record of the run, begun when it is first asked for.
 
         Raises:
             UserError: nobody is logged in to W&B.
         """
         if self._experiment is None:
-            self._experiment = self.init(folder)
-        self.carefully(lambda: self.describe(config))
+            self._experiment = self.init()
+        return self._experiment
 
-    def init(self, folder: Path) -> Any:
-        """Begin the run at W&B, or offline if that fails."""
+    @rank_zero_only
+    def describe(self, config: Mapping[str, Any]) -> None:
+        """Put the resolved configuration into the run, and say what its metrics are drawn over.
+
+        Args:
+            config: the configuration as nested plain data.
+        """
+        run = self.experiment
+
+        def tell() -> None:
+            run.config.update(for_wandb(config, locked=swept()), allow_val_change=True)
+            run.define_metric(X_AXIS)
+            run.define_metric("*", step_metric=X_AXIS, step_sync=True)
+
+        self.carefully(tell)
+
+    def init(self) -> Any:
+        """Begin the run at W&B, or go on with it; keep it offline if that fails."""
         import wandb
 
         arguments = {key: value for key, value in self._wandb_init.items() if value is not None}
         if os.environ.get("WANDB_SWEEP_ID"):  # the sweep says where; W&B warns of any other word
             arguments = {key: value for key, value in arguments.items() if key not in ("project", "entity")}
+        folder = Path(arguments["dir"])
+        is_own = os.environ.get("MBT_RUN_FOLDER") == str(folder)
         if "WANDB_RUN_ID" not in os.environ:
-            arguments["id"] = earlier_id(folder) or secrets.token_hex(4)
-        if "WANDB_NAME" not in os.environ:
+            arguments["id"] = (earlier_id(folder) if is_own else None) or secrets.token_hex(4)
+        if "WANDB_NAME" not in os.environ and is_own:
             arguments.setdefault("name", folder.name)
         settings = finish_setting(self.finish_seconds)
         if "WANDB_INIT_TIMEOUT" not in os.environ:
@@ -110,10 +126,7 @@ class WandbRun(WandbLogger):
         if self._offline:
             arguments["mode"] = "offline"
         try:
-            run = wandb.init(**arguments, settings=wandb.Settings(**settings))
-            if run.url:
-                say(f"W&B: {run.url}")
-            return run
+            return wandb.init(**arguments, settings=wandb.Settings(**settings))
         except Exception as error:
             if isinstance(error, wandb.errors.UsageError | wandb.errors.AuthenticationError):
                 raise UserError(
@@ -122,13 +135,6 @@ class WandbRun(WandbLogger):
             say(f"W&B cannot be reached, this run is kept offline: {one_line(error)}")
             arguments["mode"] = "offline"
             return wandb.init(**arguments, settings=wandb.Settings(**settings))
-
-    def describe(self, config: Mapping[str, Any]) -> None:
-        """Put the configuration into the run, and say what its metrics are drawn over."""
-        run: Any = self._experiment
-        run.config.update(for_wandb(config, locked=swept()), allow_val_change=True)
-        run.define_metric(X_AXIS)
-        run.define_metric("*", step_metric=X_AXIS, step_sync=True)
 
     @rank_zero_only
     def log_summary(self, summary: Mapping[str, Any]) -> None:
