@@ -377,7 +377,7 @@ def test_a_stopped_run_is_never_finished(place: Place, sign: signal.Signals, cod
 def test_nobody_is_logged_in(place: Place, more: list[str]) -> None:
     output = finish(place.mbt(*more, WANDB_API_KEY=""), code=2)
     assert "Traceback" not in output and output.count("mbt: error: W&B: No API key configured") == 1
-    assert "`wandb login` logs you in; WANDB_MODE=offline needs no account" in output
+    assert "`wandb login`" in output and "WANDB_MODE=offline needs no account" in output
     assert place.gone() and not place.server.runs
 
 

@@ -129,10 +129,9 @@ class WandbRun(WandbLogger):
             return wandb.init(**arguments, settings=wandb.Settings(**settings))
         except Exception as error:
             if isinstance(error, wandb.errors.UsageError | wandb.errors.AuthenticationError):
-                raise UserError(
-                    f"W&B: {one_line(error)} (`wandb login` logs you in; WANDB_MODE=offline needs no account)"
-                ) from error
+                raise UserError(f"W&B: {one_line(error)} (WANDB_MODE=offline needs no account)") from error
             say(f"W&B cannot be reached, this run is kept offline: {one_line(error)}")
+            wandb.teardown()  # or its helper process would still hold the run's id
             arguments["mode"] = "offline"
             return wandb.init(**arguments, settings=wandb.Settings(**settings))
 
