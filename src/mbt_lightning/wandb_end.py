@@ -132,6 +132,8 @@ def finish(code: int, message: str = "") -> None:
     elif failure or not in_time or not has_ended(path):
         why = f" ({one_line(failure)})" if failure else ""
         say(f"W&B has not got all of this run{why}; to upload it: wandb sync --include-online {folder}")
+    if failure:
+        bounded(sys.modules["wandb"].teardown, 10)  # or it fails once more in W&B's own exit handler
     if isinstance(failure, TimeoutError):
         sys.stdout.flush()
         sys.stderr.flush()

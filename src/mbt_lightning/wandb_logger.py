@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.settings import flat
-from mbt_lightning.wandb_end import FINISH_SECONDS, finish_setting, say
+from mbt_lightning.wandb_end import FINISH_SECONDS, bounded, finish_setting, say
 
 X_AXIS = "trainer/global_step"
 """The metric that all others are drawn over: unlike W&B's own step it does not count on when a run is resumed."""
@@ -131,7 +131,7 @@ class WandbRun(WandbLogger):
             if isinstance(error, wandb.errors.UsageError | wandb.errors.AuthenticationError):
                 raise UserError(f"W&B: {one_line(error)} (WANDB_MODE=offline needs no account)") from error
             say(f"W&B cannot be reached, this run is kept offline: {one_line(error)}")
-            wandb.teardown()  # or its helper process would still hold the run's id
+            bounded(wandb.teardown, 30)  # its helper process still holds the run's id, or may be dead itself
             arguments["mode"] = "offline"
             return wandb.init(**arguments, settings=wandb.Settings(**settings))
 
