@@ -79,6 +79,9 @@ def test_the_map_is_of_real_files() -> None:
         ("state", ("errors",)),
         ("tasks", ("data.records", "errors")),
         ("module", ("model", "data.records", "data.mixup", "data.sampling", "tasks", "errors")),
+        ("wandb_end", ("errors",)),
+        ("wandb_logger", ("wandb_end", "settings", "errors")),
+        ("lab.from_wandb", ("lab.results", "wandb_end", "settings", "errors")),
         ("errors", ()),
         ("yaml_files", ("errors",)),
         ("lab.distributions", ("errors",)),
@@ -133,6 +136,13 @@ def test_codecs_are_known_where_they_are_used() -> None:
 )
 def test_heavy_packages_wait_until_they_are_needed(package) -> None:
     assert [name for name in FILES if package in theirs(name, top_level=True)] == []
+
+
+@pytest.mark.parametrize("name", ["wandb_end", "lab.from_wandb"])
+def test_some_imports_need_no_torch(name) -> None:
+    code = f"import sys, mbt_lightning.{name}; print([m for m in ('torch', 'lightning', 'wandb') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import sys
 from importlib import import_module
 
 from mbt_lightning import process
+from mbt_lightning.errors import UserError, leave, one_line
+from mbt_lightning.wandb_end import recorded
 
 WITHOUT_TORCH = {
     "doctor": "mbt_lightning.lab.doctor",
@@ -16,22 +18,21 @@ WITHOUT_TORCH = {
 
 def main() -> None:
     """Run the program; what a person can mend ends it with one line and exit code 2."""
-    if sys.argv[1:2] and sys.argv[1] in WITHOUT_TORCH:
-        from mbt_lightning.errors import UserError, one_line
-
+    words = sys.argv[1:]
+    if words and words[0] in WITHOUT_TORCH:
         try:
-            import_module(WITHOUT_TORCH[sys.argv[1]]).main(sys.argv[2:])
+            import_module(WITHOUT_TORCH[words[0]]).main(words[1:])
         except UserError as error:
             if os.environ.get("MBT_DEBUG"):
                 raise
-            print(f"mbt: error: {one_line(error)}", file=sys.stderr)
-            sys.exit(2)
+            leave(one_line(error))
     else:
-        if sys.argv[1:2] and sys.argv[1] in process.RUNS:
+        if words and words[0] in process.RUNS:
             process.SIGNALS.listen()  # before the seconds that the imports take
-        from mbt_lightning import cli
+        with recorded(words):
+            from mbt_lightning import cli
 
-        cli.main()
+            cli.main()
 
 
 if __name__ == "__main__":

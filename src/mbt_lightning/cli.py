@@ -33,7 +33,7 @@ from mbt_lightning.data.probe import ClipError
 from mbt_lightning.data.records import UNNAMED, DataSpec
 from mbt_lightning.data.spectrogram import Spectrogram
 from mbt_lightning.data.stats import Measured, kind_of, read_measured, scale_given, settings_of
-from mbt_lightning.errors import UserError, one_line
+from mbt_lightning.errors import UserError, leave, one_line
 from mbt_lightning.expand import NEWEST, expand
 from mbt_lightning.guard import BadClipGuard
 from mbt_lightning.keep import LastCheckpoint, WholeFiles
@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if number := stopped_by(error):
                 stop(number, state)
             if isinstance(error, SystemExit):
-                state.end("failed", error.code if isinstance(error.code, int) else 1, "see its output")
+                told = " ".join(getattr(error, "__notes__", [])) or "see its output"
+                state.end("failed", error.code if isinstance(error.code, int) else 1, told)
             else:
                 tell(error, state)
             raise
@@ -129,8 +130,7 @@ def tell(error: BaseException, state: RunState) -> None:
         return
     state.end("failed", 2, told)
     if not os.environ.get("MBT_DEBUG"):
-        print(f"mbt: error: {one_line(told)}", file=sys.stderr)
-        sys.exit(2)
+        leave(one_line(told))
 
 
 def told_to_the_user(error: BaseException | None) -> Exception | None:
@@ -170,8 +170,7 @@ class Parser(LightningArgumentParser):
         text = one_line(message)
         for noise in NOISE:
             text = re.sub(noise, "", text)
-        print(f"mbt: error: {text}{self.hint(text)}", file=sys.stderr)
-        sys.exit(2)
+        leave(text + self.hint(text))
 
     def hint(self, message: str) -> str:
         """The known key or class that is most like an unknown one in the message."""

@@ -1,11 +1,21 @@
 """Errors that a person can mend: the program prints them as one line and leaves with exit code 2."""
 
 import difflib
+import sys
 from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
 
 class UserError(ValueError):
     """A wrong setting, file or value; its text names the value got, the values allowed and the fix."""
+
+
+def leave(message: str) -> NoReturn:
+    """Print what a person can mend and leave with exit code 2; the exit carries the message as its note."""
+    print(f"mbt: error: {message}", file=sys.stderr)
+    stop = SystemExit(2)
+    stop.add_note(message)
+    raise stop
 
 
 def one_line(message: object) -> str:

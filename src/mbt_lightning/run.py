@@ -26,6 +26,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.cost import count_parameters, gflops_per_clip
 from mbt_lightning.state import RunState, write_json
+from mbt_lightning.wandb_logger import WandbRun
 
 
 def given_id() -> str | None:
@@ -188,6 +189,8 @@ class RunRecorder(L.Callback):
         if trainer.is_global_zero:
             self.state.begin(self.folder)
             save_config(self.folder / "config.yaml", self.text)
+            for logger in wandb_runs(trainer):
+                logger.describe(self.config)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
         """Put what is needed to build the model again into the checkpoint, as plain data."""
@@ -294,6 +297,13 @@ class RunRecorder(L.Callback):
             },
         } | part
         write_json(self.folder / "summary.json", without_nan(summary))
+        for logger in wandb_runs(trainer):
+            logger.log_summary(without_nan(summary))
+
+
+def wandb_runs(trainer: L.Trainer) -> list[WandbRun]:
+    """The loggers that want the whole of a run, not its metrics only."""
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbRun)]
 
 
 def numbers(trainer: L.Trainer, prefix: str) -> dict[str, float]:
