@@ -165,7 +165,8 @@ def test_a_second_signal_ends_at_once(begin, tmp_path: Path) -> None:
 def test_no_rank_outlives_the_first(begin, tmp_path: Path) -> None:
     process = begin("b", *TWO, "--data.num_workers", "1", MBT_RUN_ID="x")
     wait_for(lambda: has_begun(tmp_path, "b"), process)
-    assert len(ranks(process)) == 2 and len(members(process)) >= 4, "two ranks with a worker each"
+    wait_for(lambda: len(members(process)) >= 4, process)  # two ranks with a worker each
+    assert len(ranks(process)) == 2
     process.kill()
     finish(process, -signal.SIGKILL)
     deadline = time.monotonic() + 5
