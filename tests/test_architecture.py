@@ -91,7 +91,8 @@ def test_the_map_is_of_real_files() -> None:
         ("lab.arithmetic", ("model.size", "errors")),
         ("lab.results", ("settings", "lab.ledger", "errors")),
         ("lab.paper", ("settings", "model.size", "lab.arithmetic", "errors")),
-        ("lab.compare", ("settings", "lab.arithmetic", "lab.paper", "lab.results", "errors")),
+        ("lab.points", ("settings", "lab.arithmetic", "lab.paper", "lab.results", "errors")),
+        ("lab.compare", ("settings", "lab.points", "lab.paper", "lab.results", "errors")),
         ("model.fusion", ("errors",)),  # blocks are handed to it
         ("model.blocks", ("errors",)),
         ("model.tokens", ("errors",)),

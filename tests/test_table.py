@@ -20,10 +20,13 @@ from mbt_lightning.cli import main
 from mbt_lightning.errors import UserError
 from mbt_lightning.lab import table
 from mbt_lightning.lab.columns import columns_of, duration, per_cent, short
-from mbt_lightning.lab.compare import Comparison, compare, duels, pareto, settings_of
+from mbt_lightning.lab.compare import Comparison, compare
 from mbt_lightning.lab.formats import fitting, latex, latex_text, markdown_text, point_rows
 from mbt_lightning.lab.notes import notes_of
+from mbt_lightning.lab.points import settings_of
 from mbt_lightning.lab.results import Run, read_folders, read_run
+from mbt_lightning.lab.verdict import duels, pareto
+from mbt_lightning.settings import nested
 
 PROJECT = Path(__file__).parent.parent
 REAL_SIZE = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_layer", "1"]
@@ -369,6 +372,29 @@ class TestSweep:
         assert found.axes == ["model.optimizer"] and len(found.points) == 2
         assert [p.labels["model.optimizer"] for p in found.points] == ["SGD (lr 0.1)", "SGD (lr 0.2)"]
         assert "data.window_seconds 3.2 (here 1.6)" in said(found, "Apart"), "the sweep does not vary it"
+
+
+def test_of_what_waits_in_wandb_only_the_swept_values_are_known() -> None:
+    def waiting(name: str, **values) -> Run:
+        return Run(name, "https://wandb.ai/a/b/sweeps/c", "waiting", nested(values), {})
+
+    values = [
+        {"model.fusion": "Bottleneck", "model.fusion_layer": 8, "seed_everything": 1},
+        {"model.fusion": "CrossAttention", "model.fusion_layer": 8, "seed_everything": 0},
+        {"model.fusion": "JointSelfAttention", "model.fusion_layer": 4, "seed_everything": 1},
+        {"model.fusion": "JointSelfAttention", "model.fusion_layer": 12, "seed_everything": 1},
+        {"model.fusion_layer": 8, "model.modalities": ["rgb"], "seed_everything": 0},
+    ]
+    runs = [made(0), made(1, model__fusion=CROSS), *(waiting(f"w{i}", **v) for i, v in enumerate(values))]
+    found = compare(runs)
+    assert found.unplaced == found.apart == []
+    assert [(p.strategy, p.fusion_layer, p.count) for p in found.points] == [
+        ("rgb only", None, "0 of 1, 1 waiting"),
+        ("late fusion", 12, "0 of 1, 1 waiting"),
+        ("joint self-attention", 4, "0 of 1, 1 waiting"),
+        ("cross-attention", 8, "1 of 2, 1 waiting"),
+        ("bottleneck B = 4 (sequential)", 8, "1 of 2, 1 waiting"),
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from mbt_lightning.lab.compare import Comparison, Point, natural
+from mbt_lightning.lab.compare import Comparison, natural
+from mbt_lightning.lab.points import Point
 
 NONE = "–"
 """What stands where there is no value."""

@@ -1,25 +1,35 @@
-"""Runs side by side: which of them are one point, which may stand in one table, and what their scores say.
+"""Runs side by side: which of them may stand in one table, and what is swept there. Without torch.
 
-A point is all runs whose settings differ in the seed at most. A table is of points that differ in nothing but what is
-swept; runs that differ in more are told apart with the settings that differ. Without torch.
+A table is of points that differ in nothing but what is swept; runs that differ in more are told apart with the settings
+that differ.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
-from mbt_lightning.lab import arithmetic, paper
-from mbt_lightning.lab.paper import PaperNumber, arguments_of, class_of
+from mbt_lightning.lab import paper
+from mbt_lightning.lab.paper import class_of
+from mbt_lightning.lab.points import (
+    MAY_BE_ABSENT,
+    SEED,
+    Point,
+    Settings,
+    agree,
+    collect,
+    explain,
+    key_of,
+    settings_of,
+    show,
+    text,
+)
 from mbt_lightning.lab.results import Plan, Run
-from mbt_lightning.settings import OF_MODALITY, OF_SEVERAL_MODALITIES, depth_of, flat, is_late, meaningful
+from mbt_lightning.settings import flat, nested
 
 AXES = (
     "model.modalities",
@@ -35,287 +45,7 @@ AXES = (
 )
 """What ablations vary; any other setting only where a sweep names it."""
 
-SEED = "seed_everything"
-
-MAY_BE_ABSENT = (*(name for names in OF_MODALITY.values() for name in names), *OF_SEVERAL_MODALITIES)
-"""Settings that have no meaning for some runs, which then agree with every value."""
-
 KNOWN_SCORES = ("mAP", "top1", "action_top1")
-
-Settings = dict[str, Any]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Settings
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@cache
-def key_of(name: str) -> str:
-    """The setting that a dotted name belongs to: a class with its arguments is one setting, as is a size."""
-    for key in MAY_BE_ABSENT:
-        if name == key or name.startswith(f"{key}."):
-            return key
-    return ".".join(name.split(".")[:2])
-
-
-def settings_of(run: Run, hashes: Mapping[str, str] | None = None) -> Settings:
-    """What a run's score can depend on, without the seed: a value a setting, plain or a class with its arguments.
-
-    The data set is known by its hash, if that is known: the same file has other paths on other machines.
-
-    Args:
-        run: the run.
-        hashes: of manifests whose hash other runs know, by their path.
-
-    Raises:
-        KeyError: its configuration lacks what every one has.
-    """
-    found: Settings = {}
-    for name, value in meaningful(run.config).items():
-        if name != SEED:
-            key = key_of(name)
-            if key == name:
-                found[key] = value
-            else:
-                found.setdefault(key, {})[name.removeprefix(f"{key}.")] = value
-    path = str(found.get("data.manifest"))
-    digest = (run.summary.get("data") or {}).get("hash") or (hashes or {}).get(path)
-    if digest:
-        found["data.manifest"] = digest
-        for name in ("data.media_root", "data.classes"):
-            found.pop(name, None)
-    return found
-
-
-def text(value: Any) -> str:
-    """Plain data as text that is equal where the data are."""
-    return json.dumps(value, sort_keys=True, default=str)
-
-
-def agree(one: Settings, other: Settings) -> bool:
-    """Whether two runs' settings are equal, where both have a meaning for them."""
-    return not any(True for _ in differences(one, other))
-
-
-def differences(one: Settings, other: Settings) -> Iterable[str]:
-    """The settings in which two runs differ."""
-    for key in one.keys() | other.keys():
-        if key in one and key in other:
-            if one[key] != other[key]:
-                yield key
-        elif key not in MAY_BE_ABSENT:
-            yield key
-
-
-def explain(one: Settings, other: Settings) -> dict[str, tuple[str, str]]:
-    """Where two runs differ, as finely as their settings go: {dotted name: (one's value, the other's)}."""
-    found = {}
-    for key in sorted(differences(one, other)):
-        ours, theirs = (flat({key: s.get(key)}) if key in s else {} for s in (one, other))
-        for name in sorted(ours.keys() | theirs.keys()):
-            if ours.get(name, "–") != theirs.get(name, "–"):
-                found[name] = (show(ours.get(name, "–")), show(theirs.get(name, "–")))
-    return found
-
-
-def show(value: Any) -> str:
-    """A setting's value in a few words."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        return ", ".join(map(show, value))
-    if isinstance(value, Mapping):
-        if "class_path" in value:
-            return class_of(value)
-        return ", ".join(f"{name} {show(inner)}" for name, inner in value.items())
-    return str(value)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Points
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Point:
-    """Runs that differ in the seed at most.
-
-    Args:
-        settings: their settings, see `settings_of`.
-        runs: those with a score, one a seed, by seed.
-        unscored: of every seed without a score the newest run.
-        doubles: further runs of the same seeds, which are not counted.
-        places: the sweep's values that lead here, without the seed; several where they mean the same.
-        swept: what varies in the table.
-        paper: the paper's number, if the setting is one of the paper's.
-        labels: what else is swept in words, by the setting's name.
-    """
-
-    settings: Settings
-    runs: list[Run] = field(default_factory=list)
-    unscored: list[Run] = field(default_factory=list)
-    doubles: list[Run] = field(default_factory=list)
-    places: list[Settings] = field(default_factory=list)
-    swept: tuple[str, ...] = ()
-    paper: PaperNumber | None = None
-    labels: dict[str, str] = field(default_factory=dict)
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The configuration of its first run."""
-        return [*self.runs, *self.unscored][0].config
-
-    @property
-    def modalities(self) -> list[str]:
-        """Names of its modalities, in order."""
-        return self.config["model"]["modalities"]
-
-    @cached_property
-    def kind(self) -> str:
-        """The strategy without its settings, in the field's words; a class of one's own by its name."""
-        if len(self.modalities) == 1:
-            return f"{self.modalities[0]} only"
-        if is_late(self.config):
-            return "late fusion"
-        own = paper.strategy_of(self.config)
-        known = {
-            "Bottleneck": "bottleneck",
-            "CrossAttention": "cross-attention",
-            "JointSelfAttention": "joint self-attention",
-        }
-        return known[own] if own in known else class_of(self.config["model"]["fusion"])
-
-    @cached_property
-    def strategy(self) -> str:
-        """The strategy with what it is set to."""
-        if len(self.modalities) == 1 or is_late(self.config):
-            return self.kind
-        chosen = dict(arguments_of(self.config["model"]["fusion"]))
-        if self.kind == "bottleneck":
-            chosen = arithmetic.BOTTLENECK | chosen
-            order = "" if self.modalities[0] == "rgb" else f", {self.modalities[0]} first"
-            update = chosen["update"] + (order if chosen["update"] == "sequential" else "")
-            return f"bottleneck B = {chosen['num_bottlenecks']} ({update})"
-        return self.kind + (f" ({show(chosen)})" if chosen else "")
-
-    @property
-    def fusion_layer(self) -> int | None:
-        """L_f; None of a single modality."""
-        return self.config["model"]["fusion_layer"] if len(self.modalities) > 1 else None
-
-    @property
-    def num_bottlenecks(self) -> int | None:
-        """B; None without a bottleneck."""
-        if self.kind != "bottleneck":
-            return None
-        return (arithmetic.BOTTLENECK | dict(arguments_of(self.config["model"]["fusion"])))["num_bottlenecks"]
-
-    def values(self, name: str) -> list[float]:
-        """A test score of all its runs that have it, by seed."""
-        return [run.test[name] for run in self.runs if isinstance(run.test.get(name), int | float)]
-
-    def mean(self, name: str) -> float | None:
-        """Mean of a test score; None if there is none."""
-        values = self.values(name)
-        return fmean(values) if values else None
-
-    def std(self, name: str) -> float | None:
-        """Sample standard deviation of a test score; None of fewer than two runs."""
-        values = self.values(name)
-        return stdev(values) if len(values) > 1 else None
-
-    def about(self, *path: str) -> list[float]:
-        """A number of the summaries of all its runs that have it."""
-        found = []
-        for run in self.runs:
-            value: Any = run.summary
-            for key in path:
-                value = value.get(key) if isinstance(value, Mapping) else None
-            if isinstance(value, int | float):
-                found.append(value)
-        return found
-
-    @property
-    def count(self) -> str:
-        """Number of seeds in words, e.g. `2 of 3, 1 failed`."""
-        if not self.unscored:
-            return str(len(self.runs))
-        states = Counter(state_of(run) for run in self.unscored)
-        total = len(self.runs) + len(self.unscored)
-        return f"{len(self.runs)} of {total}, " + ", ".join(f"{n} {state}" for state, n in states.items())
-
-    @cached_property
-    def gflops(self) -> float | None:
-        """Billions of multiply-adds of a clip, as counted on the model."""
-        found = self.about("gflops_per_clip")
-        return found[0] if found else None
-
-    @cached_property
-    def gflops_as_coded(self) -> float | None:
-        """Billions of multiply-adds of a clip in the authors' code; None if that has no such model, or it is unknown.
-
-        The arithmetic is believed only where its count of this very model is the counted one. A summary from before the
-        number of classes was noted down tells it by its count.
-        """
-        for run in self.runs:
-            counted = round((run.summary.get("gflops_per_clip") or 0) * 1e9)
-            try:
-                known = (run.summary.get("data") or {}).get("classes")
-                classes = known or classes_of(self.config, counted)
-                cost = arithmetic.cost_of_settings(self.config, classes) if classes else None
-            except (KeyError, TypeError, ZeroDivisionError):  # tokens or spectrograms of somebody's own
-                return None
-            if cost and cost.as_run == counted:
-                return cost.as_coded / 1e9 if cost.as_coded else None
-        return None
-
-
-def classes_of(config: Mapping[str, Any], counted: int) -> int | None:
-    """The number of classes with which a network costs what was counted; None if there is none."""
-    one, two = (arithmetic.cost_of_settings(config, n) for n in (1, 2))
-    if not one or not two:
-        return None
-    classes, rest = divmod(counted - one.as_run, two.as_run - one.as_run)
-    return None if rest or classes < 0 else classes + 1
-
-
-def state_of(run: Run) -> str:
-    """A run's state in a word; one that ended without a score is no finished one."""
-    return "without a score" if run.state == "finished" and not run.is_scored else run.state
-
-
-def seed_of(run: Run) -> Any:
-    """The run's seed."""
-    return run.config.get(SEED)
-
-
-def collect(runs: Iterable[tuple[Run, Settings]], swept: Sequence[str]) -> list[Point]:
-    """The points of runs that differ in what is swept at most.
-
-    Of several runs of one seed the newest with a score is counted, or else the newest.
-    """
-    points: dict[str, Point] = {}
-    seeds: dict[str, dict[Any, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run, settings in runs:
-        name = text({key: settings.get(key, "–") for key in swept})
-        points.setdefault(name, Point(settings))
-        seeds[name][seed_of(run)].append(run)
-    for name, by_seed in seeds.items():
-        for _, same in sorted(by_seed.items(), key=lambda item: (isinstance(item[0], str), item[0] or 0)):
-            best, *doubles = sorted(same, key=lambda run: (run.is_scored, run.ended, run.name), reverse=True)
-            (points[name].runs if best.is_scored else points[name].unscored).append(best)
-            points[name].doubles += doubles
-    return list(points.values())
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Families
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -381,6 +111,7 @@ def compare(runs: Sequence[Run], plans: Sequence[Plan] = (), score: str | None =
         plans: of the sweeps that they belong to.
         score: name of the score to judge by; default: the main one of the task.
     """
+    runs = completed(runs)
     evaluations = [run for run in runs if not run.is_training]
     placed, unplaced = [], []
     paths = known_hashes(runs)
@@ -401,6 +132,27 @@ def compare(runs: Sequence[Run], plans: Sequence[Plan] = (), score: str | None =
     found = Comparison(points, swept, common, score or main_score(points), apart, unplaced, evaluations, list(plans))
     finish(found)
     return found
+
+
+def completed(runs: Sequence[Run]) -> list[Run]:
+    """Runs that wait, of which only the swept values are known, with the configuration of the others put below them."""
+    whole = [run.config for run in runs if run.is_training and run.config.get("trainer")]
+    if not whole:
+        return list(runs)
+    base = max(whole, key=lambda config: len(flat(config)))
+    strategies = {class_of(config["model"].get("fusion")): config["model"].get("fusion") for config in whole}
+
+    def filled(run: Run) -> Run:
+        values = flat(run.config)
+        name = values.get("model.fusion")
+        if isinstance(name, str):  # a class by its name alone has its usual settings
+            own = strategies.get(name.rpartition(".")[2]) or {"class_path": f"mbt_lightning.{name}", "init_args": {}}
+            values = {**{key: v for key, v in values.items() if key != "model.fusion"}, **flat({"model.fusion": own})}
+        replaced = {key_of(key) for key in values if key.startswith("model.fusion.class_path")}
+        below = {key: v for key, v in flat(base).items() if key_of(key) not in replaced}
+        return replace(run, config=nested(below | values))
+
+    return [filled(r) if r.state == "waiting" and r.config and "trainer" not in r.config else r for r in runs]
 
 
 def finish(found: Comparison) -> None:
@@ -559,80 +311,3 @@ def data_label(point: Point, digest: str) -> str:
         clips = (data.get("clips") or {}).get("train")
         return f"{Path(str(data.get('manifest'))).stem}, {clips} clips, {digest[:6]}"
     return Path(digest).stem
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What the scores say
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which of some (cost, score) are optimal: none costs less for at least the score, or scores more for the cost."""
-    return [
-        not any((c <= cost and s >= score) and (c < cost or s > score) for c, s in points) for cost, score in points
-    ]
-
-
-@dataclass(frozen=True)
-class Duel:
-    """The best points of two strategies, seed by seed.
-
-    Args:
-        one: the better point.
-        other: the other one.
-        seeds: that both have.
-        difference: mean of the differences; None without common seeds.
-        std: their sample standard deviation; None of fewer than two.
-        p: two-sided, of a paired t-test; None of fewer than two seeds, of equal differences, or without scipy.
-        is_chosen: whether one of them was chosen among several by the very score that is tested.
-    """
-
-    one: Point
-    other: Point
-    seeds: int
-    difference: float | None
-    std: float | None
-    p: float | None
-    is_chosen: bool
-
-
-def duels(found: Comparison) -> list[Duel]:
-    """The best point of the best strategy against the best of every other.
-
-    Raises:
-        ModuleNotFoundError: scipy is not there, and a test is to be made.
-    """
-    by_kind: dict[str, list[Point]] = defaultdict(list)
-    for point in found.points:
-        if point.mean(found.main) is not None:
-            by_kind[point.kind].append(point)
-    best = [max(points, key=lambda point: point.mean(found.main) or 0) for points in by_kind.values()]
-    best.sort(key=lambda point: point.mean(found.main) or 0, reverse=True)
-    several = {kind for kind, points in by_kind.items() if len(points) > 1}
-    return [duel(best[0], other, found.main, bool({best[0].kind, other.kind} & several)) for other in best[1:]]
-
-
-def duel(one: Point, other: Point, name: str, is_chosen: bool) -> Duel:
-    """Two points, seed by seed."""
-    theirs = {seed_of(run): run.test.get(name) for run in other.runs}
-    pairs = [
-        (run.test[name], theirs[seed_of(run)])
-        for run in one.runs
-        if run.test.get(name) is not None and theirs.get(seed_of(run)) is not None
-    ]
-    gaps = [a - b for a, b in pairs]
-    if not gaps:
-        return Duel(one, other, 0, None, None, None, is_chosen)
-    std = stdev(gaps) if len(gaps) > 1 else None
-    p = None
-    if std and std > 1e-12:  # else rounding is all the spread there is
-        from scipy.special import stdtr  # what scipy.stats.ttest_rel computes; scipy.stats takes a second to import
-
-        p = float(2 * stdtr(len(gaps) - 1, -abs(fmean(gaps)) / (std / math.sqrt(len(gaps)))))
-    return Duel(one, other, len(gaps), fmean(gaps), std, p, is_chosen)
-
-
-def depth(found: Comparison) -> int | None:
-    """Number of layers, if all models have the same."""
-    depths = {depth_of(point.config) for point in found.points}
-    return depths.pop() if len(depths) == 1 else None

@@ -9,7 +9,9 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from mbt_lightning.lab.columns import axis_title, paper_gap
-from mbt_lightning.lab.compare import Comparison, Point, pareto
+from mbt_lightning.lab.compare import Comparison
+from mbt_lightning.lab.points import Point
+from mbt_lightning.lab.verdict import pareto
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

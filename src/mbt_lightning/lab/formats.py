@@ -14,8 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from mbt_lightning.lab.columns import Column, mean_of, paper_gap
-from mbt_lightning.lab.compare import Comparison, Point, seed_of, state_of
+from mbt_lightning.lab.compare import Comparison
 from mbt_lightning.lab.notes import Section
+from mbt_lightning.lab.points import Point, seed_of, state_of
 from mbt_lightning.lab.results import Run
 from mbt_lightning.settings import flat
 

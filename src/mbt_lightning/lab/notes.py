@@ -10,8 +10,10 @@ from typing import NamedTuple
 from mbt_lightning.errors import some
 from mbt_lightning.lab import paper
 from mbt_lightning.lab.columns import NONE, coverage_of, duration
-from mbt_lightning.lab.compare import Comparison, Duel, Point, duels, seed_of, show, state_of
+from mbt_lightning.lab.compare import Comparison
+from mbt_lightning.lab.points import Point, seed_of, show, state_of
 from mbt_lightning.lab.results import Run
+from mbt_lightning.lab.verdict import Duel, duels
 
 SCIPY = "The paired t-test needs scipy: pip install 'mbt-lightning[table]'"
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mbt_lightning.lab.columns import Column
-from mbt_lightning.lab.compare import SEED, Comparison, seed_of, state_of
+from mbt_lightning.lab.compare import Comparison
 from mbt_lightning.lab.notes import Section, name_of
+from mbt_lightning.lab.points import SEED, seed_of, state_of
 from mbt_lightning.lab.results import Curves, Run
 from mbt_lightning.settings import WITHOUT_EFFECT, flat
 

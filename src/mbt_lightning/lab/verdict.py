@@ -1,0 +1,78 @@
+"""What the scores of points say: which are worth their cost, and whether the best is better than the next."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from mbt_lightning.lab.compare import Comparison
+from mbt_lightning.lab.points import Point, seed_of
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which of some (cost, score) are optimal: none costs less for at least the score, or scores more for the cost."""
+    return [
+        not any((c <= cost and s >= score) and (c < cost or s > score) for c, s in points) for cost, score in points
+    ]
+
+
+@dataclass(frozen=True)
+class Duel:
+    """The best points of two strategies, seed by seed.
+
+    Args:
+        one: the better point.
+        other: the other one.
+        seeds: that both have.
+        difference: mean of the differences; None without common seeds.
+        std: their sample standard deviation; None of fewer than two.
+        p: two-sided, of a paired t-test; None of fewer than two seeds, of equal differences, or without scipy.
+        is_chosen: whether one of them was chosen among several by the very score that is tested.
+    """
+
+    one: Point
+    other: Point
+    seeds: int
+    difference: float | None
+    std: float | None
+    p: float | None
+    is_chosen: bool
+
+
+def duels(found: Comparison) -> list[Duel]:
+    """The best point of the best strategy against the best of every other.
+
+    Raises:
+        ModuleNotFoundError: scipy is not there, and a test is to be made.
+    """
+    by_kind: dict[str, list[Point]] = defaultdict(list)
+    for point in found.points:
+        if point.mean(found.main) is not None:
+            by_kind[point.kind].append(point)
+    best = [max(points, key=lambda point: point.mean(found.main) or 0) for points in by_kind.values()]
+    best.sort(key=lambda point: point.mean(found.main) or 0, reverse=True)
+    several = {kind for kind, points in by_kind.items() if len(points) > 1}
+    return [duel(best[0], other, found.main, bool({best[0].kind, other.kind} & several)) for other in best[1:]]
+
+
+def duel(one: Point, other: Point, name: str, is_chosen: bool) -> Duel:
+    """Two points, seed by seed."""
+    theirs = {seed_of(run): run.test.get(name) for run in other.runs}
+    pairs = [
+        (run.test[name], theirs[seed_of(run)])
+        for run in one.runs
+        if run.test.get(name) is not None and theirs.get(seed_of(run)) is not None
+    ]
+    gaps = [a - b for a, b in pairs]
+    if not gaps:
+        return Duel(one, other, 0, None, None, None, is_chosen)
+    std = stdev(gaps) if len(gaps) > 1 else None
+    p = None
+    if std and std > 1e-12:  # else rounding is all the spread there is
+        from scipy.special import stdtr  # what scipy.stats.ttest_rel computes; scipy.stats takes a second to import
+
+        p = float(2 * stdtr(len(gaps) - 1, -abs(fmean(gaps)) / (std / math.sqrt(len(gaps)))))
+    return Duel(one, other, len(gaps), fmean(gaps), std, p, is_chosen)
