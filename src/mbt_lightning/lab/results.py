@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from mbt_lightning.errors import UserError
+from mbt_lightning.lab.ledger import read_ledger
 from mbt_lightning.settings import nested
 
 Curves = dict[str, list[tuple[int, float]]]
@@ -104,9 +105,12 @@ class Plan:
 
 
 def read_plan(folder: Path) -> Plan | None:
-    """The plan of the sweep whose runs lie in a folder; None if no sweep does."""
-    path = folder / "sweep" / "plan.json"
-    return Plan(folder, read_json(path)) if path.is_file() else None
+    """The plan of the sweep whose runs lie in a folder, and how it stands with its trials; None if no sweep does."""
+    ledger = read_ledger(folder)
+    if ledger is None:
+        return None
+    states = {trial: (state.name, state.message) for trial, state in ledger.states().items()}
+    return Plan(folder, ledger.plan, states)
 
 
 def read_folders(folders: Sequence[str | Path]) -> tuple[list[Run], list[Plan]]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
 from mbt_lightning.errors import UserError, some
 from mbt_lightning.lab.columns import columns_of
 from mbt_lightning.lab.compare import Comparison, compare
+from mbt_lightning.lab.figures import draw
 from mbt_lightning.lab.formats import latex, markdown, point_rows, print_table, run_rows, write_csv
 from mbt_lightning.lab.notes import notes_of
+from mbt_lightning.lab.page import page
 from mbt_lightning.lab.results import Plan, Run, read_folders
 
 MAKE_RUNS = "make one by `mbt fit --config experiments/base.yaml`, or many by `mbt sweep sweeps/demo.yaml`"
@@ -73,11 +74,12 @@ def main(arguments: Sequence[str]) -> None:
     print_table(found, columns, sections)
 
     figures: list[str] = []
-    for old in [*out.glob("*_over_*.png"), *out.glob("*_over_*.svg")]:  # of an earlier call, perhaps of other runs
-        old.unlink()
+    for kind in ("score", "groups", "gflops"):  # of an earlier call, perhaps of other runs
+        for old in [*out.glob(f"{kind}_over_*.png"), *out.glob(f"{kind}_over_*.svg")]:
+            old.unlink()
     if not options.no_figures:
         try:
-            figures = import_module("mbt_lightning.lab.figures").draw(found, out)
+            figures = draw(found, out)
         except ModuleNotFoundError as error:
             if error.name != "matplotlib":
                 raise
@@ -88,8 +90,7 @@ def main(arguments: Sequence[str]) -> None:
     write_csv(out / "runs.csv", run_rows(found))
     written = ["table.md", "table.tex", "table.csv", "runs.csv", *(f"{name}.png, .svg" for name in figures)]
     if options.html:
-        page = import_module("mbt_lightning.lab.page").page(found, columns, sections, out, figures)
-        (out / "index.html").write_text(page, encoding="utf-8")
+        (out / "index.html").write_text(page(found, columns, sections, out, figures), encoding="utf-8")
         written.append("index.html")
     print(f"written to {out}/: {', '.join(written)}")
 
@@ -103,7 +104,9 @@ def read(folders: Sequence[str], wandb: str | None) -> tuple[list[Run], list[Pla
     """
     runs, plans = read_folders(folders or ([] if wandb else ["runs"]))
     if wandb:
-        runs += import_module("mbt_lightning.lab.from_wandb").read_wandb(wandb)
+        from mbt_lightning.lab.from_wandb import read_wandb  # W&B, seconds
+
+        runs += read_wandb(wandb)
     return runs, plans
 
 
