@@ -21,7 +21,7 @@ from mbt_lightning.errors import UserError
 from mbt_lightning.lab import table
 from mbt_lightning.lab.columns import columns_of, duration, per_cent, short
 from mbt_lightning.lab.compare import Comparison, compare
-from mbt_lightning.lab.formats import fitting, latex, latex_text, markdown_text, point_rows
+from mbt_lightning.lab.formats import fitting, latex, latex_text, markdown_text, parts_of, point_rows
 from mbt_lightning.lab.notes import notes_of
 from mbt_lightning.lab.points import settings_of
 from mbt_lightning.lab.results import Run, read_folders, read_run
@@ -519,6 +519,12 @@ def test_narrow_terminals_get_the_main_columns() -> None:
     names = [column.title for column in fitting(columns, 79)]
     assert names[:4] == ["strategy", "L_f", "seeds", "mAP"] and 5 <= len(names) < len(columns)
     assert fitting(columns, 400) == columns
+    assert parts_of(columns, 400) == [columns]
+    parts = parts_of(columns, 79)
+    assert len(parts) > 1 and all(part[0].title == "strategy" for part in parts)
+    shown = [column.title for part in parts for column in part if column.rank <= 1 and column.is_number]
+    wanted = [column.title for column in columns if column.rank <= 1 and column.is_number]
+    assert set(shown) == set(wanted) and max(map(shown.count, set(wanted) - {"L_f"})) == 1
 
 
 def test_markdown(written: Path) -> None:

@@ -26,21 +26,22 @@ from mbt_lightning.settings import flat
 
 
 def print_table(found: Comparison, columns: Sequence[Column], sections: Sequence[Section]) -> None:
-    """Print as many columns as the terminal is wide, the most important first, and what must be said of them."""
+    """Print the table, in parts where the terminal is too narrow for all scores, and what must be said of it."""
     console = Console()
-    chosen = fitting(columns, console.width)
-    table = Table(title=f"{found.score} on the test split, per cent")
-    for column in chosen:
-        table.add_column(heading(column), justify="right" if column.is_number else "left", no_wrap=True)
-    for place, point in enumerate(found.points):
-        cells = [escape(column.cells[place]) for column in chosen]
-        table.add_row(
-            *(f"[bold]{c}[/]" if place in column.best else c for c, column in zip(cells, chosen, strict=True))
-        )
-        if place + 1 < len(found.points) and found.points[place + 1].kind != point.kind:
-            table.add_section()
-    console.print(table)
-    if hidden := [column.title for column in columns if column not in chosen]:
+    parts = parts_of(columns, console.width)
+    for title, part in zip([f"{found.score} on the test split, per cent", *[None] * len(parts)], parts, strict=False):
+        table = Table(title=title)
+        for column in part:
+            table.add_column(heading(column), justify="right" if column.is_number else "left", no_wrap=True)
+        for place, point in enumerate(found.points):
+            cells = [escape(column.cells[place]) for column in part]
+            table.add_row(
+                *(f"[bold]{c}[/]" if place in column.best else c for c, column in zip(cells, part, strict=True))
+            )
+            if place + 1 < len(found.points) and found.points[place + 1].kind != point.kind:
+                table.add_section()
+        console.print(table)
+    if hidden := [column.title for column in columns if not any(column in part for part in parts)]:
         console.print(f"[dim]not shown for want of width: {escape(', '.join(hidden))}[/]", highlight=False)
     for section in sections:
         console.print(f"[bold]{escape(section.title)}[/]")
@@ -51,6 +52,22 @@ def print_table(found: Comparison, columns: Sequence[Column], sections: Sequence
 def heading(column: Column) -> str:
     """A title that may take two lines."""
     return escape(column.title.replace(" ", "\n", 1))
+
+
+def parts_of(columns: Sequence[Column], width: int) -> list[list[Column]]:
+    """The columns as parts that fit into a width: one, and more where scores would not be shown.
+
+    Every further part begins with what names its rows.
+    """
+    parts = [fitting(columns, width)]
+    names = [column for column in columns if column.title in ("strategy", "L_f") or not column.is_number]
+    left = [column for column in columns if column.rank <= 1 and column not in parts[0]]
+    while left:
+        part = fitting([*names, *left], width)
+        shown = [column for column in part if column in left] or left[:1]
+        parts.append([*names, *shown])
+        left = [column for column in left if column not in shown]
+    return parts
 
 
 def fitting(columns: Sequence[Column], width: int) -> list[Column]:
