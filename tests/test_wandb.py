@@ -445,6 +445,36 @@ def test_a_folder_knows_its_run(tmp_path: Path) -> None:
     assert earlier_id(tmp_path) == "bbb"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", [500, "hang", 403, None, "nobody is logged in"])
+def test_a_server_that_cannot_be_read(place: Place, trouble: int | str | None) -> None:
+    more = {}
+    if trouble is None:
+        place.server.close()
+    elif trouble == "nobody is logged in":
+        more = {"WANDB_API_KEY": ""}
+    else:
+        place.server.fail("*", trouble)
+    code = "from mbt_lightning.lab.from_wandb import read_wandb; read_wandb('lab/mbt', 8)"
+    output = finish(place.start([sys.executable, "-c", code], **more), code=1, seconds=60)
+    assert "mbt_lightning.errors.UserError: W&B's runs of lab/mbt: " in output.splitlines()[-1]
+    assert ("`wandb login`" in output.splitlines()[-1]) == bool(more)
+
+
+@pytest.mark.slow
+def test_a_trial_that_cannot_even_be_imported(place: Place) -> None:
+    """The agent's run says what is missing."""
+    (place.folder / "broken").mkdir()
+    (place.folder / "broken" / "jsonargparse.py").write_text("raise ImportError('half installed')\n")
+    parameters = {"seed_everything": {"values": [3]}}
+    command = ["${env}", f"PYTHONPATH={place.folder / 'broken'}:{PROJECT / 'src'}", "mbt", "fit", "${args}"]
+    sweep = place.sweep({"program": "mbt", "method": "grid", "parameters": parameters, "command": command})
+    output = finish(place.wandb("agent", sweep))
+    (run,) = place.server.runs.values()
+    assert (run.state, run.exit_code, run.inits) == ("failed", 1, 1), output
+    assert run.summary["error"] == "ImportError: half installed" and place.gone()
+
+
 DONE = {"summary": {"fit": {"finished": True}, "test": {"score": 0.5}}, "exit_code": 0, "error": ""}
 
 
