@@ -15,6 +15,10 @@ import yaml
 from wandb_server import ENTITY, Run, WandbServer
 
 from mbt_lightning.data.demo import DemoSize, demo_manifest
+from mbt_lightning.lab.from_wandb import config_of, points_left, state_of
+from mbt_lightning.settings import flat
+from mbt_lightning.wandb_end import bounded
+from mbt_lightning.wandb_logger import earlier_id, for_wandb, swept
 
 PROJECT = Path(__file__).parent.parent
 POINT = ["--config", "experiments/bottleneck_b4_lf8.yaml", "--config", "experiments/loggers/wandb.yaml"]
@@ -279,9 +283,7 @@ def test_trouble_in_the_middle_of_a_training(place: Place, trouble: str) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "trouble", [("*", 500), ("*", 429), ("*", "hang"), ("UpsertBucket", 403), ("Viewer", "hang"), None]
-)
+@pytest.mark.parametrize("trouble", [("*", 500), ("*", 429), ("*", "hang"), ("UpsertBucket", 403), None])
 def test_trouble_at_the_start(place: Place, trouble: tuple | None) -> None:
     """A run that W&B does not take in time is kept offline, under its id, and can be uploaded later."""
     server = place.server
@@ -416,3 +418,97 @@ def test_a_place_that_is_not_there(place: Place, path: str, message: str) -> Non
     code = "import sys; from mbt_lightning.lab.from_wandb import read_wandb; print(read_wandb(sys.argv[1], 20))"
     output = finish(place.start([sys.executable, "-c", code, path]), code=1)
     assert "mbt_lightning.errors.UserError: W&B's runs of " in output and message in output.splitlines()[-1]
+
+
+def test_a_configuration_comes_back_as_it_was() -> None:
+    config = {"a": None, "b": {"c": [1, 2.5, None, "1e-3"], "d": {}, "e": {"class_path": "x.Y", "init_args": {}}}}
+    kept = for_wandb(config, locked={"b.c"}) | {"b.c": [1, 2.5, None, "1e-3"], "b.e": "Y"}  # as a sweep puts them there
+    assert config_of(kept) == config
+    assert {} in flat(config).values() and {} not in kept.values()
+
+
+def test_a_sweep_s_settings_are_known_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config-abc.yaml"
+    path.write_text("wandb_version: 1\nmodel.fusion:\n  value: Bottleneck\n")
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(path))
+    monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
+    assert swept() == set()
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    assert "model.fusion" in swept()
+
+
+def test_a_folder_knows_its_run(tmp_path: Path) -> None:
+    assert earlier_id(tmp_path) is None
+    for name in ("run-20260101_000000-aaa", "offline-run-20260102_000000-bbb", "sweep-x"):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+    (tmp_path / "wandb" / "latest-run").symlink_to(tmp_path / "wandb/run-20260101_000000-aaa")
+    assert earlier_id(tmp_path) == "bbb"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", [500, "hang", 403, None, "nobody is logged in"])
+def test_a_server_that_cannot_be_read(place: Place, trouble: int | str | None) -> None:
+    more = {}
+    if trouble is None:
+        place.server.close()
+    elif trouble == "nobody is logged in":
+        more = {"WANDB_API_KEY": ""}
+    else:
+        place.server.fail("*", trouble)
+    code = "from mbt_lightning.lab.from_wandb import read_wandb; read_wandb('lab/mbt', 8)"
+    output = finish(place.start([sys.executable, "-c", code], **more), code=1, seconds=60)
+    assert "mbt_lightning.errors.UserError: W&B's runs of lab/mbt: " in output.splitlines()[-1]
+    assert ("`wandb login`" in output.splitlines()[-1]) == bool(more)
+
+
+@pytest.mark.slow
+def test_a_trial_that_cannot_even_be_imported(place: Place) -> None:
+    """The agent's run says what is missing."""
+    (place.folder / "broken").mkdir()
+    (place.folder / "broken" / "jsonargparse.py").write_text("raise ImportError('half installed')\n")
+    parameters = {"seed_everything": {"values": [3]}}
+    command = ["${env}", f"PYTHONPATH={place.folder / 'broken'}:{PROJECT / 'src'}", "mbt", "fit", "${args}"]
+    sweep = place.sweep({"program": "mbt", "method": "grid", "parameters": parameters, "command": command})
+    output = finish(place.wandb("agent", sweep))
+    (run,) = place.server.runs.values()
+    assert (run.state, run.exit_code, run.inits) == ("failed", 1, 1), output
+    assert run.summary["error"] == "ImportError: half installed" and place.gone()
+
+
+DONE = {"summary": {"fit": {"finished": True}, "test": {"score": 0.5}}, "exit_code": 0, "error": ""}
+
+
+@pytest.mark.parametrize(
+    ("state", "about", "word"),
+    [
+        ("finished", DONE, "finished"),
+        ("finished", {"summary": {"fit": {"finished": False}}}, "stopped"),
+        ("finished", {"summary": {"fit": {"finished": True}}}, "stopped"),
+        ("finished", {}, "stopped"),
+        ("running", {}, "running"),
+        ("failed", {"exit_code": 2, "error": "no"}, "failed"),
+        ("failed", {"exit_code": 143}, "stopped"),
+        ("crashed", DONE, "killed"),
+        ("killed", {}, "killed"),
+        ("preempted", {}, "stopped"),
+        ("pending", {}, "waiting"),
+        ("new word", {}, "failed"),
+    ],
+)
+def test_states(state: str, about: dict, word: str) -> None:
+    found, message = state_of(state, about)
+    assert found == word and (message == "no") == (about.get("error") == "no")
+
+
+def test_points_that_nobody_has_begun() -> None:
+    sweep = {"method": "grid", "parameters": {"b": {"values": [1, None]}, "a": {"value": "x"}}}
+    assert points_left(sweep, [{"a": "x", "b": None, "c": 3}]) == [{"a": "x", "b": 1}]
+    assert points_left(sweep | {"method": "random"}, []) == []
+    assert points_left({"method": "grid", "parameters": {"a": {"distribution": "uniform"}}}, []) == []
+
+
+def test_work_in_bounded_time() -> None:
+    assert bounded(lambda: None, 5) is None
+    assert isinstance(bounded(lambda: [][0], 5), IndexError)
+    begun = time.monotonic()
+    assert isinstance(bounded(lambda: time.sleep(3), 0.2), TimeoutError) and time.monotonic() - begun < 2

@@ -131,7 +131,7 @@ def finish(code: int, message: str = "") -> None:
         say(f"this run is on this machine only; to upload it: wandb sync {folder}")
     elif failure or not in_time or not has_ended(path):
         why = f" ({one_line(failure)})" if failure else ""
-        say(f"W&B has not got all of this run{why}; to upload it: wandb sync --include-online {folder}")
+        say(f"W&B does not confirm to have all of this run{why}; to upload it: wandb sync --include-online {folder}")
     if failure:
         bounded(sys.modules["wandb"].teardown, 10)  # or it fails once more in W&B's own exit handler
     if isinstance(failure, TimeoutError):

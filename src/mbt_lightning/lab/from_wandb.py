@@ -72,8 +72,7 @@ def asked(path: str, question: Callable[[], T], seconds: float) -> T:
     failure = bounded(lambda: answers.append(question()), seconds)
     if failure is None:
         return answers[0]
-    hint = " (`wandb login` logs you in)" if "API key" in str(failure) else ""
-    raise UserError(f"W&B's runs of {path}: {one_line(failure)}{hint}") from failure
+    raise UserError(f"W&B's runs of {path}: {one_line(failure)}") from failure
 
 
 def as_run(found: Any) -> Run:
