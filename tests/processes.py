@@ -94,11 +94,12 @@ class SendSignal(L.Callback):
         setattr(self, hook, self.hook)
 
     def hook(self, trainer: L.Trainer, *args: object, **kwargs: object) -> None:
-        """Count the calls on the rank that is meant."""
-        if trainer.global_rank == int(self.rank):
+        """Count the calls on the rank that is meant; `group` is all processes, by the first one's count."""
+        if str(trainer.global_rank) == self.rank.replace("group", "0"):
             self.count = int(self.count) - 1
             if self.count == 0:
-                os.kill(os.getpid(), int(self.number))
+                whom, send = (os.getpgrp(), os.killpg) if self.rank == "group" else (os.getpid(), os.kill)
+                send(whom, int(self.number))
 
 
 class Sleep(L.Callback):
