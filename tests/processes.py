@@ -98,8 +98,9 @@ class SendSignal(L.Callback):
         if str(trainer.global_rank) == self.rank.replace("group", "0"):
             self.count = int(self.count) - 1
             if self.count == 0:
-                whom, send = (os.getpgrp(), os.killpg) if self.rank == "group" else (os.getpid(), os.kill)
-                send(whom, int(self.number))
+                whom = -os.getpgrp() if self.rank == "group" else os.getpid()
+                # Through a shell: the workers obey their own parent, and nobody else.
+                subprocess.run(["sh", "-c", f"trap '' {self.number}; kill -{self.number} -- {whom}"], check=True)
 
 
 class Sleep(L.Callback):
