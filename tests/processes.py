@@ -99,8 +99,11 @@ class SendSignal(L.Callback):
             self.count = int(self.count) - 1
             if self.count == 0:
                 whom = -os.getpgrp() if self.rank == "group" else os.getpid()
-                # Through a shell: the workers obey their own parent, and nobody else.
-                subprocess.run(["sh", "-c", f"trap '' {self.number}; kill -{self.number} -- {whom}"], check=True)
+                # From another process: the workers obey their own parent, and nobody else.
+                code = (
+                    f"import os, signal; signal.signal({self.number}, signal.SIG_IGN); os.kill({whom}, {self.number})"
+                )
+                subprocess.run([sys.executable, "-S", "-c", code], check=True)
 
 
 class Sleep(L.Callback):
