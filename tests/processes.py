@@ -94,11 +94,16 @@ class SendSignal(L.Callback):
         setattr(self, hook, self.hook)
 
     def hook(self, trainer: L.Trainer, *args: object, **kwargs: object) -> None:
-        """Count the calls on the rank that is meant."""
-        if trainer.global_rank == int(self.rank):
+        """Count the calls on the rank that is meant; `group` is all processes, by the first one's count."""
+        if str(trainer.global_rank) == self.rank.replace("group", "0"):
             self.count = int(self.count) - 1
             if self.count == 0:
-                os.kill(os.getpid(), int(self.number))
+                whom = -os.getpgrp() if self.rank == "group" else os.getpid()
+                # From another process: the workers obey their own parent, and nobody else.
+                code = (
+                    f"import os, signal; signal.signal({self.number}, signal.SIG_IGN); os.kill({whom}, {self.number})"
+                )
+                subprocess.run([sys.executable, "-S", "-c", code], check=True)
 
 
 class Sleep(L.Callback):

@@ -86,6 +86,24 @@ def test_two_runs_started_at_once_have_a_folder_each(manifest: Path, tmp_path: P
     assert len(folders) == 2 and all((folder / "summary.json").is_file() for folder in folders)
 
 
+def test_the_same_id_is_the_same_run_and_no_other_experiment(manifest: Path, tmp_path: Path) -> None:
+    words = command(manifest, tmp_path, "--trainer.max_epochs", "1")
+    finish(start(words, MBT_RUN_ID="x"))
+    run = only(tmp_path.glob("*/x"))
+    before = json.loads((run / "summary.json").read_text())
+    assert before["machine"]["device"] and before["machine"]["num_gpus"] == 0 and before["data"]["name"] is None
+    other = finish(start([*words, "--model.label_smoothing", "0.3"], MBT_RUN_ID="x"), code=2)
+    assert "was begun with other settings: model.label_smoothing is 0.0 there and 0.3 here; give it" in other
+    assert json.loads((run / "state.json").read_text())["state"] == "finished", "the refusal leaves it alone"
+    assert "trained already" in finish(start(words, MBT_RUN_ID="x"))
+    after = json.loads((run / "summary.json").read_text())
+    assert after["fit"] == before["fit"] and after["test"] == before["test"]
+    assert [path.name for path in run.glob("config*")] == ["config.yaml"]
+    wrong = finish(start([*words, "--model.label_smoothing", "3"], MBT_RUN_ID="y"), code=2)
+    told = json.loads((tmp_path / run.parent.name / "y" / "state.json").read_text())
+    assert told["state"] == "failed" and told["exit_code"] == 2 and told["message"] in wrong
+
+
 @pytest.mark.slow
 def test_compiled_checkpoint_loads_without(manifest: Path, tmp_path: Path) -> None:
     finish(start(command(manifest, tmp_path, "--trainer.max_epochs", "1", "--model.compile", "true")))
