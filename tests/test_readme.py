@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(console|python)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "console" for line in block.splitlines() if "mbt " in line]
-DEMO = "~/.cache/mbt-lightning/demo-v1-1024-128-512-seed0"
+DEMO = "~/.cache/mbt-lightning/demo-v2-1024-128-512-seed0"
 SMALL = [
     "--model.size",
     "{dim: 16, depth: 12, num_heads: 2}",
@@ -36,7 +36,8 @@ SMALL += ["false", "--trainer.limit_train_batches", "1", "--data.frame_size", "3
 def place(tmp_path_factory):
     """A copy of the experiments with a few clips, in which the commands run one after the other."""
     folder = tmp_path_factory.mktemp("readme")
-    shutil.copytree(PROJECT / "experiments", folder / "experiments")
+    for name in ("experiments", "sweeps"):
+        shutil.copytree(PROJECT / name, folder / name)
     shutil.copytree(PROJECT / "tests" / "goldens", folder / "tests" / "goldens")
     (folder / "weights").mkdir()  # what a user would download, at the size of the small models
     vit = VisionTransformer(32, 16, embed_dim=16, depth=12, num_heads=2)
@@ -63,6 +64,8 @@ def smaller(words: list[str], manifest: Path) -> list[str]:
     words = [word.replace(DEMO, str(manifest.parent)) for word in words]
     if words[0] == "subset":
         return [word if word != "256" else "16" for word in words]
+    if words[0] == "sweep" and "--dry-run" not in words:
+        return [*words, "--count", "1", "--data.manifest", str(manifest), "--trainer.max_epochs", "1"]
     if words[0] != "fit":
         return words
     epochs = [] if "--trainer.max_epochs" in words else ["--trainer.max_epochs", "1"]

@@ -151,7 +151,7 @@ def test_a_failed_trial_is_told_and_tried_again_when_asked(manifest: Path, tmp_p
     output = finish(start(file, tmp_path / "runs", manifest, "--workers", "2"), code=1)
     ledger = read_ledger(tmp_path / "runs" / "small")
     assert sorted(map(tuple, ends(ledger).values())) == [("done",), ("failed",)]
-    assert "1 of 2 trials done" in output and "1 failed; --retries N tries them again" in output
+    assert "1 of 2 trials done" in output and "1 failed; --retries 1 tries it again" in output
     failed = next(trial for trial, state in ledger.states().items() if state.name == "failed")
     assert "nowhere" in ledger.state(failed).message
     (tmp_path / "nowhere").symlink_to(manifest.parent)  # what was wrong is mended

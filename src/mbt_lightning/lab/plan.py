@@ -50,14 +50,17 @@ class Planner:
     resolver: Any = field(default=None, repr=False)
 
     def words(self, values: Mapping[str, Any]) -> list[str]:
-        """The command line of a point, behind `mbt`."""
+        """The command line of a point, behind `mbt`; the same on all machines, see `at_home`."""
         words = arguments(self.sweep, values, VALUES_HERE)
         more = [*("--config", NO_LOGGER), *self.more]
         # The sweep's values are said last of all files; where they come as options, they win in any case.
         at = words.index(VALUES_HERE) - 1 if VALUES_HERE in words else len(words)
         words = [*words[:at], *more, *words[at:]]
-        words += ["--experiment", self.ledger.folder.name, "--runs", str(self.ledger.folder.parent)]
         return [json.dumps(values) if word == VALUES_HERE else word for word in words]
+
+    def at_home(self, words: Sequence[str]) -> list[str]:
+        """A trial's command line with the folder that its run shall lie in, as this machine knows it."""
+        return [*words, "--experiment", self.ledger.folder.name, "--runs", str(self.ledger.folder.parent)]
 
     def digest(self) -> str:
         """A hash of all that the plan follows from."""

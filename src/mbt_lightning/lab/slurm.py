@@ -116,7 +116,7 @@ class Jobs:
                 f"job {before['job']} ended and has not run its trial {trial}; "
                 f"its output is in {self.folder / before['job']}; delete {self.job_file(trial)} to submit it again"
             )
-        words = list(self.ledger.plan["trials"][trial]["words"])
+        words = self.planner.at_home(self.ledger.plan["trials"][trial]["words"])
         nodes, tasks = self.parameters.get("nodes", 1), self.parameters["tasks_per_node"]
         if nodes * tasks > 1:
             words += ["--trainer.num_nodes", str(nodes), "--trainer.devices", str(tasks)]

@@ -163,7 +163,9 @@ def tell_end(ledger: Ledger, states: Mapping[str, State], caught: int | None) ->
     failed = [(trial, state) for trial, state in states.items() if state.name == "failed"]
     if failed:
         labels = labels_of(ledger.plan)
-        table = Table("trial", "point", "failed", "log", title=f"{len(failed)} failed; --retries N tries them again")
+        again = max(state.failures for _, state in failed)
+        title = f"{len(failed)} failed; --retries {again} tries {'it' if len(failed) == 1 else 'them'} again"
+        table = Table("trial", "point", "failed", "log", title=title)
         for trial, state in failed:
             log = ledger.claim_file(trial, state.attempts).with_suffix(".log")
             table.add_row(trial, escape(labels[trial]), escape(state.message), escape(str(log)))

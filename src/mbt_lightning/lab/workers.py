@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.lab import trial as trials
-from mbt_lightning.lab.ledger import OPEN, Ledger, State
+from mbt_lightning.lab.ledger import OPEN, Attempt, Ledger, State
 from mbt_lightning.lab.plan import Planner
 
 POLL_SECONDS = 1.0
@@ -81,9 +81,10 @@ class Workers:
         """Claim and run one trial after the other."""
         try:
             while not self.stopping.is_set():
-                attempt = self.claim()
-                if attempt is not None:
-                    trials.run(attempt, self.words[attempt.trial], self.variables(gpus), self.stopping.is_set)
+                claimed = self.claim()
+                if claimed is not None:
+                    attempt, words = claimed
+                    trials.run(attempt, self.planner.at_home(words), self.variables(gpus), self.stopping.is_set)
                 elif self.is_over():
                     return
                 else:
@@ -92,20 +93,21 @@ class Workers:
             self.problems.append(problem)
             self.stopping.set()
 
-    def claim(self) -> trials.Attempt | None:
-        """Claim the first trial that is open, else the first failed one that may be tried again."""
+    def claim(self) -> tuple[Attempt, list[str]] | None:
+        """Claim the first trial that is open, else the first failed one that may be tried again; with its words."""
         with self.choosing:
+            words = self.words
             if self.most is not None and self.begun >= self.most:
                 return None
             for is_chance in (self.is_open, self.is_to_be_retried):
                 for trial, state in self.states.items():
-                    if is_chance(state):
+                    if is_chance(state) and trial in words:
                         now = self.ledger.state(trial)  # what is at hand may be a second old
                         attempt = self.ledger.claim(trial, above=now.attempts) if is_chance(now) else None
                         self.states[trial] = self.ledger.state(trial)
                         if attempt:
                             self.begun += 1
-                            return attempt
+                            return attempt, words[trial]
             if self.planner.grow():
                 self.refresh()
         return None
