@@ -7,6 +7,7 @@ written down for them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from mbt_lightning.model.size import SIZES
@@ -87,7 +88,7 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
         place = config
         for key in path:
             place = place.setdefault(key, {})
-        place[last] = value
+        place[last] = deepcopy(value)  # a mapping may be shared, and be added to
     return config
 
 

@@ -86,7 +86,10 @@ def score_column(found: Comparison, name: str, title: str, about: str) -> Column
     stds = [point.std(name) for point in found.points]
     cells = [per_cent(mean, std) for mean, std in zip(means, stds, strict=True)]
     known = [mean for mean in means if mean is not None]
-    best = {i for i, mean in enumerate(means) if len(known) > 1 and mean == max(known)}
+    most = per_cent(max(known, default=None))
+    best = {
+        i for i, mean in enumerate(means) if len(known) > 1 and mean is not None and per_cent(mean) == most
+    }  # as it is read
     return Column(title, cells, list(means), best=best, about=f"{about} Test, per cent, mean ± standard deviation.")
 
 

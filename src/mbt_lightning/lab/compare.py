@@ -128,7 +128,10 @@ def compare(runs: Sequence[Run], plans: Sequence[Plan] = (), score: str | None =
     points = collect(family, swept)
     fullest = max((p.settings for p in points), key=len, default={})
     common = {key: value for key, value in fullest.items() if key not in swept}
-    apart = [(run, explain(without(settings, may_vary), without(fullest, may_vary))) for run, settings in others]
+    known: Settings = {}
+    for point in points:
+        known = point.settings | known
+    apart = [(run, explain(without(settings, may_vary), without(known, may_vary))) for run, settings in others]
     found = Comparison(points, swept, common, score or main_score(points), apart, unplaced, evaluations, list(plans))
     finish(found)
     return found
@@ -152,7 +155,10 @@ def completed(runs: Sequence[Run]) -> list[Run]:
         below = {key: v for key, v in flat(base).items() if key_of(key) not in replaced}
         return replace(run, config=nested(below | values))
 
-    return [filled(r) if r.state == "waiting" and r.config and "trainer" not in r.config else r for r in runs]
+    return [
+        filled(r) if (r.state == "waiting" or SEED in r.config) and r.config and "trainer" not in r.config else r
+        for r in runs
+    ]
 
 
 def finish(found: Comparison) -> None:
@@ -224,7 +230,12 @@ def fill_in_measured(placed: list[tuple[Run, Settings]]) -> None:
 def axes_of(placed: Sequence[tuple[Run, Settings]], plans: Sequence[Plan]) -> tuple[str, ...]:
     """The settings that may vary in a table: those of the sweeps if all runs are theirs, else what ablations vary."""
     known = {key for _, settings in placed for key in settings}
-    of_plans = dict.fromkeys(key_of(name) for plan in plans for name in plan.parameters if name != SEED)
+    values = [flat(point["values"]) for plan in plans for point in plan.points]
+    names = [
+        *dict.fromkeys(name for chosen in values for name in chosen),
+        *(n for p in plans if not p.points for n in p.parameters),
+    ]
+    of_plans = dict.fromkeys(key_of(name) for name in names if name != SEED)
     folders = {plan.folder.resolve() for plan in plans}
     inside = all(Path(run.source).parent.resolve() in folders for run, _ in placed)
     if of_plans and inside and of_plans.keys() <= known:

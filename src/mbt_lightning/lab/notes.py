@@ -78,7 +78,7 @@ def data_of(run: Run) -> str:
 def mixed_code(runs: Iterable[Run]) -> list[str]:
     """What differs between the runs that is no setting: commits and versions of packages."""
     lines = []
-    commits: dict[str, int] = Counter(str(run.summary.get("git_commit") or "unknown")[:10] for run in runs)
+    commits: dict[str, int] = Counter(short_commit(run) for run in runs)
     if len(commits) > 1:
         told = [f"{commit} ({n} runs)" for commit, n in commits.items()]
         lines.append(f"The runs are of several commits: {some(told)}.")
@@ -88,6 +88,12 @@ def mixed_code(runs: Iterable[Run]) -> list[str]:
             versions[name].add(version)
     mixed = [f"{name} {', '.join(sorted(found))}" for name, found in versions.items() if len(found) > 1]
     return [*lines, *([f"The runs are of several versions: {'; '.join(mixed)}."] if mixed else [])]
+
+
+def short_commit(run: Run) -> str:
+    """A commit in ten letters, and whether anything was changed since."""
+    commit, changed, _ = str(run.summary.get("git_commit") or "unknown").partition("+")
+    return commit[:10] + changed + ("changes" if changed else "")
 
 
 def best_against_best(found: Comparison) -> list[str]:
