@@ -29,7 +29,7 @@ ifdef WANDB
 else ifdef RUNS
 	$(BIN)/mbt table $(RUNS)
 else
-	$(BIN)/mbt sweep $(SWEEP) --name $(NAME); ended=$$?; test $$ended -gt 1 || $(BIN)/mbt table runs/$(NAME); exit $$ended
+	$(BIN)/mbt sweep $(SWEEP) --name $(NAME); ended=$$?; test $$ended -gt 1 || $(BIN)/mbt table runs/$(NAME) || exit; exit $$ended
 endif
 
 test: setup  ## the default tests: no network, no GPU, minutes

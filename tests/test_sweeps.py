@@ -76,7 +76,7 @@ def test_every_point_is_the_settings_that_it_names(name, program: Program, tmp_p
         settings = program.plain(*arguments(sweep, values, json_file)[1:])
         check(settings, values)
         assert settings["experiment"] == name
-        assert settings["trainer"]["logger"]["class_path"].endswith(".WandbLogger")
+        assert settings["trainer"]["logger"]["class_path"].endswith(".WandbRun")
         return flat(settings)
 
     grid = points(sweep)

@@ -23,6 +23,10 @@ FINISH_SECONDS = 120.0
 INIT_SECONDS_OF_A_FAILURE = 20.0
 """How long W&B may take to note a run that failed before it began."""
 
+STOPPED = (130, 143)
+STOP_SECONDS = 10.0
+"""Exit codes of a run that was asked to stop, and how long W&B may take then: whoever asked waits, or kills."""
+
 GRACE_SECONDS = 30.0
 """How much longer than it was told W&B may take before the program leaves without it."""
 
@@ -125,11 +129,13 @@ def finish(code: int, message: str = "") -> None:
         run.finish(exit_code=code)
 
     begun = time.monotonic()
-    failure = bounded(end, seconds + GRACE_SECONDS if seconds else None)
+    is_stopped = code in STOPPED
+    longest = STOP_SECONDS if is_stopped else seconds + GRACE_SECONDS if seconds else None
+    failure = bounded(end, longest)
     in_time = not seconds or time.monotonic() - begun < seconds
     if is_offline:
         say(f"this run is on this machine only; to upload it: wandb sync {folder}")
-    elif failure or not in_time or not has_ended(path):
+    elif failure or not in_time or not (is_stopped or has_ended(path)):
         why = f" ({one_line(failure)})" if failure else ""
         say(f"W&B does not confirm to have all of this run{why}; to upload it: wandb sync --include-online {folder}")
     if failure:

@@ -6,11 +6,12 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mbt_lightning.errors import UserError, one_line
-from mbt_lightning.lab.results import Run
-from mbt_lightning.settings import nested
+from mbt_lightning.lab.results import Plan, Run
+from mbt_lightning.settings import flat, nested
 from mbt_lightning.wandb_end import bounded
 
 X_AXIS = "trainer/global_step"
@@ -35,12 +36,15 @@ PATIENCE_SECONDS = 180.0
 T = TypeVar("T")
 
 
-def read_wandb(path: str, seconds: float = PATIENCE_SECONDS) -> list[Run]:
+def read_wandb(path: str, seconds: float = PATIENCE_SECONDS) -> tuple[list[Run], list[Plan]]:
     """Read the runs of a project, or of a sweep and then the points of its grid that nobody has begun too.
 
     Args:
         path: `ENTITY/PROJECT` or `ENTITY/PROJECT/SWEEP`.
         seconds: how long that may take.
+
+    Returns:
+        The runs; of a sweep also what it varies, as a plan without points.
 
     Raises:
         UserError: there is no such place, nobody is logged in, or W&B cannot be reached in time.
@@ -50,7 +54,7 @@ def read_wandb(path: str, seconds: float = PATIENCE_SECONDS) -> list[Run]:
         raise UserError(f"W&B's runs of {path!r}: write ENTITY/PROJECT or ENTITY/PROJECT/SWEEP")
     project = "/".join(parts[:2])
 
-    def read() -> list[Run]:
+    def read() -> tuple[list[Run], list[Plan]]:
         import wandb
 
         api = wandb.Api(timeout=max(1, min(30, int(seconds / 2))))
@@ -58,12 +62,22 @@ def read_wandb(path: str, seconds: float = PATIENCE_SECONDS) -> list[Run]:
         filters = {"$and": [{"sweep": parts[2]}]} if sweep else {}
         found = list(api.runs(project, filters=filters, order="+created_at", per_page=200, lazy=False))
         runs = [as_run(run) for run in found]
-        if sweep:
-            left = points_left(sweep.config, [run.config for run in found])
-            runs += [Run(f"waiting-{i}", sweep.url, "waiting", nested(p), {}) for i, p in enumerate(left, 1)]
-        return runs
+        if not sweep:
+            return runs, []
+        left = points_left(sweep.config, [run.config for run in found])
+        runs += [Run(f"waiting-{i}", sweep.url, "waiting", nested(p), {}) for i, p in enumerate(left, 1)]
+        return runs, [Plan(Path(sweep.url), {"name": parts[2], "parameters": varied(sweep.config)})]
 
     return asked(path, read, seconds)
+
+
+def varied(sweep: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that a sweep varies; of values that are mappings, the names in them."""
+    found: dict[str, None] = {}
+    for name, parameter in sweep.get("parameters", {}).items():
+        for value in parameter.get("values", [parameter.get("value")]):
+            found |= dict.fromkeys(flat({name: value}))
+    return list(found)
 
 
 def asked(path: str, question: Callable[[], T], seconds: float) -> T:

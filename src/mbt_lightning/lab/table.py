@@ -106,7 +106,8 @@ def read(folders: Sequence[str], wandb: str | None) -> tuple[list[Run], list[Pla
     if wandb:
         from mbt_lightning.lab.from_wandb import read_wandb  # W&B, seconds
 
-        runs += read_wandb(wandb)
+        found, varied = read_wandb(wandb)
+        runs, plans = runs + found, plans + varied
     return runs, plans
 
 
