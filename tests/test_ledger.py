@@ -13,7 +13,7 @@ import pytest
 
 from mbt_lightning.errors import UserError
 from mbt_lightning.lab import ledger as ledgers
-from mbt_lightning.lab.ledger import Ledger, State, identity, is_running, machine, myself, read_ledger, start_of
+from mbt_lightning.lab.ledger import Ledger, State, identity, is_running, myself, read_ledger, start_of
 
 TRIALS = [f"trial{i}" for i in range(40)]
 
@@ -156,7 +156,3 @@ def test_a_broken_plan_is_told(ledger: Ledger) -> None:
     ledger.plan_file.write_text("[]")
     with pytest.raises(UserError, match=r"plan.json: not a sweep's plan; delete it"):
         ledger.plan  # noqa: B018
-
-
-def test_machines_are_told_apart() -> None:
-    assert machine() == machine() and len(machine().split()) >= 2

@@ -15,13 +15,14 @@ import yaml
 from rich.console import Console
 
 from mbt_lightning.__main__ import main
+from mbt_lightning.cli import main as program
 from mbt_lightning.data.demo import DemoSize, demo_manifest
 from mbt_lightning.errors import UserError
 from mbt_lightning.lab.ledger import Ledger, State, read_ledger
 from mbt_lightning.lab.plan import Planner, score_of
 from mbt_lightning.lab.progress import Progress, duration, label_of, labels_of
 from mbt_lightning.lab.sweepfile import read_sweep
-from mbt_lightning.lab.workers import gpu_sets
+from mbt_lightning.lab.workers import Workers, gpu_sets
 
 PROJECT = Path(__file__).parent.parent
 TINY = ["--model.size", "{dim: 16, depth: 2, num_heads: 2}", "--trainer.max_epochs", "4", "--data.num_workers", "0"]
@@ -144,6 +145,14 @@ def test_interrupted_again_and_again_a_sweep_ends_as_an_undisturbed_one(manifest
     assert "3 of 3 trials done" in output and time.monotonic() - began < 10, "there was nothing to do"
 
 
+def test_no_trial_outlives_a_sweep_that_is_killed_at_once(manifest: Path, tmp_path: Path) -> None:
+    sweep = start(sweep_file(tmp_path, STRATEGIES), tmp_path / "runs", manifest, "--workers", "1")
+    wait_for(lambda: processes_of(tmp_path / "runs"))
+    os.killpg(sweep.pid, signal.SIGKILL)
+    sweep.communicate()
+    wait_for(lambda: processes_of(tmp_path / "runs") == [], 30)
+
+
 def test_a_failed_trial_is_told_and_tried_again_when_asked(manifest: Path, tmp_path: Path) -> None:
     file = sweep_file(
         tmp_path, {"data.media_root": [str(manifest.parent), str(tmp_path / "nowhere")], "model.fusion_layer": [1]}
@@ -208,6 +217,44 @@ def test_a_plan_is_made_once_and_again_when_something_changed(tmp_path: Path, mo
     assert len(more["trials"]) == 6 and first["trials"].keys() < more["trials"].keys(), "what was there keeps its name"
 
 
+def test_a_file_that_changes_while_a_sweep_runs_ends_it(tmp_path: Path) -> None:
+    """The next trials would not be what was planned."""
+    over = tmp_path / "over.yaml"
+    over.write_text("model: {label_smoothing: 0.1}\n")
+    made = planner(tmp_path, sweep_file(tmp_path, STRATEGIES), *TINY, "--config", str(over))
+    made.plan()
+    workers = Workers(made, [[]])
+    over.write_text("model: {label_smoothing: 0.7}\n")
+    assert workers.claim() is None and workers.is_over()
+    with pytest.raises(UserError, match="has changed since the trials were planned"):
+        workers.run(lambda states: None)
+    assert set(made.ledger.states().values()) == {State("waiting")}
+
+
+def test_a_trial_refuses_settings_that_were_not_planned(manifest: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("MBT_EXPERIMENT", "0123456789")
+    with pytest.raises(SystemExit) as stop:
+        program(["fit", "--config", str(PROJECT / "experiments/base.yaml"), "--data.manifest", str(manifest)])
+    assert stop.value.code == 2 and "not the settings that trial 0123456789 was planned with" in capsys.readouterr().err
+
+
+def test_another_command_of_the_same_name_does_not_change_a_sweep_that_runs(tmp_path: Path) -> None:
+    file = sweep_file(tmp_path, STRATEGIES)
+    mine = planner(tmp_path, file, *TINY)
+    trials = set(mine.plan()["trials"])
+    planner(tmp_path, file, *TINY, "--data.batch_size", "4").plan()
+    assert set(mine.current()["trials"]) == trials != set(mine.ledger.plan["trials"])
+
+
+def test_values_as_json_text_win_over_files_behind_the_sweep(tmp_path: Path) -> None:
+    file = sweep_file(tmp_path, {"model.fusion_layer": [1, 2]})
+    file.write_text(file.read_text().replace("${args_json_file}", "${args_json}"))
+    over = tmp_path / "over.yaml"
+    over.write_text("model: {fusion_layer: 0}\n")
+    plan = planner(tmp_path, file, *TINY, "--config", str(over)).plan()
+    assert [trial["settings"]["model.fusion_layer"] for trial in plan["trials"].values()] == [1, 2]
+
+
 def test_a_random_search_is_the_same_for_all_who_share_it(tmp_path: Path) -> None:
     parameters = {"model.drop_path": {"min": 0.0, "max": 0.5}, "model.fusion_layer": {"values": [0, 1, 2]}}
     file = sweep_file(tmp_path, parameters, method="random")
@@ -231,9 +278,20 @@ def test_a_random_search_is_the_same_for_all_who_share_it(tmp_path: Path) -> Non
         (["FILE", "--slurm", "nodes=2"], "--slurm: give --launcher slurm with it"),
         (["FILE", "--launcher", "slurm", "--slurm", "nodes=0"], "--slurm nodes=0: give a whole number, at least 1"),
         (["FILE", "--launcher", "slurm", "--slurm", "nodes"], "--slurm nodes: give NAME=VALUE"),
-        (["FILE", "--launcher", "slurm", "--slurm", "cluster=pbs"], "cluster=pbs: choose slurm or local"),
-        (["FILE", "--launcher", "slurm", "--slurm", "cluster=local", "node=2"], "Unknown|need to be prefixed"),
-        (["FILE", "--launcher", "slurm"], "there is no srun here"),
+        (
+            ["FILE", "--launcher", "slurm", "--slurm", "cluster=pbs", "timeout_min=9"],
+            "cluster=pbs: choose slurm or local",
+        ),
+        (
+            ["FILE", "--launcher", "slurm", "--slurm", "cluster=local", "node=2", "timeout_min=9"],
+            "Unknown|need to be prefixed",
+        ),
+        (["FILE", "--launcher", "slurm", "--slurm", "timeout_min=9"], "there is no srun here"),
+        (["FILE", "--launcher", "slurm"], "say how long a trial may take: --slurm timeout_min=MINUTES"),
+        (["FILE", "--name", "null"], "--name null: give a word that names a folder"),
+        (["FILE", "--name", ".."], "--name ..: give a word that names a folder"),
+        (["FILE", "--runs", "small.yaml/x"], "cannot make this folder .Not a directory.; give --runs FOLDER"),
+        (["FILE", "--trainer.precision", "bf16-true"], "is refused: trainer.precision is bf16-true: choose one of"),
         (["FILE", "--model.size", "huge"], r"the point \{.*\} is refused: size is 'huge': choose one of ti, s"),
         (["FILE", *TINY[:1], "{dim: 16, depth: 0, num_heads: 2}"], r"the point \{.*\} is refused: depth is 0"),
         (["FILE", "--model.fusion_layr", "3"], r"the point \{.*\} is refused: .*fusion_layr"),
@@ -268,7 +326,7 @@ def test_a_dry_run_prints_trials_and_what_they_cost(tmp_path: Path, monkeypatch,
     assert [row[3] for row in rows] == ["1", "2", "1"]
     seconds = [3 * 4 * 1024 * float(row[4]) / 0.01 for row in rows]  # epochs, clips, GFLOPs, speed
     assert all(f"~ {duration(s)}" in output for s in seconds)
-    assert not (tmp_path / "runs" / "small" / "sweep" / "trials").exists(), "nothing was run"
+    assert not (tmp_path / "runs" / "small").exists(), "nothing was run, nothing was planned for others"
 
 
 def test_workers_share_gpus_evenly(monkeypatch) -> None:

@@ -1,6 +1,7 @@
 """`python -m mbt_lightning` is the program `mbt`."""
 
 import os
+import signal
 import sys
 from importlib import import_module
 
@@ -26,7 +27,11 @@ def main() -> None:
             if os.environ.get("MBT_DEBUG"):
                 raise
             leave(one_line(error))
+        except KeyboardInterrupt:
+            print("mbt: interrupted; the same command goes on", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
     else:
+        process.die_with_parent()
         if words and words[0] in process.RUNS:
             process.SIGNALS.listen()  # before the seconds that the imports take
         with recorded(words):

@@ -48,6 +48,7 @@ from mbt_lightning.process import SIGNALS, bind_children, die_with_parent, rank
 from mbt_lightning.report import print_predictions, print_scores
 from mbt_lightning.resume import is_trained, own_checkpoint, refuse_other_settings
 from mbt_lightning.run import MetricsCsv, RunRecorder, find_checkpoint, given_id, new_run_folder
+from mbt_lightning.settings import fingerprint
 from mbt_lightning.state import RunState
 from mbt_lightning.stop import Stop
 from mbt_lightning.tasks import Task
@@ -160,6 +161,12 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "None", "32", "bf16", "16")
 """What `trainer.precision` may be: the half-precision "true" kinds would round the sound before its spectrogram."""
 
 
+def check_precision(precision: Any) -> None:
+    """Refuse a precision that would round the sound."""
+    if str(precision) not in PRECISIONS:
+        raise UserError(f"trainer.precision is {precision}: choose one of {', '.join(PRECISIONS)}")
+
+
 class Parser(LightningArgumentParser):
     """A parser that says what is wrong in one line."""
 
@@ -269,14 +276,14 @@ class MbtCLI(LightningCLI):
             settings.ckpt_path = str(find_checkpoint(runs, settings.experiment, resumed))
         if self.subcommand != "fit" and not settings.ckpt_path:
             raise UserError(f"nothing to {self.subcommand} with: give --ckpt_path FILE, or --experiment NAME and best")
-        if str(settings.trainer.precision) not in PRECISIONS:
-            raise UserError(f"trainer.precision is {settings.trainer.precision}: choose one of {', '.join(PRECISIONS)}")
+        check_precision(settings.trainer.precision)
         self.checkpoint = settings.ckpt_path
         if self.checkpoint:
             read_about(self.checkpoint)  # refuses, before anything is built, what is none
         goes_on = bool(given_id()) and self.subcommand == "fit" and not self.checkpoint
         if goes_on and (own := own_checkpoint(runs / settings.experiment / str(given_id()))):
             self.checkpoint = str(own)
+        self.refuse_unplanned()
         self.fill_in_measured()
         self.text = self._parser(self.subcommand).dump(settings, skip_none=False)
         if goes_on and self.checkpoint:
@@ -302,6 +309,16 @@ class MbtCLI(LightningCLI):
         for logger in as_list(settings.trainer.logger):
             if getattr(logger, "init_args", {}).get("save_dir", "") in (None, "."):
                 logger.init_args.save_dir = str(self.folder or ".")
+
+    def refuse_unplanned(self) -> None:
+        """Refuse, in a trial of a sweep, settings that are not those that were planned."""
+        planned = os.environ.get("MBT_EXPERIMENT")
+        text = self._parser(self.subcommand).dump(self.settings, skip_none=False) if planned else ""
+        if planned and fingerprint(yaml.safe_load(text)) != planned:
+            raise UserError(
+                f"these are not the settings that trial {planned} was planned with: a file of the sweep has changed; "
+                "start the sweep again"
+            )
 
     def fill_in_measured(self) -> None:
         """Put numbers in the place of the spectrogram's `null`: the checkpoint's, or else those that `mbt stats` found.

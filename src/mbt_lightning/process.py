@@ -27,7 +27,7 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 def rank() -> int:
     """The rank of this process among all of its run, as whoever started it says; 0 for a process alone."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))))
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))))
 
 
 def kill_me_with_my_parent() -> None:

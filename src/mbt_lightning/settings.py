@@ -6,6 +6,8 @@ written down for them.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
@@ -24,12 +26,10 @@ WITHOUT_EFFECT = (
     "data.media",
     "data.num_workers",
     "trainer.accelerator",
-    "trainer.barebones",
     "trainer.default_root_dir",
     "trainer.detect_anomaly",
     "trainer.devices",
     "trainer.enable_autolog_hparams",
-    "trainer.enable_checkpointing",
     "trainer.enable_model_summary",
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
@@ -127,3 +127,12 @@ def meaningful(config: Mapping[str, Any]) -> dict[str, Any]:
             is_own = name.endswith(".class_path") and str(value).startswith(OWN)
             kept[name] = OWN + value.rpartition(".")[2] if is_own else value  # the same class has several paths
     return kept
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """A short hash of the `meaningful` settings: the same for the same experiment.
+
+    Args:
+        config: a resolved configuration, as in a run's `config.yaml`.
+    """
+    return hashlib.sha256(json.dumps(meaningful(config), sort_keys=True).encode()).hexdigest()[:10]

@@ -34,7 +34,8 @@ def print_estimate(planner: Planner, workers: int, rate: float | None) -> None:
         rate: billions of multiply-adds a second of a training; None: that of runs that have finished.
     """
     ledger = planner.ledger
-    plan, states = ledger.plan, ledger.states()
+    plan = planner.made
+    states = {trial: ledger.state(trial) for trial in plan["trials"]}
     source = "as given"
     if rate is None:
         rate, source = measured_rate(ledger.folder)

@@ -98,7 +98,10 @@ class Ledger:
 
     def lock(self) -> FileLock:
         """What is held while the plan is made or grows."""
-        self.home.mkdir(parents=True, exist_ok=True)
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.home}: cannot make this folder ({error.strerror}); give --runs FOLDER") from None
         return FileLock(self.home / "plan.lock")
 
     def states(self) -> dict[str, State]:
@@ -116,14 +119,14 @@ class Ledger:
         last = attempts[-1]
         if end := ends[last]:
             if end["state"] == "done" and not (self.folder / trial / "summary.json").is_file():
-                return State("waiting", "its run's folder is gone", len(attempts), failures)
-            return State(end["state"], end["message"], len(attempts), failures, seconds)
+                return State("waiting", "its run's folder is gone", last, failures)
+            return State(end["state"], end["message"], last, failures, seconds)
         claim = self.claim_file(trial, last)
         owner = read(claim)
         where = f"on {owner.get('host', '?')}, process {owner.get('pid', '?')}"
         if is_alive(owner, claim):
-            return State("running", where, len(attempts), failures, seconds)
-        return State("killed", f"its sweep is gone, {where}", len(attempts), failures, seconds)
+            return State("running", where, last, failures, seconds)
+        return State("killed", f"its sweep is gone, {where}", last, failures, seconds)
 
     def attempts(self, trial: str) -> list[int]:
         """Numbers of the attempts at a trial, in order."""
@@ -139,7 +142,7 @@ class Ledger:
     def end_of(self, trial: str, attempt: int) -> dict[str, Any] | None:
         """How an attempt ended: state, message, exit_code, seconds; None if it has not."""
         path = self.claim_file(trial, attempt).with_suffix(".end")
-        if path not in self._ended and path.is_file():
+        if not self._ended.get(path) and path.is_file():
             self._ended[path] = read(path)
         return self._ended.get(path)
 
@@ -163,7 +166,14 @@ class Ledger:
         try:
             os.link(aside, path)
         except FileExistsError:
-            return None
+            if aside.stat().st_nlink < 2:  # else it is ours: NFS has lost the answer and asked again
+                return None
+        except OSError:  # no hard links here
+            try:
+                with open(path, "x", encoding="utf-8") as file:
+                    file.write(aside.read_text())
+            except FileExistsError:
+                return None
         finally:
             aside.unlink()
         if above:
@@ -196,7 +206,8 @@ class Attempt:
         """Say that the owner is alive, every few seconds; false when somebody else has taken over."""
         if time.monotonic() - self.touched > HEARTBEAT_SECONDS:
             self.touched = time.monotonic()
-            os.utime(self.file)
+            with suppress(OSError):  # a network's hiccup; a longer one lets others take over
+                os.utime(self.file)
             return not self.ledger.claim_file(self.trial, self.number + 1).exists()
         return True
 
@@ -281,9 +292,12 @@ def is_alive(owner: Mapping[str, Any], claim: Path) -> bool:
 def now_in(folder: Path) -> float:
     """The time by the clock of the file system, which may be another machine's."""
     probe = folder / f".clock.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
-    probe.touch()
-    now = probe.stat().st_mtime
-    probe.unlink()
+    try:
+        probe.touch()
+        now = probe.stat().st_mtime
+        probe.unlink()
+    except OSError:  # only to be read
+        return time.time()
     return now
 
 

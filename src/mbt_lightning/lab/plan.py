@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ import mbt_lightning
 from mbt_lightning.errors import UserError
 from mbt_lightning.lab.ledger import Ledger
 from mbt_lightning.lab.sweepfile import SweepFile, arguments, draw, points
-from mbt_lightning.settings import flat, meaningful
+from mbt_lightning.settings import fingerprint, flat
 from mbt_lightning.yaml_files import files_named
 
 VALUES_HERE = "{values}"
@@ -48,13 +49,16 @@ class Planner:
     count: int = 0
     seed: int = 0
     resolver: Any = field(default=None, repr=False)
+    made: dict[str, Any] = field(default_factory=dict, repr=False)
+    """The plan that this process works on; another one of the same name does not change it."""
 
     def words(self, values: Mapping[str, Any]) -> list[str]:
         """The command line of a point, behind `mbt`; the same on all machines, see `at_home`."""
         words = arguments(self.sweep, values, VALUES_HERE)
         more = [*("--config", NO_LOGGER), *self.more]
         # The sweep's values are said last of all files; where they come as options, they win in any case.
-        at = words.index(VALUES_HERE) - 1 if VALUES_HERE in words else len(words)
+        said = [i for i, word in enumerate(words) if word in (VALUES_HERE, json.dumps(values))]
+        at = said[0] - 1 if said else len(words)
         words = [*words[:at], *more, *words[at:]]
         return [json.dumps(values) if word == VALUES_HERE else word for word in words]
 
@@ -71,30 +75,62 @@ class Planner:
         found.update(json.dumps([self.words({}), self.count, self.seed]).encode())
         return found.hexdigest()
 
-    def plan(self) -> dict[str, Any]:
-        """The plan, made if it is not there or no longer true."""
+    def plan(self, write: bool = True) -> dict[str, Any]:
+        """The plan, made if it is not there or no longer true.
+
+        Args:
+            write: whether a new one is written down, in the place of the one before.
+        """
+        self.made = self.known() or {}
+        if self.made:
+            return self.made
+        if not write:
+            return self.new(self.ledger.plan)
         with self.ledger.lock():
-            plan, digest = self.ledger.plan, self.digest()
-            if plan.get("digest") == digest:
-                return plan
-            if self.sweep.method == "grid":
-                values = points(self.sweep)
-            elif self.sweep.method == "random":
-                values = [draw(self.sweep, self.seed, number) for number in range(self.count)]
-            else:  # what has been learned is kept
-                values = [point["values"] for point in plan["points"]]
-            plan = {
-                "sweep": str(self.sweep.path),
-                "name": self.ledger.folder.name,
-                "digest": digest,
-                "metric": {"name": self.sweep.metric, "goal": self.sweep.goal},
-                "parameters": sorted(self.sweep.parameters),
-                "points": [],
-                "trials": {},
-            }
-            self.add(plan, values)
-            self.ledger.write_plan(plan)
-            return plan
+            before = self.ledger.plan
+            if before.get("digest") != self.digest():  # nobody was quicker
+                self.ledger.write_plan(self.new(before))
+                if gone := [t for t in before["trials"] if t not in self.made["trials"] and self.ledger.attempts(t)]:
+                    print(f"{len(gone)} runs of an earlier plan are not in this one; they stay in {self.ledger.folder}")
+            self.made = self.ledger.plan
+        return self.made
+
+    def known(self) -> dict[str, Any] | None:
+        """The plan that is written down, if it is still true."""
+        plan = self.ledger.plan
+        return plan if plan.get("digest") == self.digest() else None
+
+    def is_changed(self) -> bool:
+        """Whether something that the plan follows from has changed since it was made."""
+        return self.made["digest"] != self.digest()
+
+    def current(self) -> dict[str, Any]:
+        """The plan that this process works on, with what others have added to it (bayes)."""
+        if self.sweep.method == "bayes" and (plan := self.ledger.plan).get("digest") == self.made["digest"]:
+            self.made = plan
+        return self.made
+
+    def new(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """A new plan in the place of an earlier one."""
+        if self.sweep.method == "grid":
+            values = points(self.sweep)[: self.sweep.run_cap]
+        elif self.sweep.method == "random":
+            values = [draw(self.sweep, self.seed, number) for number in range(self.count)]
+        else:  # what has been learned is kept
+            values = [point["values"] for point in before["points"]]
+        if len(values) > 1:
+            print(f"planning {len(values)} points", flush=True)
+        self.made = {
+            "sweep": str(self.sweep.path),
+            "name": self.ledger.folder.name,
+            "digest": self.digest(),
+            "metric": {"name": self.sweep.metric, "goal": self.sweep.goal},
+            "parameters": sorted(self.sweep.parameters),
+            "points": [],
+            "trials": {},
+        }
+        self.add(self.made, values)
+        return self.made
 
     def grow(self) -> bool:
         """Let the results so far suggest a new trial (bayes); false if there are points enough, or none is new."""
@@ -103,7 +139,7 @@ class Planner:
         from mbt_lightning.lab.bayes import suggest
 
         with self.ledger.lock():
-            plan = self.ledger.plan
+            plan = self.current()
             states = self.ledger.states()
             for _ in range(TRIES_FOR_A_NEW_POINT):
                 number, known = len(plan["points"]), len(plan["trials"])
@@ -112,10 +148,10 @@ class Planner:
                 history, pending = [], []
                 for point in plan["points"]:
                     state = states.get(point["trial"])
-                    score = self.score(point["trial"]) if state and state.name == "done" else None
-                    if score is not None:
-                        history.append((point["values"], score))
-                    elif not state or state.name not in ("failed", "done"):
+                    if state and state.name in ("failed", "done"):
+                        score = self.score(point["trial"]) if state.name == "done" else None
+                        history.append((point["values"], math.nan if score is None else score))
+                    else:
                         pending.append(point["values"])
                 self.add(plan, [suggest(self.sweep, self.seed, history, pending, number)])
                 self.ledger.write_plan(plan)
@@ -131,7 +167,7 @@ class Planner:
             self.resolver = resolve
         lines = [self.words(v) for v in values]
         for point, words, config in zip(values, lines, self.resolver(values, lines) if values else [], strict=True):
-            trial = hashlib.sha256(json.dumps(meaningful(config), sort_keys=True).encode()).hexdigest()[:10]
+            trial = fingerprint(config)
             plan["points"].append({"values": dict(point), "trial": trial})
             plan["trials"].setdefault(trial, {"settings": flat(config), "words": words})
 
@@ -142,15 +178,17 @@ class Planner:
 
 def check_options(sweep: SweepFile, more: Sequence[str]) -> None:
     """Refuse options that would override what is swept, or what the sweep decides itself."""
+    chosen = [flat(values) for values in points(sweep)] if sweep.method == "grid" else [dict.fromkeys(sweep.parameters)]
+    names = {name for values in chosen for name in values}
+    if "ckpt_path" in names:
+        raise UserError(f"{sweep.path}: ckpt_path cannot be swept: a trial goes on from its own; sweep model.init.path")
     for word in more:
         name = word.removeprefix("--").split("=")[0]
-        for swept in sweep.parameters:
-            if word.startswith("--") and (
-                name == swept or name.startswith(f"{swept}.") or swept.startswith(f"{name}.")
-            ):
+        for swept in sorted(names) if word.startswith("--") else ():
+            if name == swept or name.startswith(f"{swept}.") or swept.startswith(f"{name}."):
                 raise UserError(f"{word}: {swept} is what {sweep.path} varies; leave the option out")
-        if name in ("experiment", "ckpt_path"):
-            raise UserError(f"{word}: a sweep names its runs and resumes them itself; give --name, or leave it out")
+        if word.startswith("--") and name in ("experiment", "ckpt_path", "print_config"):
+            raise UserError(f"{word}: a sweep names its runs and resumes them itself; leave the option out")
 
 
 def score_of(folder: Path, metric: str, goal: str) -> float | None:

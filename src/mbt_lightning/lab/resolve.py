@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mbt_lightning.cli import MbtCLI
+from mbt_lightning.cli import MbtCLI, check_precision
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.expand import expand
@@ -53,12 +53,13 @@ class Resolver(MbtCLI):
             try:
                 with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
                     self.config = parser.parse_args(expand(list(words)))
+                    check_precision(self.config.fit.trainer.precision)
                     text = fit.dump(self.config.fit, skip_none=False)
                     self.config.fit.trainer = trainer
                     build(fit, self.config.fit, lambda data: 1)
             except SystemExit:
                 raise UserError(self.about(values, said.getvalue().removeprefix("mbt: error: "))) from None
-            except UserError as error:
+            except (ValueError, TypeError) as error:  # a UserError is one
                 raise UserError(self.about(values, error)) from None
             self.resolved.append(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 

@@ -6,6 +6,7 @@ doubles nothing. Its first task keeps the ledger, the others only run the same c
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mbt_lightning.errors import UserError
+from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.lab import trial as trials
 from mbt_lightning.lab.ledger import OPEN, Ledger, State, read, start_of, write
 from mbt_lightning.lab.plan import Planner
@@ -40,21 +39,28 @@ class Jobs:
         planner: the sweep's planner.
         settings: `NAME=VALUE` of submitit's executor; `cluster` is slurm or local.
         retries: how often a failed trial is tried again.
+        most: how many jobs are submitted at most; None: all that are needed.
+        at_once: how many may wait or run at a time; None: as many as there are.
     """
 
     planner: Planner
     settings: Sequence[str]
     retries: int = 0
+    most: int | None = None
+    at_once: int | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.ledger: Ledger = self.planner.ledger
         self.parameters = read_settings(self.settings)
         self.cluster = self.parameters.pop("cluster", "slurm")
+        if not {"timeout_min", "slurm_time"} & self.parameters.keys():
+            raise UserError("--launcher slurm: say how long a trial may take: --slurm timeout_min=MINUTES")
         self.parameters.setdefault("tasks_per_node", self.parameters.get("gpus_per_node", 1))
         self.folder = self.ledger.home / "jobs"
-        self.states: dict[str, State] = self.ledger.states()
+        self.states: dict[str, State] = self.read_states()
         self.executor = self.make_executor()
+        self.submitted = 0
 
     @property
     def num_workers(self) -> int:
@@ -85,11 +91,19 @@ class Jobs:
             show: is called every few seconds with how it stands with every trial.
         """
         while True:
-            self.states = self.ledger.states()
+            self.states = self.read_states()
             to_do = [trial for trial, state in self.states.items() if self.is_to_do(state)]
+            queued = [trial for trial in to_do if self.is_queued(trial)]
+            under_way = len(queued) + sum(state.name == "running" for state in self.states.values())
             for trial in to_do:
-                if not self.is_queued(trial):
-                    self.submit(trial, self.states[trial].attempts)
+                is_full = under_way >= (self.at_once or len(self.states))
+                if trial in queued or is_full or self.submitted == self.most:
+                    continue
+                if self.is_to_do(now := self.ledger.state(trial)):  # it may have been claimed and ended meanwhile
+                    self.submit(trial, now.attempts)
+                    under_way += 1
+            if self.submitted == self.most and not queued and not under_way:
+                to_do = []
             if not to_do and not self.planner.grow():
                 show(self.states)
                 if not any(state.name == "running" for state in self.states.values()):
@@ -99,6 +113,10 @@ class Jobs:
             if self.stopping.wait(1.0 if self.cluster == "local" else POLL_SECONDS):
                 print(f"the jobs stay with the cluster; their folder is {self.folder}", file=sys.stderr)
                 return
+
+    def read_states(self) -> dict[str, State]:
+        """How it stands with every trial of the plan."""
+        return {trial: self.ledger.state(trial) for trial in self.planner.current()["trials"]}
 
     def is_to_do(self, state: State) -> bool:
         """Whether a trial needs a job."""
@@ -116,11 +134,20 @@ class Jobs:
                 f"job {before['job']} ended and has not run its trial {trial}; "
                 f"its output is in {self.folder / before['job']}; delete {self.job_file(trial)} to submit it again"
             )
-        words = self.planner.at_home(self.ledger.plan["trials"][trial]["words"])
+        if self.planner.is_changed():
+            raise UserError(
+                f"{self.planner.sweep.path}, a file that it names or the program has changed since the trials were "
+                "planned; start the sweep again"
+            )
+        words = self.planner.at_home(self.planner.made["trials"][trial]["words"])
         nodes, tasks = self.parameters.get("nodes", 1), self.parameters["tasks_per_node"]
         if nodes * tasks > 1:
             words += ["--trainer.num_nodes", str(nodes), "--trainer.devices", str(tasks)]
-        job: Any = self.executor.submit(Job(str(self.ledger.folder), trial, words, self.retries))
+        try:
+            job: Any = self.executor.submit(Job(str(self.ledger.folder), trial, words, self.retries))
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"--launcher slurm: the job was not taken: {one_line(error)}") from None
+        self.submitted += 1
         about = {"job": job.job_id, "attempts": attempts}
         write(self.job_file(trial), about | ({"start": start_of(int(job.job_id))} if self.is_local else {}))
 
@@ -241,8 +268,8 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not equals or not name:
             raise UserError(f"--slurm {word}: give NAME=VALUE, e.g. timeout_min=600")
-        found[name] = yaml.safe_load(value)
-    for name in ("nodes", "tasks_per_node"):
+        found[name] = int(value) if re.fullmatch(r"-?\d+", value) else value
+    for name in ("nodes", "tasks_per_node", "gpus_per_node", "timeout_min"):
         if name in found and (type(found[name]) is not int or found[name] < 1):
             raise UserError(f"--slurm {name}={found[name]}: give a whole number, at least 1")
     return found

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -39,25 +40,24 @@ def main(arguments: list[str]) -> None:
         raise UserError(
             f"{sweep.path}: {sweep.method} search has no end of its own: give --count N, or run_cap in the file"
         )
-    ledger = Ledger(Path(options.runs) / (options.name or sweep.name))
+    ledger = Ledger(Path(options.runs) / checked_name(options.name or sweep.name))
     planner = Planner(sweep, ledger, more, count or 0, options.seed)
-    plan = planner.plan()
+    plan = planner.plan(write=not options.dry_run)
     tell_plan(sweep, plan, count)
     if options.dry_run:
         from mbt_lightning.lab.estimate import print_estimate
 
         print_estimate(planner, len(gpu_sets(options.workers)), options.rate)
         return
+    begin = options.count if sweep.method == "grid" else None
     if options.launcher == "slurm":
         from mbt_lightning.lab.slurm import Jobs
 
-        crew: Any = Jobs(planner, options.slurm, options.retries)
+        crew: Any = Jobs(planner, options.slurm, options.retries, begin, options.workers)
     else:
-        crew = Workers(
-            planner, gpu_sets(options.workers), options.retries, options.count if sweep.method == "grid" else None
-        )
+        crew = Workers(planner, gpu_sets(options.workers), options.retries, begin)
     stopped = watch(crew, planner)
-    tell_end(ledger, crew.states, stopped)
+    tell_end(ledger, labels_of(planner.made), crew.states, stopped)
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -83,7 +83,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         type=int,
         default=0,
         metavar="N",
-        help="how often a failed trial is tried again (0), earlier ones too",
+        help="how often a trial may have failed and be tried again (0)",
     )
     parser.add_argument(
         "--count", type=int, metavar="N", help="random, bayes: points of the search; grid: begin at most N trials now"
@@ -134,7 +134,7 @@ def watch(crew: Any, planner: Planner) -> int | None:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def labels() -> Mapping[str, str]:
-        return labels_of(planner.ledger.plan)
+        return labels_of(planner.made)
 
     try:
         with Progress(labels, planner.sweep.metric, planner.sweep.goal, planner.score, crew.num_workers) as show:
@@ -155,21 +155,33 @@ def tell_plan(sweep: SweepFile, plan: Mapping[str, Any], count: int | None) -> N
         print("early_terminate is W&B's: here every trial runs to its end", flush=True)
 
 
-def tell_end(ledger: Ledger, states: Mapping[str, State], caught: int | None) -> None:
+def checked_name(name: str) -> str:
+    """The name of a sweep, which its runs' folder and their `experiment` bear.
+
+    Raises:
+        UserError: a name that cannot be both.
+    """
+    last = Path(name).name
+    if last in ("", "..") or not isinstance(yaml.safe_load(last), str):
+        raise UserError(f"--name {name}: give a word that names a folder and is no number, truth value or null")
+    return name
+
+
+def tell_end(ledger: Ledger, labels: Mapping[str, str], states: Mapping[str, State], caught: int | None) -> None:
     """Say how it ended; leave with 1 if trials failed, with 128 + number of the signal if one ended the sweep."""
     count = Counter(state.name for state in states.values())
     took = sum(state.seconds for state in states.values())
     print(f"{count['done']} of {len(states)} trials done ({duration(took)} of work): {ledger.folder}", flush=True)
     failed = [(trial, state) for trial, state in states.items() if state.name == "failed"]
     if failed:
-        labels = labels_of(ledger.plan)
         again = max(state.failures for _, state in failed)
         title = f"{len(failed)} failed; --retries {again} tries {'it' if len(failed) == 1 else 'them'} again"
-        table = Table("trial", "point", "failed", "log", title=title)
+        table = Table("trial", "point", "failed", title=title)
         for trial, state in failed:
-            log = ledger.claim_file(trial, state.attempts).with_suffix(".log")
-            table.add_row(trial, escape(labels[trial]), escape(state.message), escape(str(log)))
+            table.add_row(trial, escape(labels.get(trial, "")), escape(state.message))
         Console().print(table)
+        for trial, state in failed:
+            print(ledger.claim_file(trial, state.attempts).with_suffix(".log"))
     if caught:
         print("the same command goes on where this one was stopped")
         sys.exit(128 + caught)

@@ -36,7 +36,8 @@ def environment(trial: str, more: Mapping[str, str]) -> dict[str, str]:
         more: what comes on top.
     """
     kept = {name: value for name, value in os.environ.items() if name not in OF_ANOTHER_RUN}
-    return kept | {"MBT_RUN_ID": trial, "MBT_DIE_WITH_PARENT": "1", "PYTHONUNBUFFERED": "1"} | dict(more)
+    own = {"MBT_RUN_ID": trial, "MBT_EXPERIMENT": trial, "MBT_DIE_WITH_PARENT": str(os.getpid())}
+    return kept | own | {"PYTHONUNBUFFERED": "1"} | dict(more)
 
 
 def run(attempt: Attempt, words: Sequence[str], more: Mapping[str, str], is_stopping: Callable[[], bool]) -> None:
@@ -65,10 +66,15 @@ def run(attempt: Attempt, words: Sequence[str], more: Mapping[str, str], is_stop
                 process.wait(timeout=0.3)
                 break
             is_ours = attempt.beat()
-    finally:
-        end_group(process, SECONDS_TO_STOP if is_ours else 0.0)
+    except BaseException:  # a cluster's time limit, for one
+        end_group(process, SECONDS_TO_STOP)
+        attempt.end("stopped", process.returncode, "its owner had to leave")
+        raise
+    end_group(process, SECONDS_TO_STOP if is_ours else 0.0)
     if is_ours:
         state, message = outcome(process.returncode, attempt.log)
+        if state == "done" and not (attempt.ledger.folder / attempt.trial / "summary.json").is_file():
+            state, message = "failed", "ended well, but its folder has no summary.json"
         if state == "failed" and is_stopping():
             state, message = "stopped", f"asked to stop: {message}"
         attempt.end(state, process.returncode, message)

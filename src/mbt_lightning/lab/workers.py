@@ -39,9 +39,10 @@ class Workers:
 
     def __post_init__(self) -> None:
         self.ledger: Ledger = self.planner.ledger
-        self.states: dict[str, State] = self.ledger.states()
-        self.words = {trial: about["words"] for trial, about in self.ledger.plan["trials"].items()}
+        self.states: dict[str, State] = {trial: self.ledger.state(trial) for trial in self.planner.made["trials"]}
+        self.words = {trial: about["words"] for trial, about in self.planner.made["trials"].items()}
         self.begun = 0
+        self.is_stale = False
         self.choosing = threading.Lock()
 
     @property
@@ -55,7 +56,7 @@ class Workers:
         Args:
             show: is called about once a second with how it stands with every trial.
         """
-        threads = [threading.Thread(target=self.work, args=(gpus,)) for gpus in self.sets]
+        threads = [threading.Thread(target=self.work, args=(gpus,), daemon=True) for gpus in self.sets]
         for thread in threads:
             thread.start()
         try:
@@ -63,18 +64,26 @@ class Workers:
                 self.refresh()
                 show(self.states)
                 time.sleep(POLL_SECONDS)
-        finally:
+        except SystemExit:  # asked twice
+            raise
+        except BaseException:
             self.stopping.set()
             for thread in threads:
                 thread.join()
+            raise
         self.refresh()
         show(self.states)
         if self.problems:
             raise self.problems[0]
+        if self.is_stale:
+            raise UserError(
+                f"{self.planner.sweep.path}, a file that it names or the program has changed since the trials were "
+                "planned, so no more were begun; start the sweep again"
+            )
 
     def refresh(self) -> None:
         """Read again how it stands with every trial."""
-        self.words = {trial: about["words"] for trial, about in self.ledger.plan["trials"].items()}
+        self.words = {trial: about["words"] for trial, about in self.planner.current()["trials"].items()}
         self.states = {trial: self.ledger.state(trial) for trial in self.words}
 
     def work(self, gpus: Sequence[str]) -> None:
@@ -97,7 +106,8 @@ class Workers:
         """Claim the first trial that is open, else the first failed one that may be tried again; with its words."""
         with self.choosing:
             words = self.words
-            if self.most is not None and self.begun >= self.most:
+            self.is_stale |= self.planner.is_changed()
+            if self.is_stale or (self.most is not None and self.begun >= self.most):
                 return None
             for is_chance in (self.is_open, self.is_to_be_retried):
                 for trial, state in self.states.items():
@@ -125,7 +135,7 @@ class Workers:
 
         A trial that runs elsewhere may be left to us by its owner's death, and its result may suggest another one.
         """
-        if self.most is not None and self.begun >= self.most:
+        if self.is_stale or (self.most is not None and self.begun >= self.most):
             return True
         left = [s for s in self.states.values() if self.is_open(s) or self.is_to_be_retried(s) or s.name == "running"]
         return not left
