@@ -162,6 +162,7 @@ def test_other_data() -> None:
     assert scores(paper_setting(), {"dataset": None}) is None, "the embedded clips"
     assert scores(paper_setting(), {}) is None, "a summary from before the data set was noted down"
     assert scores(paper_setting(), MINI | {"variant": "full"}) is None
+    assert scores(paper_setting(), MINI | {"variant": "500k"}) is None, "which clips the paper's half million are"
     assert scores(paper_setting(), MINI | {"subset": "0f"}) is None
     assert scores(paper_setting(), metric="top1") is None
     assert scores(paper_setting(), {"dataset": "vggsound", "variant": None}, "top1") == (64.1, "Table 3")
