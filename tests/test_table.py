@@ -475,6 +475,15 @@ def test_the_papers_number_stands_where_the_setting_is_the_papers() -> None:
     assert "paper" not in [column.title for column in columns_of(short)]
 
 
+def test_a_difference_on_a_part_of_the_test_set_is_marked() -> None:
+    config, part = paper_setting(), {**MINI, "coverage": {"train": 1.0, "test": 0.873}}
+    found = compare([Run("1", "runs/1", "finished", config, summary_of(config, 0.43, data=part))])
+    assert {c.title: c.cells for c in columns_of(found)}["difference"] == ["-0.90*"]
+    assert "* Of the official test set 87.3 % was left" in said(found, "The paper")
+    found = compare([Run("1", "runs/1", "finished", config, summary_of(config, 0.43, data=MINI))])
+    assert "*" not in said(found, "The paper")
+
+
 def test_no_number_of_the_paper_stands_beside_the_embedded_clips() -> None:
     found = compare([made()])
     assert said(found, "The paper") == "" and "paper" not in [column.title for column in columns_of(found)]

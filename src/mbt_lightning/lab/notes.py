@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mbt_lightning.errors import some
 from mbt_lightning.lab import paper
-from mbt_lightning.lab.columns import NONE, coverage_of, duration
+from mbt_lightning.lab.columns import NONE, coverage_of, duration, is_on_part
 from mbt_lightning.lab.compare import Comparison
 from mbt_lightning.lab.points import Point, seed_of, show, state_of
 from mbt_lightning.lab.results import Run
@@ -216,6 +216,10 @@ def papers(found: Comparison) -> list[str]:
     lines = [f"No number of the paper for {some(names(points))}: {why}." for why, points in reasons.items()]
     if any(point.paper for point in found.points):
         lines.insert(0, "Paper: Nagrani et al., arXiv:2107.00135v3; numbers of figures are digitised.")
+    parts = {coverage_of(p)[1] or 0 for p in found.points if p.paper and is_on_part(p)}
+    if parts:
+        left = " to ".join(dict.fromkeys(f"{100 * part:.4g}" for part in (min(parts), max(parts))))
+        lines.insert(1, f"* Of the official test set {left} % was left, so the difference is not that of like with like.")
     return lines
 
 
