@@ -163,12 +163,32 @@ def test_the_same_data_has_other_paths_on_other_machines() -> None:
     here, there = made(0), made(1, data__manifest="/data/x.parquet", data__media_root="/data")
     assert len(compare([here, there]).points) == 1
     other = made(1, data__manifest="/data/x.parquet", parts={"data": {"hash": "ffff", "clips": {"train": 9}}})
-    found = compare([here, other])
-    assert len(found.points) == 2 and found.swept == ("data.manifest",)
-    assert sorted(p.labels["data.manifest"] for p in found.points) == [
-        "manifest, 1024 clips, 34c0ae",
-        "manifest, 9 clips, ffff",
-    ]
+    found = compare([here, other, made(2)])
+    assert len(found.points) == 1 and found.swept == ()
+    assert "1 run: data.manifest ffff (here 34c0ae25bf84ffff)" in said(found, "Apart")
+
+
+def test_other_data_stand_in_one_table_where_a_sweep_says_so(tmp_path: Path) -> None:
+    """Strategies are compared on the same data only."""
+    points, trials = [], {}
+    for name, clips, gain in (("small", 9, 0.0), ("large", 1024, 0.2)):
+        for fusion, score in ((bottleneck(), 0.5), (CROSS, 0.4)):
+            settings = {"data__manifest": f"{name}.csv", "model__fusion": fusion}
+            trial = f"{name}-{score}"
+            parts = {"data": {"manifest": f"{name}.csv", "hash": f"{clips:04}ffff", "clips": {"train": clips}}}
+            make_run(tmp_path / "s" / trial, score + gain, parts=parts, **settings)
+            trials[trial] = configuration(**settings)
+            points.append(({"data.manifest": f"{name}.csv", "model.fusion": fusion["class_path"]}, trial))
+    make_plan(tmp_path / "s", points, trials)
+    found = compared(tmp_path)
+    assert found.swept == ("model.fusion", "data.manifest") and len(found.points) == 4
+    labels = {"small, 9 clips, 0009ff", "large, 1024 clips, 1024ff"}
+    assert {point.labels["data.manifest"] for point in found.points} == labels
+    assert [one.difference for one in duels(found)] == pytest.approx([0.1, 0.1])
+    assert all(one.one.labels == one.other.labels for one in duels(found))
+    told = said(found, "How to read it")
+    assert "Data: small.csv, 9 train clips, hash 0009ffff." in told and "Data: large.csv, 1024 train clips" in told
+    assert "Their test sets may differ" in told
 
 
 def test_a_run_without_a_summary_has_the_data_of_its_path() -> None:

@@ -39,11 +39,10 @@ AXES = (
     "model.size",
     "model.init",
     "model.mixup",
-    "data.manifest",
     "data.window_seconds",
     "data.synchronous",
 )
-"""What ablations vary; any other setting only where a sweep names it."""
+"""What ablations vary; any other setting, the data set too, only where a sweep names it."""
 
 KNOWN_SCORES = ("mAP", "top1", "action_top1")
 

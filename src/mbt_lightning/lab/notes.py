@@ -49,9 +49,10 @@ def reading(found: Comparison) -> list[str]:
     """Data, settings and code that all rows share, and the cost of all."""
     runs = [run for point in found.points for run in point.runs]
     lines = []
-    data = Counter(data_of(run) for run in runs)
-    if len(data) == 1:
-        lines.append(f"Data: {next(iter(data))}.")
+    data = {str(p.settings.get("data.manifest")): data_of(p.runs[0]) for p in reversed(found.points) if p.runs}
+    lines += [f"Data: {told}." for told in reversed(data.values())]
+    if len(data) > 1:
+        lines.append("Their test sets may differ: only rows of one data set are compared below.")
     epochs = {show(run.config["trainer"].get("max_epochs")) for run in runs if run.config.get("trainer")}
     lines += [f"Epochs: {', '.join(sorted(epochs))}."] if epochs else []
     swept = ", ".join(found.swept) or "nothing"

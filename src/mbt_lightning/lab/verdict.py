@@ -43,18 +43,26 @@ class Duel:
 
 
 def duels(found: Comparison) -> list[Duel]:
-    """The best point of the best strategy against the best of every other.
+    """The best point of the best strategy against the best of every other, on each data set by itself.
 
     Raises:
         ModuleNotFoundError: scipy is not there, and a test is to be made.
     """
-    by_kind: dict[str, list[Point]] = defaultdict(list)
+    on_data: dict[str, list[Point]] = defaultdict(list)
     for point in found.points:
         if point.mean(found.main) is not None:
-            by_kind[point.kind].append(point)
-    best = [max(points, key=lambda point: point.mean(found.main) or 0) for points in by_kind.values()]
+            on_data[str(point.settings.get("data.manifest"))].append(point)
+    return [one for points in on_data.values() for one in duels_of(found, points)]
+
+
+def duels_of(found: Comparison, points: Sequence[Point]) -> list[Duel]:
+    """The same of points with a score on one data set."""
+    by_kind: dict[str, list[Point]] = defaultdict(list)
+    for point in points:
+        by_kind[point.kind].append(point)
+    best = [max(alike, key=lambda point: point.mean(found.main) or 0) for alike in by_kind.values()]
     best.sort(key=lambda point: point.mean(found.main) or 0, reverse=True)
-    several = {kind for kind, points in by_kind.items() if len(points) > 1}
+    several = {kind for kind, alike in by_kind.items() if len(alike) > 1}
     return [duel(best[0], other, found.main, bool({best[0].kind, other.kind} & several)) for other in best[1:]]
 
 
