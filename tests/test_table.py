@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import socket
 import statistics
 import subprocess
@@ -24,7 +25,7 @@ from mbt_lightning.lab.compare import Comparison, compare
 from mbt_lightning.lab.formats import fitting, latex, latex_text, markdown_text, parts_of, point_rows
 from mbt_lightning.lab.notes import notes_of
 from mbt_lightning.lab.points import settings_of
-from mbt_lightning.lab.results import Run, read_folders, read_run
+from mbt_lightning.lab.results import Run, is_run, read_folders, read_run, subfolders
 from mbt_lightning.lab.verdict import duels, pareto
 from mbt_lightning.settings import nested
 
@@ -58,7 +59,7 @@ class TestFolders:
         make_run(tmp_path / "runs/a/1")
         make_run(tmp_path / "runs/deep/er/b/2")
         make_run(tmp_path / "runs/a/1/wandb/run-1/files")  # W&B keeps a config.yaml of its own
-        make_run(tmp_path / "runs/wandb/latest")
+        make_run(tmp_path / "runs/wandb/offline-run-2/files")
         for folders, names in (
             (["runs"], ["1", "2"]),
             (["runs/a"], ["1"]),
@@ -106,13 +107,52 @@ class TestFolders:
             ("summary.json", "{", "summary.json: is no JSON"),
             ("summary.json", "[]", "summary.json: holds no JSON object"),
             ("config.yaml", "a: [", "config.yaml: is no YAML"),
+            ("config.yaml", "a: \udcff", "config.yaml: is no text in UTF-8 (invalid start byte at byte 3)"),
+            ("summary.json", '"\udcff"', "summary.json: is no text in UTF-8"),
+            ("state.json", '"\udcff"', "state.json: is no text in UTF-8"),
+            ("state.json", "", "state.json: is no JSON"),
         ],
     )
     def test_a_broken_file_is_named(self, file: str, content: str, told: str, tmp_path: Path) -> None:
-        (make_run(tmp_path / "1") / file).write_text(content)
+        (make_run(tmp_path / "1") / file).write_text(content, encoding="utf-8", errors="surrogateescape")
         with pytest.raises(UserError, match=re.escape(told)) as error:
             read_folders([tmp_path])
         assert "mend it, or move the run out of the way" in str(error.value)
+
+    def test_what_is_no_file_or_breaks_off_is_named(self, tmp_path: Path) -> None:
+        folder = make_run(tmp_path / "1")
+        (folder / "metrics.csv").write_text("step,train/loss\n8,2.5\n16,ab\n")
+        with pytest.raises(UserError, match=r"metrics\.csv, line 3: could not convert .*; mend it"):
+            read_run(folder).curves()
+        (folder / "summary.json").unlink()
+        (folder / "summary.json").mkdir()
+        with pytest.raises(UserError, match=r"summary\.json: cannot be read \(Is a directory\)"):
+            read_run(folder)
+
+    def test_a_link_into_its_own_folder_is_followed_once(self, tmp_path: Path) -> None:
+        make_run(tmp_path / "a/1")
+        (tmp_path / "a/again").symlink_to(tmp_path)
+        assert [run.name for run in read_folders([tmp_path])[0]] == ["1"]
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b/elsewhere").symlink_to(tmp_path / "a")
+        assert [run.name for run in read_folders([tmp_path / "b"])[0]] == ["1"], "a link is followed"
+
+    def test_experiments_may_be_called_as_the_sweeps_own_folder(self, tmp_path: Path) -> None:
+        for name in ("sweep", "wandb", "checkpoints"):
+            make_run(tmp_path / "runs" / name / f"in-{name}")
+        make_run(tmp_path / "runs/a/wandb/offline-run-1/files")
+        make_run(tmp_path / "runs/b/sweep/no-run")
+        (tmp_path / "runs/b/sweep/plan.json").write_text("{}")
+        names = sorted(folder.name for folder in subfolders(tmp_path / "runs") if is_run(folder))
+        assert names == ["in-checkpoints", "in-sweep", "in-wandb"]
+
+    def test_a_state_without_its_parts(self, tmp_path: Path) -> None:
+        assert read_run(make_run(tmp_path / "1", state={"pid": 1})).state == "finished", "as its summary has it"
+        assert (
+            read_run(make_run(tmp_path / "2", state={"state": "running", "host": socket.gethostname()})).message == ""
+        )
+        lost = read_run(make_run(tmp_path / "3", None, {"state": "failed", "message": None}))
+        assert (lost.state, lost.message) == ("failed", "")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -135,6 +175,24 @@ def test_mean_and_sample_deviation_of_every_score() -> None:
 def test_one_seed_has_no_deviation() -> None:
     (point,) = compare([made()]).points
     assert point.std("score") is None and per_cent(point.mean("score"), point.std("score")) == "70.00"
+
+
+def test_a_score_that_is_no_number_is_none() -> None:
+    nan = float("nan")
+    found = compare(
+        [made(0, 0.5), made(1, parts={"test": {"score": nan, "fused/mAP": nan}}), made(0, model__fusion=CROSS)]
+    )
+    point = next(p for p in found.points if p.kind == "bottleneck")
+    assert point.mean("fused/mAP") == 0.5 and point.count == "1 of 2, 1 without a score"
+    half = made(0, parts={"test": {"score": 0.5, "fused/mAP": 0.5, "rgb/mAP": None}})
+    assert compare([half]).points[0].mean("rgb/mAP") is None
+
+
+@pytest.mark.parametrize("coverage", [None, {"test": None}])
+def test_a_coverage_that_is_not_known_is_empty(coverage) -> None:
+    found = compare([made(parts={"data": {"coverage": coverage, "clips": {}, "hash": "ab"}})])
+    assert point_rows(found)[0].get("coverage test") is None
+    assert {c.title: c.cells for c in columns_of(found)}["coverage (%)"] == ["– / –"]
 
 
 def test_same_settings_and_seed_count_once(tmp_path: Path) -> None:
@@ -639,6 +697,22 @@ def test_what_is_wrong_is_told(arguments, told, tmp_path: Path, monkeypatch, cap
     output = capsys.readouterr()
     assert stop.value.code == 2 and output.err.startswith("mbt: error: ") and output.err.count("\n") == 1
     assert told in output.err
+
+
+def test_what_an_earlier_call_has_written_goes_when_it_is_replaced(tmp_path: Path, monkeypatch) -> None:
+    """And a page that is somebody else's never."""
+    monkeypatch.chdir(tmp_path)
+    for seed, layer in enumerate((4, 8)):
+        make_run(Path(f"runs/{seed}"), model__fusion_layer=layer)
+    table.main(["--html"])
+    page, figures = Path("ablation/index.html"), set(Path("ablation").glob("*_over_*"))
+    assert page.is_file() and len(figures) > 2
+    shutil.rmtree("runs/1")
+    table.main(["--no-figures"])
+    assert not page.exists() and set(Path("ablation").glob("*_over_*")) == figures
+    page.write_text("<p>mine</p>")
+    table.main([])
+    assert page.is_file() and not set(Path("ablation").glob("*_over_*"))
 
 
 def test_another_score(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MAIN_COLOUR = {"bottleneck": 0, "cross-attention": 1, "joint self-attention": 2}
 GREY = "#6b6b6b"
 MOST_LINES = 8
+MOST_LEVELS = 6
+MOST_GROUPS = 9
 
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -110,6 +112,9 @@ def draw(found: Comparison, out: Path) -> list[str]:
         costed = [p for p in found.points if p.gflops and p.mean(found.main) is not None]
         if len({p.gflops for p in costed}) > 1:
             figures["score_over_gflops"] = score_over_cost(found, costed)
+        for kind in ("score", "groups", "gflops"):  # of an earlier call, perhaps of other runs
+            for old in [*out.glob(f"{kind}_over_*.png"), *out.glob(f"{kind}_over_*.svg")]:
+                old.unlink()
         for name, figure in figures.items():
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # once is enough
@@ -133,9 +138,9 @@ def axes_of(found: Comparison) -> list[Axis]:
         if key == "data.manifest":
             axes.append(Axis("clips", "training clips", train_clips, key, is_log=True))
         elif all(is_number(p.settings.get(key)) for p in found.points):
-            axes.append(Axis(key.rpartition(".")[2], axis_title(key), lambda p, key=key: p.settings[key], key))  # type: ignore[misc]
+            axes.append(Axis(key.rpartition(".")[2], plain(axis_title(key)), lambda p, key=key: p.settings[key], key))  # type: ignore[misc]
         else:
-            axes.append(Axis(key.rpartition(".")[2], axis_title(key), lambda p, key=key: p.labels[key], key))  # type: ignore[misc]
+            axes.append(Axis(key.rpartition(".")[2], plain(axis_title(key)), lambda p, key=key: p.labels[key], key))  # type: ignore[misc]
     return axes
 
 
@@ -190,6 +195,24 @@ def peak(found: Comparison, line: Line) -> float:
     return max(point.mean(found.main) or 0 for _, point in line.points)
 
 
+def levels_of(found: Comparison, others: Sequence[Point]) -> list[Point]:
+    """The points without a place on an axis that are drawn as levels; of too many the best of each strategy."""
+    if len(others) <= MOST_LEVELS:
+        return list(others)
+    best: dict[str, Point] = {}
+    for point in others:
+        if point.kind not in best or (point.mean(found.main) or 0) > (best[point.kind].mean(found.main) or 0):
+            best[point.kind] = point
+    return list(best.values())
+
+
+def level_name(found: Comparison, point: Point) -> str:
+    """What a level is called."""
+    has_layer = found.has_layers and point.fusion_layer is not None and point.kind != "late fusion"
+    layer = [f"L_f = {point.fusion_layer}"] if has_layer else []
+    return ", ".join([point.strategy, *layer, *(f"{axis_title(key)} {label}" for key, label in point.labels.items())])
+
+
 def in_common(found: Comparison, axis: Axis, point: Point) -> tuple[str, ...]:
     """What the points of a line have in common, in words; the strategy comes first."""
     strategy = point.strategy
@@ -228,7 +251,7 @@ def scores(found: Comparison, axis: Axis, lines: Sequence[Line], others: Sequenc
     figure = Figure(figsize=(6.2, 3.6), layout="constrained")
     panel = figure.subplots()
     score_panel(panel, found, axis, lines, others, found.main, has_labels=True)
-    panel.set_ylabel(f"{found.score} (%)")
+    panel.set_ylabel(f"{plain(found.score)} (%)")
     panel.set_xlabel(axis.title)
     panel.set_title(caption(found, lines, others), fontsize=8, color=GREY, loc="left")
     return figure
@@ -236,11 +259,13 @@ def scores(found: Comparison, axis: Axis, lines: Sequence[Line], others: Sequenc
 
 def caption(found: Comparison, lines: Sequence[Line], others: Sequence[Point]) -> str:
     """What line and band are, and how many seeds they are of."""
-    counts = {len(p.values(found.main)) for p in [*(p for line in lines for _, p in line.points), *others]}
+    levels = levels_of(found, others)
+    counts = {len(p.values(found.main)) for p in [*(p for line in lines for _, p in line.points), *levels]}
     seeds = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)}–{max(counts)}"
     text = f"test, mean of {seeds} seed{'s' * (seeds != '1')}"
     text += ", band: ± standard deviation" * (max(counts) > 1)
     text += "; of each strategy its best line" * any(line.is_best for line in lines)
+    text += f"; dotted: the best of each strategy, {len(others) - len(levels)} left out" * (len(levels) < len(others))
     return text + ("; dashed: paper" if any(p.paper for line in lines for _, p in line.points) else "")
 
 
@@ -278,10 +303,10 @@ def score_panel(
         if ends_late:  # where all lines meet
             late[", ".join(["late fusion", *drawn[-1][1].labels.values()])] = means[-1]
     ends += [(height, label, "#222222") for label, height in late.items()]
-    for point in others[:6]:
+    for point in levels_of(found, others):
         if (mean := point.mean(name)) is not None:
             panel.axhline(100 * mean, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
-            ends.append((100 * mean, ", ".join([point.strategy, *point.labels.values()]), GREY))
+            ends.append((100 * mean, level_name(found, point), GREY))
     scale(panel, axis, [x for line in lines for x, _ in line.points])
     if has_labels:
         label_ends(panel, ends)
@@ -292,7 +317,7 @@ def scale(panel: Axes, axis: Axis, xs: Sequence[Any]) -> None:
     if not all(is_number(x) for x in xs):
         names = list(dict.fromkeys(xs))
         panel.margins(x=0.08)
-        panel.set_xticks(names, [fill(name, 14, break_long_words=False) for name in names])
+        panel.set_xticks(names, [fill(plain(name), 14, break_long_words=False) for name in names])
         return
     ticks = sorted(set(xs))
     if axis.is_log:
@@ -329,9 +354,14 @@ def label_ends(panel: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         )
 
 
+def plain(text: str) -> str:
+    """Text in which matplotlib takes nothing for a formula."""
+    return text.replace("$", r"\$")
+
+
 def wrapped(label: str) -> str:
     """A label in lines that leave room for the figure."""
-    kept = label.replace(" = ", "\u00a0=\u00a0")  # not to be broken
+    kept = plain(label).replace(" = ", "\u00a0=\u00a0")  # not to be broken
     return fill(kept, 30, break_long_words=False).replace("\u00a0", " ").replace("L_f", "$L_f$")
 
 
@@ -339,7 +369,7 @@ def groups(found: Comparison, axis: Axis, lines: Sequence[Line], others: Sequenc
     """The same for each group of classes, side by side."""
     from matplotlib.figure import Figure
 
-    names = found.groups[:9]
+    names = found.groups[:MOST_GROUPS]
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(0.4 + 2.2 * columns + 2.0, 0.5 + 2.3 * rows), layout="constrained")
@@ -347,11 +377,18 @@ def groups(found: Comparison, axis: Axis, lines: Sequence[Line], others: Sequenc
     for i, (panel, group) in enumerate(zip(panels, names, strict=False)):
         is_last = i == len(names) - 1
         score_panel(panel, found, axis, lines, others, f"{found.main}/{group}", has_labels=is_last)
-        panel.set_title(group, fontsize=9, loc="left")
+        panel.set_title(plain(group), fontsize=9, loc="left")
         panel.set_xlabel(axis.title if i >= len(names) - columns else "")
-        panel.set_ylabel(f"{found.score} (%)" if i % columns == 0 else "")
+        panel.set_ylabel(f"{plain(found.score)} (%)" if i % columns == 0 else "")
     for panel in list(panels)[len(names) :]:
         panel.set_visible(False)
+    notes = [f"{len(names)} of {len(found.groups)} groups, the others are in the table"] * (
+        len(names) < len(found.groups)
+    )
+    if left_out := len(others) - len(levels_of(found, others)):
+        notes.append(f"dotted: the best of each strategy, {left_out} left out")
+    if notes:
+        figure.suptitle("; ".join(notes), fontsize=8, color=GREY, x=0.01, ha="left")
     return figure
 
 
@@ -408,7 +445,7 @@ def score_over_cost(found: Comparison, points: Sequence[Point]) -> Figure:
             linewidths=1.2,
             zorder=3,
         )
-        handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", label=kind))
+        handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", label=plain(kind)))
     front = sorted(place for place, best in zip(places, optimal, strict=True) if best)
     panel.plot(*zip(*front, strict=True), color="#b0b0b0", linewidth=1, zorder=1)
     label_front(panel, found, places, optimal, points)
@@ -420,7 +457,7 @@ def score_over_cost(found: Comparison, points: Sequence[Point]) -> Figure:
     else:
         panel.xaxis.set_major_locator(MaxNLocator(6))
     panel.set_xlabel("GFLOPs a clip, as run")
-    panel.set_ylabel(f"{found.score} (%)")
+    panel.set_ylabel(f"{plain(found.score)} (%)")
     panel.set_title(
         "filled: Pareto-optimal, no other point is as cheap and as good", fontsize=8, color=GREY, loc="left"
     )
@@ -445,7 +482,11 @@ def label_front(
     for best, (x, y), point in sorted(zip(optimal, places, points, strict=True), key=lambda one: -one[1][1]):
         words = [f"$L_f$ = {point.fusion_layer}"] if has_layers and point.fusion_layer is not None else []
         words += [f"$B$ = {point.num_bottlenecks}"] if has_tokens and point.num_bottlenecks is not None else []
-        words += [f"{axis_title(key)} {label}" for key, label in point.labels.items()] if len(point.labels) < 2 else []
+        words += (
+            [plain(f"{axis_title(key)} {label}") for key, label in point.labels.items()]
+            if len(point.labels) < 2
+            else []
+        )
         is_free = all(abs(x - a) > 0.16 * width or abs(y - b) > 0.05 * height for a, b in taken)
         if best and words and is_free and point.kind != "late fusion":
             taken.append((x, y))

@@ -195,8 +195,8 @@ def point_rows(found: Comparison) -> list[dict[str, Any]]:
             "training_seconds sum": sum(point.about("fit", "training_seconds")) if point.runs else None,
             "peak_memory_gb mean": mean_of(point.about("peak_memory_gb")),
         }
-        splits = dict.fromkeys(s for run in point.runs for s in (run.summary.get("data") or {}).get("coverage", {}))
-        row |= {f"coverage {split}": min(point.about("data", "coverage", split)) for split in splits}
+        splits = dict.fromkeys(s for run in point.runs for s in (run.summary.get("data") or {}).get("coverage") or {})
+        row |= {f"coverage {s}": min(point.about("data", "coverage", s), default=None) for s in splits}
         number, gap = point.paper, paper_gap(point)
         row |= {
             "paper": number and number.score / 100,

@@ -220,7 +220,9 @@ def papers(found: Comparison) -> list[str]:
     parts = {coverage_of(p)[1] or 0 for p in found.points if p.paper and is_on_part(p)}
     if parts:
         left = " to ".join(dict.fromkeys(f"{100 * part:.4g}" for part in (min(parts), max(parts))))
-        lines.insert(1, f"* Of the official test set {left} % was left, so the difference is not that of like with like.")
+        lines.insert(
+            1, f"* Of the official test set {left} % was left, so the difference is not that of like with like."
+        )
     return lines
 
 

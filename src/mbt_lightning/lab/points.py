@@ -12,7 +12,7 @@ from typing import Any
 
 from mbt_lightning.lab import arithmetic, paper
 from mbt_lightning.lab.paper import PaperNumber, arguments_of, class_of
-from mbt_lightning.lab.results import Run
+from mbt_lightning.lab.results import Run, is_finite
 from mbt_lightning.settings import OF_MODALITY, OF_SEVERAL_MODALITIES, flat, is_late, meaningful
 
 SEED = "seed_everything"
@@ -195,7 +195,7 @@ class Point:
 
     def values(self, name: str) -> list[float]:
         """A test score of all its runs that have it, by seed."""
-        return [run.test[name] for run in self.runs if isinstance(run.test.get(name), int | float)]
+        return [run.test[name] for run in self.runs if is_finite(run.test.get(name))]
 
     def mean(self, name: str) -> float | None:
         """Mean of a test score; None if there is none."""
@@ -214,7 +214,7 @@ class Point:
             value: Any = run.summary
             for key in path:
                 value = value.get(key) if isinstance(value, Mapping) else None
-            if isinstance(value, int | float):
+            if is_finite(value):
                 found.append(value)
         return found
 

@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 
 from mbt_lightning.lab.compare import Comparison
 from mbt_lightning.lab.points import Point, seed_of
+from mbt_lightning.lab.results import is_finite
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -72,7 +73,7 @@ def duel(one: Point, other: Point, name: str, is_chosen: bool) -> Duel:
     pairs = [
         (run.test[name], theirs[seed_of(run)])
         for run in one.runs
-        if run.test.get(name) is not None and theirs.get(seed_of(run)) is not None
+        if is_finite(run.test.get(name)) and is_finite(theirs.get(seed_of(run)))
     ]
     gaps = [a - b for a, b in pairs]
     if not gaps:
