@@ -92,6 +92,28 @@ def test_of_too_many_groups_it_is_said_that_some_are_left_out() -> None:
     assert figure.get_suptitle() == "9 of 11 groups, the others are in the table"
 
 
+def test_a_line_breaks_where_there_is_no_score() -> None:
+    failed = Run("f", "runs/f", "failed", configuration(model__fusion_layer=4), {}, "boom")
+    (panel,) = drawn([*(made(0, 0.5, model__fusion_layer=n) for n in (0, 2, 6, 8)), failed], "fusion_layer").axes
+    (line,) = panel.lines
+    assert [*line.get_xdata()] == [0, 2, 4, 6, 8] and [y for y in line.get_ydata() if y == y] == [50] * 4
+    assert line.get_ydata()[2] != line.get_ydata()[2], "NaN"
+
+
+def test_lines_that_coincide_are_all_seen() -> None:
+    """What is drawn first is wider; lines that meet in late fusion alone are as they are."""
+    runs = [
+        made(0, 0.7 - layer / 100, model__fusion=f, model__fusion_layer=layer)
+        for f in (bottleneck(), CROSS, JOINT)
+        for layer in (0, 4)
+    ]
+    (panel,) = drawn(runs, "fusion_layer").axes
+    widths = [line.get_linewidth() for line in panel.lines]
+    assert widths == sorted(widths, reverse=True) and len({*widths}) == 3 and widths[-1] == pytest.approx(1.6)
+    (panel,) = drawn(LAYERS, "fusion_layer").axes
+    assert {line.get_linewidth() for line in panel.lines[:2]} == {1.6}
+
+
 def drawn(runs: list[Run], name: str) -> Figure:
     found = compare(runs)
     (axis,) = [axis for axis in axes_of(found) if axis.name == name]

@@ -10,6 +10,7 @@ import socket
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from mbt_lightning.lab.columns import columns_of, duration, per_cent, short
 from mbt_lightning.lab.compare import Comparison, compare
 from mbt_lightning.lab.formats import fitting, latex, latex_text, markdown_text, parts_of, point_rows
 from mbt_lightning.lab.notes import notes_of
-from mbt_lightning.lab.points import settings_of
+from mbt_lightning.lab.page import page
+from mbt_lightning.lab.points import seed_of, settings_of
 from mbt_lightning.lab.results import Run, is_run, read_folders, read_run, subfolders
 from mbt_lightning.lab.verdict import duels, pareto
 from mbt_lightning.settings import nested
@@ -375,6 +377,69 @@ def test_evaluations_and_runs_without_configuration_are_named_not_counted() -> N
     assert "1 of `mbt test`, `validate` or `predict`, which trained nothing: runs/made/run-0.7-0" in told
 
 
+def test_points_that_would_be_called_the_same_are_told_apart() -> None:
+    """By the order of their modalities, or by the whole paths of their classes."""
+    order = ["spectrogram", "rgb"]
+    runs = [made(model__fusion=f, model__modalities=m) for f in (CROSS, JOINT) for m in (["rgb", "spectrogram"], order)]
+    runs = [run for run in runs if (run.config["model"]["modalities"], run.config["model"]["fusion"]) != (order, JOINT)]
+    runs += [made(model__fusion={"class_path": f"my.{name}.Gate"}) for name in "ab"]
+    found = compare([*runs, made(model__fusion={"class_path": "my.Other"})])
+    names = {point.strategy for point in found.points}
+    assert names == {
+        "cross-attention, of rgb, spectrogram",
+        "cross-attention, of spectrogram, rgb",
+        "joint self-attention",
+        "my.a.Gate",
+        "my.b.Gate",
+        "Other",
+    }
+    assert {"my.a.Gate", "my.b.Gate"} <= {point.kind for point in found.points}
+
+
+def test_the_split_that_is_reported_is_named() -> None:
+    def texts(**settings) -> list[str]:
+        found = compare([made(**settings)])
+        columns, sections = columns_of(found), notes_of(found)
+        lead = page(found, columns, sections, Path(), [])
+        return [said(found, "How to read it"), latex(found, columns), lead]
+
+    assert all("mAP on the test split, per cent" in text for text in texts())
+    assert all("mAP on the val split, per cent" in text for text in texts(data__test_split="val", data__val_split=None))
+    chosen = "The epoch was chosen on the split that is reported"
+    assert chosen in texts(data__test_split="val")[0] and chosen not in texts()[0]
+    assert chosen not in texts(data__test_split="val", data__val_split=None)[0]
+
+
+def test_machines_and_unreadable_clips_are_told() -> None:
+    big = {"machine": {"host": "a", "device": "H100", "num_gpus": 2}}
+    small = {"machine": {"host": "b", "device": "EPYC", "num_gpus": 0}, "test": {"score": 0.5, "bad_clips": 3.0}}
+    told = said(compare([made(0, parts=big), made(1, parts=small)]), "How to read it")
+    assert "several machines, so training times are not comparable: 2 x H100 (1 run), EPYC (1 run)." in told
+    assert "Clips of the test could not be read: runs/made/run-0.7-1 (3)." in told
+    other = {"machine": big["machine"] | {"host": "c"}}
+    told = said(compare([made(0, parts=big), made(1, parts=other)]), "How to read it")
+    assert "several machines" not in told and "could not be read" not in told
+
+
+def test_a_score_that_some_seeds_lack_says_of_how_many_it_is() -> None:
+    lacking = {"test": {"score": 0.6, "fused/mAP": 0.6}}
+    cells = {c.title: c.cells for c in columns_of(compare([made(0), made(1, parts=lacking), made(2)]))}
+    assert cells["relation"] == ["62.00 ± 0.00 (n = 2)"] and "n =" not in cells["mAP"][0]
+
+
+def test_runs_apart_tell_their_state() -> None:
+    failed = Run("f", "runs/f", "failed", configuration(trainer__max_epochs=50), {}, "boom")
+    told = said(compare([made(0), made(1), made(2, trainer__max_epochs=50), failed]), "Apart")
+    assert told == "2 runs: trainer.max_epochs 50 (here 8): runs/made/run-0.7-2, runs/f (failed)"
+
+
+def test_a_drawn_seed_is_no_seed_1() -> None:
+    runs = [made(1), replace(made(True), name="a"), replace(made(True), name="b")]
+    (point,) = compare(runs).points
+    assert point.count == "3" and point.doubles == []
+    assert {str(seed_of(run)) for run in point.runs} == {"1", "drawn (a)", "drawn (b)"}
+
+
 def test_several_commits_and_versions_are_told_once() -> None:
     runs = [made(0), made(1, parts={"git_commit": "ffff", "versions": {"torch": "2.11.0"}})]
     told = said(compare(runs), "How to read it")
@@ -515,7 +580,7 @@ class TestBestAgainstBest:
     def test_only_common_seeds_are_paired(self) -> None:
         runs = self.runs([0.71, 0.72, 0.73], [0.70])
         told = said(compare(runs), "Best against best")
-        assert "+1.00 points, paired over n = 1 seeds; no test: that takes two seeds or more." in told
+        assert "+1.00 points, paired over n = 1 seed; no test: that takes two seeds or more." in told
         strangers = [made(5, 0.9), made(0, 0.7, model__fusion=CROSS)]
         assert "no seed in common" in said(compare(strangers), "Best against best")
 
@@ -524,6 +589,14 @@ class TestBestAgainstBest:
         assert "no test: the difference is the same for every seed" in told
         told = said(compare(self.runs([0.8, 0.7, 0.6], [0.7, 0.6, 0.5])), "Best against best")
         assert "the same for every seed" in told, "but for rounding"
+
+    def test_equal_means_are_a_tie(self) -> None:
+        runs = self.runs([0.7, 0.6], [0.6, 0.7]) + [made(s, 0.7 - s / 10, model__fusion_layer=4) for s in (0, 1)]
+        told = said(compare(runs), "Best against best")
+        assert "cross-attention, L_f = 8: " in told or "L_f = 8 against" in told
+        assert ": a tie, " in told and "As good: bottleneck B = 4 (sequential), L_f = 8." in told
+        assert "tie" not in said(compare(self.runs([0.71, 0.73], [0.70, 0.69])), "Best against best")
+        assert "As good" not in said(compare(self.runs([0.71, 0.73], [0.70, 0.69])), "Best against best")
 
     def test_the_best_layer_of_each_is_compared_and_that_is_called_optimistic(self) -> None:
         runs = self.runs([0.71, 0.73], [0.70, 0.69]) + [made(s, 0.8 + s / 50, model__fusion_layer=4) for s in (0, 1)]
@@ -684,6 +757,7 @@ def test_csv_of_runs_has_every_run(written: Path) -> None:
             "empty: no runs there; make one by `mbt fit --config experiments/base.yaml`, or many by `mbt sweep",
         ),
         (["full", "--score", "top5"], "--score top5: no run has it; there are mAP, mAP/relation, mAP/video"),
+        (["full", "--score", "classes_with_positives"], "--score classes_with_positives: is a count, not a score"),
         (["full", "--out", "full/1/config.yaml"], "--out full/1/config.yaml: cannot make this folder"),
         (["--nope"], "mbt table: unrecognized arguments: --nope"),
     ],
@@ -691,7 +765,8 @@ def test_csv_of_runs_has_every_run(written: Path) -> None:
 def test_what_is_wrong_is_told(arguments, told, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
-    make_run(Path("full/1"))
+    counted = summary_of(configuration(), 0.7)["test"] | {"fused/classes_with_positives": 1.0}
+    make_run(Path("full/1"), parts={"test": counted})
     with pytest.raises(SystemExit) as stop:
         main(["table", *arguments])
     output = capsys.readouterr()

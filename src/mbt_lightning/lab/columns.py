@@ -85,6 +85,9 @@ def score_column(found: Comparison, name: str, title: str, about: str) -> Column
     means = [point.mean(name) for point in found.points]
     stds = [point.std(name) for point in found.points]
     cells = [per_cent(mean, std) for mean, std in zip(means, stds, strict=True)]
+    for place, point in enumerate(found.points):
+        if 0 < (n := len(point.values(name))) < len(point.runs):
+            cells[place] += f" (n = {n})"
     known = [mean for mean in means if mean is not None]
     most = per_cent(max(known, default=None))
     best = {

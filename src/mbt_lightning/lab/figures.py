@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from math import isfinite, nan
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -161,23 +163,26 @@ def lines_of(found: Comparison, axis: Axis) -> tuple[list[Line], list[Point]]:
     Late fusion is where every strategy's line over L_f ends. Of more lines than can be told apart each strategy keeps
     its best.
     """
-    scored = [p for p in found.points if p.mean(found.main) is not None]
     over_layers = axis.key == "model.fusion_layer"
     lines: dict[tuple, Line] = {}
     others: list[Point] = []
     late: list[Point] = []
-    for point in scored:
-        value = axis.value(point)
+    for point in found.points:
+        value, is_scored = axis.value(point), point.mean(found.main) is not None
         if over_layers and point.kind == "late fusion":
             late.append(point)
         elif value is None:
-            others.append(point)
+            others += [point] * is_scored
         else:
             lines.setdefault(in_common(found, axis, point), Line("", point.kind)).points.append((value, point))
     for name, line in lines.items():
         line.label = ", ".join(name)
         line.points += [(axis.value(p), p) for p in late if in_common(found, axis, p)[1:] == name[1:]]
-    chosen = [line for line in lines.values() if len({value for value, _ in line.points}) > 1]
+    chosen = [
+        line
+        for line in lines.values()
+        if len({value for value, p in line.points if p.mean(found.main) is not None}) > 1
+    ]
     for line in chosen:
         if all(is_number(value) for value, _ in line.points):
             line.points.sort(key=lambda pair: pair[0])
@@ -260,7 +265,7 @@ def scores(found: Comparison, axis: Axis, lines: Sequence[Line], others: Sequenc
 def caption(found: Comparison, lines: Sequence[Line], others: Sequence[Point]) -> str:
     """What line and band are, and how many seeds they are of."""
     levels = levels_of(found, others)
-    counts = {len(p.values(found.main)) for p in [*(p for line in lines for _, p in line.points), *levels]}
+    counts = {len(p.values(found.main)) for p in [*(p for line in lines for _, p in line.points), *levels]} - {0}
     seeds = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)}–{max(counts)}"
     text = f"test, mean of {seeds} seed{'s' * (seeds != '1')}"
     text += ", band: ± standard deviation" * (max(counts) > 1)
@@ -281,16 +286,19 @@ def score_panel(
     """Draw the lines of one score, and the points without a place on the axis as levels."""
     ends: list[tuple[float, str, str]] = []
     late: dict[str, float] = {}
-    for line, (colour, marker) in zip(lines, colours_of(lines), strict=True):
+    hidden = hidden_by(lines, name)
+    for line, (colour, marker), below in zip(lines, colours_of(lines), hidden, strict=True):
         drawn = [(x, p) for x, p in line.points if p.mean(name) is not None]
         if not drawn:
             continue
-        xs = [x for x, _ in drawn]
+        xs = [x for x, _ in line.points]
+        heights = heights_of(line, name)  # broken where there is no score
         means = [100 * (p.mean(name) or 0) for _, p in drawn]
-        stds = [100 * (p.std(name) or 0) for _, p in drawn]
-        low, high = ([m + sign * s for m, s in zip(means, stds, strict=True)] for sign in (-1, 1))
+        stds = [100 * (p.std(name) or 0) for _, p in line.points]
+        low, high = ([m + sign * s for m, s in zip(heights, stds, strict=True)] for sign in (-1, 1))
         panel.fill_between(xs, low, high, color=colour, alpha=0.13, linewidth=0)
-        panel.plot(xs, means, color=colour, marker=marker, markeredgecolor="white", markeredgewidth=0.6)
+        width: dict[str, Any] = {"linewidth": 1.6 + 2.2 * below, "markersize": 5 + 2.8 * below}
+        panel.plot(xs, heights, color=colour, marker=marker, markeredgecolor="white", markeredgewidth=0.6, **width)
         theirs = (
             [(x, p.paper.score) for x, p in drawn if p.paper and paper_gap(p) is not None] if name == found.main else []
         )
@@ -310,6 +318,24 @@ def score_panel(
     scale(panel, axis, [x for line in lines for x, _ in line.points])
     if has_labels:
         label_ends(panel, ends)
+
+
+def heights_of(line: Line, name: str) -> list[float]:
+    """The scores on a line, per cent; NaN where there is none."""
+    return [nan if (mean := point.mean(name)) is None else 100 * mean for _, point in line.points]
+
+
+def hidden_by(lines: Sequence[Line], name: str) -> list[int]:
+    """How many lines that are drawn later would hide a part of each: it is drawn so much wider."""
+    curves = [dict(zip([x for x, _ in line.points], heights_of(line, name), strict=True)) for line in lines]
+    known = [y for curve in curves for y in curve.values() if isfinite(y)]
+    near = 0.01 * (max(known, default=0.0) - min(known, default=0.0))
+
+    def hides(one: dict, other: dict) -> bool:
+        same = [x in other and abs(y - other[x]) <= near for x, y in one.items()]
+        return any(a and b for a, b in pairwise(same))
+
+    return [sum(hides(curve, later) for later in curves[place + 1 :]) for place, curve in enumerate(curves)]
 
 
 def scale(panel: Axes, axis: Axis, xs: Sequence[Any]) -> None:
@@ -402,13 +428,13 @@ def costs(axis: Axis, lines: Sequence[Line]) -> Figure:
     has_theirs = False
     styled = list(zip(lines, colours_of(lines), strict=True))
     for line, (colour, marker) in styled:
-        ours = [(x, p.gflops) for x, p in line.points if p.gflops]
-        theirs = [(x, p.gflops_as_coded) for x, p in line.points if p.gflops_as_coded]
+        ours = [(x, p.gflops or nan) for x, p in line.points if any(q.gflops for _, q in line.points)]
+        theirs = [(x, p.gflops_as_coded or nan) for x, p in line.points]
         if ours:
             panel.plot(
                 *zip(*ours, strict=True), color=colour, marker=marker, markeredgecolor="white", markeredgewidth=0.6
             )
-        if len(theirs) > 1:
+        if sum(isfinite(y) for _, y in theirs) > 1:
             has_theirs = True
             panel.plot(*zip(*theirs, strict=True), color=colour, linestyle=(0, (4, 2)), linewidth=1.2)
     panel.set_ylabel("GFLOPs a clip")

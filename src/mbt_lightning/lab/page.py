@@ -43,7 +43,7 @@ def page(
     parts = {
         "GENERATOR": GENERATOR,
         "TITLE": escape(f"{found.score} by fusion strategy"),
-        "LEAD": escape(f"{found.score} on the test split, per cent, mean ± standard deviation over seeds."),
+        "LEAD": escape(f"{found.score} on {found.split}, per cent, mean ± standard deviation over seeds."),
         "TABLE": table(found, columns),
         "FIGURES": "".join(figure(folder / f"{name}.svg", name) for name in figures),
         "NOTES": "".join(

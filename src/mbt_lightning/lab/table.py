@@ -120,6 +120,14 @@ def check(found: Comparison, score: str | None, place: str) -> None:
         others = len(found.unplaced) + len(found.evaluations)
         why = f"none of {others} runs there is a training with a configuration" if others else "no runs there"
         raise UserError(f"{place}: {why}; {MAKE_RUNS}")
-    names = {name for point in found.points for run in point.runs for name in run.test if name.startswith("fused/")}
+    scores = {
+        name: max(values, default=0)
+        for name in {name for point in found.points for run in point.runs for name in run.test}
+        if name.startswith("fused/") and (values := [v for point in found.points for v in point.values(name)])
+    }
+    names = [name for name, most in scores.items() if most <= 1 and not name.startswith("fused/classes_with_positives")]
+    if score and found.main in scores and found.main not in names:
+        choice = some(sorted(n[6:] for n in names), 20)
+        raise UserError(f"--score {score}: is a count, not a score from 0 to 1; there are {choice}")
     if score and names and found.main not in names:
         raise UserError(f"--score {score}: no run has it; there are {some(sorted(n[6:] for n in names), 20)}")

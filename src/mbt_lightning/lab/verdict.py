@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from mbt_lightning.lab.compare import Comparison
@@ -32,6 +32,8 @@ class Duel:
         std: their sample standard deviation; None of fewer than two.
         p: two-sided, of a paired t-test; None of fewer than two seeds, of equal differences, or without scipy.
         is_chosen: whether one of them was chosen among several by the very score that is tested.
+        is_tie: whether their mean scores are equal.
+        as_good: further points of either strategy that are equal to the one that stands for it.
     """
 
     one: Point
@@ -41,6 +43,8 @@ class Duel:
     std: float | None
     p: float | None
     is_chosen: bool
+    is_tie: bool = False
+    as_good: tuple[Point, ...] = ()
 
 
 def duels(found: Comparison) -> list[Duel]:
@@ -64,7 +68,25 @@ def duels_of(found: Comparison, points: Sequence[Point]) -> list[Duel]:
     best = [max(alike, key=lambda point: point.mean(found.main) or 0) for alike in by_kind.values()]
     best.sort(key=lambda point: point.mean(found.main) or 0, reverse=True)
     several = {kind for kind, alike in by_kind.items() if len(alike) > 1}
-    return [duel(best[0], other, found.main, bool({best[0].kind, other.kind} & several)) for other in best[1:]]
+    fought = [duel(best[0], other, found.main, bool({best[0].kind, other.kind} & several)) for other in best[1:]]
+    return [
+        replace(
+            one,
+            is_tie=is_equal(one.one, one.other, found.main),
+            as_good=tuple(
+                p
+                for mine in (one.one, one.other)
+                for p in by_kind[mine.kind]
+                if p is not mine and is_equal(p, mine, found.main)
+            ),
+        )
+        for one in fought
+    ]
+
+
+def is_equal(one: Point, other: Point, name: str) -> bool:
+    """Whether the mean scores of two points are equal but for rounding."""
+    return math.isclose(one.mean(name) or 0, other.mean(name) or 0, rel_tol=0, abs_tol=1e-9)
 
 
 def duel(one: Point, other: Point, name: str, is_chosen: bool) -> Duel:
