@@ -594,7 +594,7 @@ class TestBestAgainstBest:
         runs = self.runs([0.7, 0.6], [0.6, 0.7]) + [made(s, 0.7 - s / 10, model__fusion_layer=4) for s in (0, 1)]
         told = said(compare(runs), "Best against best")
         assert "cross-attention, L_f = 8: " in told or "L_f = 8 against" in told
-        assert ": a tie, " in told and "As good: bottleneck B = 4 (sequential), L_f = 8." in told
+        assert ": a tie, " in told and "stand here: bottleneck B = 4 (sequential), L_f = 8." in told
         assert "tie" not in said(compare(self.runs([0.71, 0.73], [0.70, 0.69])), "Best against best")
         assert "As good" not in said(compare(self.runs([0.71, 0.73], [0.70, 0.69])), "Best against best")
 

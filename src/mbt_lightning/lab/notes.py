@@ -126,8 +126,10 @@ def best_against_best(found: Comparison) -> list[str]:
     except ModuleNotFoundError:
         return [SCIPY]
     for one in fought:
-        as_good = f" As good: {', '.join(names(one.as_good))}." if one.as_good else ""
-        lines.append(f"{name_of(one.one)} against {name_of(one.other)}: {verdict(one)}.{as_good}")
+        lines.append(f"{name_of(one.one)} against {name_of(one.other)}: {verdict(one)}.")
+    as_good = dict.fromkeys(name for one in fought for name in names(one.as_good))
+    if as_good:
+        lines.append(f"As good as those of their strategy that stand here: {'; '.join(as_good)}.")
     if any(one.is_chosen for one in fought):
         lines.append(
             "The best point of a strategy is chosen among several by the test score that is compared here, so these "
