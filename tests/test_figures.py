@@ -14,7 +14,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 
 from mbt_lightning.lab.compare import compare
-from mbt_lightning.lab.figures import axes_of, caption, colours_of, draw, lines_of, scores
+from mbt_lightning.lab.figures import axes_of, caption, colours_of, draw, groups, lines_of, scores
 from mbt_lightning.lab.results import Run
 
 
@@ -68,6 +68,50 @@ def test_too_many_lines_leave_the_best_of_each_strategy() -> None:
     found, axis, lines, _ = over(runs, "window_seconds")
     assert caption(found, *lines_of(found, axis)) == "test, mean of 1 seed; of each strategy its best line"
     assert sorted(lines) == ["bottleneck B = 4 (sequential), L_f = 5", "cross-attention, L_f = 5"]
+
+
+def test_of_too_many_levels_the_best_of_each_strategy_are_left_and_named() -> None:
+    """With their layers, where these vary."""
+    wide = [made(0, 0.5 + b / 1000, model__fusion=bottleneck(b)) for b in (4, 8)]
+    cross = [made(0, 0.4 + layer / 100, model__fusion=CROSS, model__fusion_layer=layer) for layer in range(8)]
+    runs = [*wide, *cross, made(0, 0.3, model__fusion_layer=12)]
+    (panel,) = drawn(runs, "bottlenecks").axes
+    names = {text.get_text().replace("\n", " ") for text in panel.texts}
+    assert names == {"bottleneck (sequential), $L_f$ = 8", "cross-attention, $L_f$ = 7", "late fusion"}
+    found, axis = compare(runs), axes_of(compare(runs))[1]
+    assert "dotted: the best of each strategy, 7 left out" in caption(found, *lines_of(found, axis))
+    (panel,) = drawn(runs[:6], "bottlenecks").axes
+    assert {f"cross-attention, $L_f$ = {layer}" for layer in range(4)} <= {t.get_text() for t in panel.texts}
+
+
+def test_of_too_many_groups_it_is_said_that_some_are_left_out() -> None:
+    tests = {f"fused/mAP/group {i}": i / 20 for i in range(11)} | {"score": 0.7, "fused/mAP": 0.7}
+    found = compare([made(model__fusion_layer=layer, parts={"test": tests}) for layer in (0, 4)])
+    axis = axes_of(found)[0]
+    figure = groups(found, axis, *lines_of(found, axis))
+    assert figure.get_suptitle() == "9 of 11 groups, the others are in the table"
+
+
+def test_a_line_breaks_where_there_is_no_score() -> None:
+    failed = Run("f", "runs/f", "failed", configuration(model__fusion_layer=4), {}, "boom")
+    (panel,) = drawn([*(made(0, 0.5, model__fusion_layer=n) for n in (0, 2, 6, 8)), failed], "fusion_layer").axes
+    (line,) = panel.lines
+    assert [*line.get_xdata()] == [0, 2, 4, 6, 8] and [y for y in line.get_ydata() if y == y] == [50] * 4
+    assert line.get_ydata()[2] != line.get_ydata()[2], "NaN"
+
+
+def test_lines_that_coincide_are_all_seen() -> None:
+    """What is drawn first is wider; lines that meet in late fusion alone are as they are."""
+    runs = [
+        made(0, 0.7 - layer / 100, model__fusion=f, model__fusion_layer=layer)
+        for f in (bottleneck(), CROSS, JOINT)
+        for layer in (0, 4)
+    ]
+    (panel,) = drawn(runs, "fusion_layer").axes
+    widths = [line.get_linewidth() for line in panel.lines]
+    assert widths == sorted(widths, reverse=True) and len({*widths}) == 3 and widths[-1] == pytest.approx(1.6)
+    (panel,) = drawn(LAYERS, "fusion_layer").axes
+    assert {line.get_linewidth() for line in panel.lines[:2]} == {1.6}
 
 
 def drawn(runs: list[Run], name: str) -> Figure:
@@ -138,6 +182,16 @@ def test_files(tmp_path: Path) -> None:
     draw(compare(LAYERS), tmp_path)
     again = {name: (tmp_path / f"{name}.svg").read_text() for name in names}
     assert {n: re.sub(r"\s", "", x) for n, x in first.items()} == {n: re.sub(r"\s", "", x) for n, x in again.items()}
+
+
+def test_names_are_no_formulas(tmp_path: Path) -> None:
+    own = {"class_path": "my.Cost$^", "init_args": {"price": "$_"}}
+    runs = [made(0, 0.5, model__fusion=own, model__fusion_layer=layer) for layer in (0, 4)]
+    tests = {f"fused/mAP/$_{i}": i / 20 for i in range(3)} | {"score": 0.7, "fused/mAP": 0.7}
+    runs += [made(0, parts={"test": tests}, model__mixup={"class_path": f"my.M$^{i}"}) for i in range(2)]
+    names = draw(compare(runs), tmp_path)
+    assert {"score_over_mixup", "groups_over_mixup", "score_over_fusion_layer", "score_over_gflops"} <= {*names}
+    assert "Cost$^ (price $_)" in (tmp_path / "score_over_fusion_layer.svg").read_text()
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """The paper's numbers stand beside a run only where the setting is the paper's: every condition breaks it."""
 
 import copy
+from pathlib import Path
 
 import pytest
 from made_runs import CROSS, JOINT, bottleneck, configuration
 
 from mbt_lightning.lab import paper
 from mbt_lightning.lab.paper import NUMBERS, find, unmet
+from mbt_lightning.lab.resolve import resolve
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 MINI = {"dataset": "audioset", "variant": "mini", "subset": None}
 MASKS = {"num_time_masks": 1, "max_time": 192, "num_freq_masks": 1, "max_freq": 48}
@@ -38,6 +42,9 @@ def paper_setting(**settings) -> dict:
         "data__batch_size": 64,
         "data__num_test_views": 4,
         "data__spectrogram__init_args__num_mels": 128,
+        "data__rgb_augment": {"class_path": "mbt_lightning.data.augment.JitteredCrop"},
+        "data__sampler": {"class_path": "mbt_lightning.data.dataset.Shuffled"},
+        "data__val_split": None,
         "data__spec_augment": {"class_path": "mbt_lightning.data.augment.SpecAugment", "init_args": MASKS},
     }
     return configuration(**chosen | settings)
@@ -100,6 +107,25 @@ BROKEN = {
     "epochs": ({"trainer__max_epochs": 49}, "trainer.max_epochs 49, not 50"),
     "steps": ({"trainer__max_steps": 100}, "trainer.max_steps 100, not -1"),
     "a part of the batches": ({"trainer__limit_train_batches": 0.5}, "trainer.limit_train_batches 0.5, not None"),
+    "one batch": ({"trainer__limit_test_batches": 1}, "trainer.limit_test_batches 1, not None"),
+    "a part of validation": ({"trainer__limit_val_batches": 0.1}, "trainer.limit_val_batches 0.1, not None"),
+    "over and over": ({"trainer__overfit_batches": 4}, "trainer.overfit_batches 4, not 0.0"),
+    "time": ({"trainer__max_time": "00:01:00:00"}, "trainer.max_time 00:01:00:00, not None"),
+    "a trial run": ({"trainer__fast_dev_run": True}, "trainer.fast_dev_run True, not False"),
+    "scored on another split": ({"data__test_split": "val"}, "data.test_split val, not test"),
+    "chosen by what is scored": ({"data__val_split": "test"}, "data.val_split test, not any but the test split"),
+    "balanced": (
+        {"data__sampler": {"class_path": "mbt_lightning.data.dataset.ClassBalanced"}},
+        "data.sampler ClassBalanced, not Shuffled",
+    ),
+    "other crops": (
+        {"data__rgb_augment": {"class_path": "mbt_lightning.data.augment.RandomResizedCrop"}},
+        "data.rgb_augment RandomResizedCrop, not JitteredCrop",
+    ),
+    "no rate": (
+        {"model__optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": None, "momentum": 0.9}}},
+        "optimizer SGD lr None momentum 0.9",
+    ),
     "accumulation": ({"trainer__accumulate_grad_batches": 2}, "trainer.accumulate_grad_batches 2, not 1"),
     "batch": ({"data__batch_size": 32}, "data.batch_size 32, not 64"),
     "frames": ({"data__num_frames": 32}, "frames 32, not 8"),
@@ -162,15 +188,37 @@ def test_other_data() -> None:
     assert scores(paper_setting(), {"dataset": None}) is None, "the embedded clips"
     assert scores(paper_setting(), {}) is None, "a summary from before the data set was noted down"
     assert scores(paper_setting(), MINI | {"variant": "full"}) is None
+    assert scores(paper_setting(), MINI | {"variant": "500k"}) is None, "which clips the paper's half million are"
     assert scores(paper_setting(), MINI | {"subset": "0f"}) is None
     assert scores(paper_setting(), metric="top1") is None
     assert scores(paper_setting(), {"dataset": "vggsound", "variant": None}, "top1") == (64.1, "Table 3")
     assert scores(paper_setting(), {"dataset": "kinetics-sounds", "variant": "31"}, "top1") is None
-    epic = paper_setting(data__num_frames=32, data__rgb_window_seconds=1.28, data__window_seconds=2.56)
+    val = {"data__test_split": "val"}
+    epic = paper_setting(**val, data__num_frames=32, data__rgb_window_seconds=1.28, data__window_seconds=2.56)
     assert scores(epic, {"dataset": "epic-kitchens", "variant": None}, "action_top1") == (43.4, "Table 2")
     assert scores(epic) is None
-    short = paper_setting(data__window_seconds=3.0, data__num_test_views=1)
+    short = paper_setting(**val, data__window_seconds=3.0, data__num_test_views=1)
     assert scores(short, {"dataset": "moments-in-time", "variant": None}, "top1") == (37.3, "Table 7")
+
+
+def test_a_limit_of_all_is_none() -> None:
+    assert unmet(paper_setting(trainer__limit_test_batches=1.0), MINI) == []
+
+
+def test_the_recipe_is_the_papers_setting() -> None:
+    """As the program resolves it, with the settings that the sweeps over L_f give."""
+    four = ["--data.window_seconds=4.0", "--model.fusion_layer=8"]
+    files = ["bottleneck_symmetric_b4_lf8", "recipes/audioset_mini", "init/imagenet21k"]
+    words = ["fit", *(word for name in files for word in ("--config", str(EXPERIMENTS / f"{name}.yaml")))]
+    whole, window = resolve([{}, {}], [words, [*words, *four]])
+    assert unmet(whole, MINI) == unmet(window, MINI) == []
+    assert scores(whole) == (43.9, "Table 1")
+    assert scores(window, swept={"model.fusion_layer"}) == (42.44, "Fig. 3")
+    others = {"vggsound": "vggsound", "epic_kitchens": "epic-kitchens", "kinetics400": "kinetics400"}
+    others["moments_in_time"] = "moments-in-time"
+    lines = [[*words[:3], "--config", str(EXPERIMENTS / f"recipes/{name}.yaml"), *words[5:]] for name in others]
+    for config, name in zip(resolve([{}] * 4, lines), others.values(), strict=True):
+        assert unmet(config, {"dataset": name, "variant": None}) == [], name
 
 
 def test_nothing_is_changed() -> None:

@@ -5,10 +5,12 @@ import json
 import os
 import random
 import re
+import shutil
 import socket
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,9 @@ from mbt_lightning.lab.columns import columns_of, duration, per_cent, short
 from mbt_lightning.lab.compare import Comparison, compare
 from mbt_lightning.lab.formats import fitting, latex, latex_text, markdown_text, parts_of, point_rows
 from mbt_lightning.lab.notes import notes_of
-from mbt_lightning.lab.points import settings_of
-from mbt_lightning.lab.results import Run, read_folders, read_run
+from mbt_lightning.lab.page import page
+from mbt_lightning.lab.points import seed_of, settings_of
+from mbt_lightning.lab.results import Run, is_run, read_folders, read_run, subfolders
 from mbt_lightning.lab.verdict import duels, pareto
 from mbt_lightning.settings import nested
 
@@ -58,7 +61,7 @@ class TestFolders:
         make_run(tmp_path / "runs/a/1")
         make_run(tmp_path / "runs/deep/er/b/2")
         make_run(tmp_path / "runs/a/1/wandb/run-1/files")  # W&B keeps a config.yaml of its own
-        make_run(tmp_path / "runs/wandb/latest")
+        make_run(tmp_path / "runs/wandb/offline-run-2/files")
         for folders, names in (
             (["runs"], ["1", "2"]),
             (["runs/a"], ["1"]),
@@ -106,13 +109,52 @@ class TestFolders:
             ("summary.json", "{", "summary.json: is no JSON"),
             ("summary.json", "[]", "summary.json: holds no JSON object"),
             ("config.yaml", "a: [", "config.yaml: is no YAML"),
+            ("config.yaml", "a: \udcff", "config.yaml: is no text in UTF-8 (invalid start byte at byte 3)"),
+            ("summary.json", '"\udcff"', "summary.json: is no text in UTF-8"),
+            ("state.json", '"\udcff"', "state.json: is no text in UTF-8"),
+            ("state.json", "", "state.json: is no JSON"),
         ],
     )
     def test_a_broken_file_is_named(self, file: str, content: str, told: str, tmp_path: Path) -> None:
-        (make_run(tmp_path / "1") / file).write_text(content)
+        (make_run(tmp_path / "1") / file).write_text(content, encoding="utf-8", errors="surrogateescape")
         with pytest.raises(UserError, match=re.escape(told)) as error:
             read_folders([tmp_path])
         assert "mend it, or move the run out of the way" in str(error.value)
+
+    def test_what_is_no_file_or_breaks_off_is_named(self, tmp_path: Path) -> None:
+        folder = make_run(tmp_path / "1")
+        (folder / "metrics.csv").write_text("step,train/loss\n8,2.5\n16,ab\n")
+        with pytest.raises(UserError, match=r"metrics\.csv, line 3: could not convert .*; mend it"):
+            read_run(folder).curves()
+        (folder / "summary.json").unlink()
+        (folder / "summary.json").mkdir()
+        with pytest.raises(UserError, match=r"summary\.json: cannot be read \(Is a directory\)"):
+            read_run(folder)
+
+    def test_a_link_into_its_own_folder_is_followed_once(self, tmp_path: Path) -> None:
+        make_run(tmp_path / "a/1")
+        (tmp_path / "a/again").symlink_to(tmp_path)
+        assert [run.name for run in read_folders([tmp_path])[0]] == ["1"]
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b/elsewhere").symlink_to(tmp_path / "a")
+        assert [run.name for run in read_folders([tmp_path / "b"])[0]] == ["1"], "a link is followed"
+
+    def test_experiments_may_be_called_as_the_sweeps_own_folder(self, tmp_path: Path) -> None:
+        for name in ("sweep", "wandb", "checkpoints"):
+            make_run(tmp_path / "runs" / name / f"in-{name}")
+        make_run(tmp_path / "runs/a/wandb/offline-run-1/files")
+        make_run(tmp_path / "runs/b/sweep/no-run")
+        (tmp_path / "runs/b/sweep/plan.json").write_text("{}")
+        names = sorted(folder.name for folder in subfolders(tmp_path / "runs") if is_run(folder))
+        assert names == ["in-checkpoints", "in-sweep", "in-wandb"]
+
+    def test_a_state_without_its_parts(self, tmp_path: Path) -> None:
+        assert read_run(make_run(tmp_path / "1", state={"pid": 1})).state == "finished", "as its summary has it"
+        assert (
+            read_run(make_run(tmp_path / "2", state={"state": "running", "host": socket.gethostname()})).message == ""
+        )
+        lost = read_run(make_run(tmp_path / "3", None, {"state": "failed", "message": None}))
+        assert (lost.state, lost.message) == ("failed", "")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -135,6 +177,24 @@ def test_mean_and_sample_deviation_of_every_score() -> None:
 def test_one_seed_has_no_deviation() -> None:
     (point,) = compare([made()]).points
     assert point.std("score") is None and per_cent(point.mean("score"), point.std("score")) == "70.00"
+
+
+def test_a_score_that_is_no_number_is_none() -> None:
+    nan = float("nan")
+    found = compare(
+        [made(0, 0.5), made(1, parts={"test": {"score": nan, "fused/mAP": nan}}), made(0, model__fusion=CROSS)]
+    )
+    point = next(p for p in found.points if p.kind == "bottleneck")
+    assert point.mean("fused/mAP") == 0.5 and point.count == "1 of 2, 1 without a score"
+    half = made(0, parts={"test": {"score": 0.5, "fused/mAP": 0.5, "rgb/mAP": None}})
+    assert compare([half]).points[0].mean("rgb/mAP") is None
+
+
+@pytest.mark.parametrize("coverage", [None, {"test": None}])
+def test_a_coverage_that_is_not_known_is_empty(coverage) -> None:
+    found = compare([made(parts={"data": {"coverage": coverage, "clips": {}, "hash": "ab"}})])
+    assert point_rows(found)[0].get("coverage test") is None
+    assert {c.title: c.cells for c in columns_of(found)}["coverage (%)"] == ["– / –"]
 
 
 def test_same_settings_and_seed_count_once(tmp_path: Path) -> None:
@@ -163,12 +223,32 @@ def test_the_same_data_has_other_paths_on_other_machines() -> None:
     here, there = made(0), made(1, data__manifest="/data/x.parquet", data__media_root="/data")
     assert len(compare([here, there]).points) == 1
     other = made(1, data__manifest="/data/x.parquet", parts={"data": {"hash": "ffff", "clips": {"train": 9}}})
-    found = compare([here, other])
-    assert len(found.points) == 2 and found.swept == ("data.manifest",)
-    assert sorted(p.labels["data.manifest"] for p in found.points) == [
-        "manifest, 1024 clips, 34c0ae",
-        "manifest, 9 clips, ffff",
-    ]
+    found = compare([here, other, made(2)])
+    assert len(found.points) == 1 and found.swept == ()
+    assert "1 run: data.manifest ffff (here 34c0ae25bf84ffff)" in said(found, "Apart")
+
+
+def test_other_data_stand_in_one_table_where_a_sweep_says_so(tmp_path: Path) -> None:
+    """Strategies are compared on the same data only."""
+    points, trials = [], {}
+    for name, clips, gain in (("small", 9, 0.0), ("large", 1024, 0.2)):
+        for fusion, score in ((bottleneck(), 0.5), (CROSS, 0.4)):
+            settings = {"data__manifest": f"{name}.csv", "model__fusion": fusion}
+            trial = f"{name}-{score}"
+            parts = {"data": {"manifest": f"{name}.csv", "hash": f"{clips:04}ffff", "clips": {"train": clips}}}
+            make_run(tmp_path / "s" / trial, score + gain, parts=parts, **settings)
+            trials[trial] = configuration(**settings)
+            points.append(({"data.manifest": f"{name}.csv", "model.fusion": fusion["class_path"]}, trial))
+    make_plan(tmp_path / "s", points, trials)
+    found = compared(tmp_path)
+    assert found.swept == ("model.fusion", "data.manifest") and len(found.points) == 4
+    labels = {"small, 9 clips, 0009ff", "large, 1024 clips, 1024ff"}
+    assert {point.labels["data.manifest"] for point in found.points} == labels
+    assert [one.difference for one in duels(found)] == pytest.approx([0.1, 0.1])
+    assert all(one.one.labels == one.other.labels for one in duels(found))
+    told = said(found, "How to read it")
+    assert "Data: small.csv, 9 train clips, hash 0009ffff." in told and "Data: large.csv, 1024 train clips" in told
+    assert "Their test sets may differ" in told
 
 
 def test_a_run_without_a_summary_has_the_data_of_its_path() -> None:
@@ -295,6 +375,69 @@ def test_evaluations_and_runs_without_configuration_are_named_not_counted() -> N
         "runs/lost (failed: boom): it has no configuration" in told and "runs/odd (failed): its configuration" in told
     )
     assert "1 of `mbt test`, `validate` or `predict`, which trained nothing: runs/made/run-0.7-0" in told
+
+
+def test_points_that_would_be_called_the_same_are_told_apart() -> None:
+    """By the order of their modalities, or by the whole paths of their classes."""
+    order = ["spectrogram", "rgb"]
+    runs = [made(model__fusion=f, model__modalities=m) for f in (CROSS, JOINT) for m in (["rgb", "spectrogram"], order)]
+    runs = [run for run in runs if (run.config["model"]["modalities"], run.config["model"]["fusion"]) != (order, JOINT)]
+    runs += [made(model__fusion={"class_path": f"my.{name}.Gate"}) for name in "ab"]
+    found = compare([*runs, made(model__fusion={"class_path": "my.Other"})])
+    names = {point.strategy for point in found.points}
+    assert names == {
+        "cross-attention, of rgb, spectrogram",
+        "cross-attention, of spectrogram, rgb",
+        "joint self-attention",
+        "my.a.Gate",
+        "my.b.Gate",
+        "Other",
+    }
+    assert {"my.a.Gate", "my.b.Gate"} <= {point.kind for point in found.points}
+
+
+def test_the_split_that_is_reported_is_named() -> None:
+    def texts(**settings) -> list[str]:
+        found = compare([made(**settings)])
+        columns, sections = columns_of(found), notes_of(found)
+        lead = page(found, columns, sections, Path(), [])
+        return [said(found, "How to read it"), latex(found, columns), lead]
+
+    assert all("mAP on the test split, per cent" in text for text in texts())
+    assert all("mAP on the val split, per cent" in text for text in texts(data__test_split="val", data__val_split=None))
+    chosen = "The epoch was chosen on the split that is reported"
+    assert chosen in texts(data__test_split="val")[0] and chosen not in texts()[0]
+    assert chosen not in texts(data__test_split="val", data__val_split=None)[0]
+
+
+def test_machines_and_unreadable_clips_are_told() -> None:
+    big = {"machine": {"host": "a", "device": "H100", "num_gpus": 2}}
+    small = {"machine": {"host": "b", "device": "EPYC", "num_gpus": 0}, "test": {"score": 0.5, "bad_clips": 3.0}}
+    told = said(compare([made(0, parts=big), made(1, parts=small)]), "How to read it")
+    assert "several machines, so training times are not comparable: 2 x H100 (1 run), EPYC (1 run)." in told
+    assert "Clips of the test could not be read: runs/made/run-0.7-1 (3)." in told
+    other = {"machine": big["machine"] | {"host": "c"}}
+    told = said(compare([made(0, parts=big), made(1, parts=other)]), "How to read it")
+    assert "several machines" not in told and "could not be read" not in told
+
+
+def test_a_score_that_some_seeds_lack_says_of_how_many_it_is() -> None:
+    lacking = {"test": {"score": 0.6, "fused/mAP": 0.6}}
+    cells = {c.title: c.cells for c in columns_of(compare([made(0), made(1, parts=lacking), made(2)]))}
+    assert cells["relation"] == ["62.00 ± 0.00 (n = 2)"] and "n =" not in cells["mAP"][0]
+
+
+def test_runs_apart_tell_their_state() -> None:
+    failed = Run("f", "runs/f", "failed", configuration(trainer__max_epochs=50), {}, "boom")
+    told = said(compare([made(0), made(1), made(2, trainer__max_epochs=50), failed]), "Apart")
+    assert told == "2 runs: trainer.max_epochs 50 (here 8): runs/made/run-0.7-2, runs/f (failed)"
+
+
+def test_a_drawn_seed_is_no_seed_1() -> None:
+    runs = [made(1), replace(made(True), name="a"), replace(made(True), name="b")]
+    (point,) = compare(runs).points
+    assert point.count == "3" and point.doubles == []
+    assert {str(seed_of(run)) for run in point.runs} == {"1", "drawn (a)", "drawn (b)"}
 
 
 def test_several_commits_and_versions_are_told_once() -> None:
@@ -437,7 +580,7 @@ class TestBestAgainstBest:
     def test_only_common_seeds_are_paired(self) -> None:
         runs = self.runs([0.71, 0.72, 0.73], [0.70])
         told = said(compare(runs), "Best against best")
-        assert "+1.00 points, paired over n = 1 seeds; no test: that takes two seeds or more." in told
+        assert "+1.00 points, paired over n = 1 seed; no test: that takes two seeds or more." in told
         strangers = [made(5, 0.9), made(0, 0.7, model__fusion=CROSS)]
         assert "no seed in common" in said(compare(strangers), "Best against best")
 
@@ -446,6 +589,14 @@ class TestBestAgainstBest:
         assert "no test: the difference is the same for every seed" in told
         told = said(compare(self.runs([0.8, 0.7, 0.6], [0.7, 0.6, 0.5])), "Best against best")
         assert "the same for every seed" in told, "but for rounding"
+
+    def test_equal_means_are_a_tie(self) -> None:
+        runs = self.runs([0.7, 0.6], [0.6, 0.7]) + [made(s, 0.7 - s / 10, model__fusion_layer=4) for s in (0, 1)]
+        told = said(compare(runs), "Best against best")
+        assert "cross-attention, L_f = 8: " in told or "L_f = 8 against" in told
+        assert ": a tie, " in told and "stand here: bottleneck B = 4 (sequential), L_f = 8." in told
+        assert "tie" not in said(compare(self.runs([0.71, 0.73], [0.70, 0.69])), "Best against best")
+        assert "As good" not in said(compare(self.runs([0.71, 0.73], [0.70, 0.69])), "Best against best")
 
     def test_the_best_layer_of_each_is_compared_and_that_is_called_optimistic(self) -> None:
         runs = self.runs([0.71, 0.73], [0.70, 0.69]) + [made(s, 0.8 + s / 50, model__fusion_layer=4) for s in (0, 1)]
@@ -473,6 +624,15 @@ def test_the_papers_number_stands_where_the_setting_is_the_papers() -> None:
     )
     assert "trainer.max_epochs 5, not 50" in said(short, "The paper")
     assert "paper" not in [column.title for column in columns_of(short)]
+
+
+def test_a_difference_on_a_part_of_the_test_set_is_marked() -> None:
+    config, part = paper_setting(), {**MINI, "coverage": {"train": 1.0, "test": 0.873}}
+    found = compare([Run("1", "runs/1", "finished", config, summary_of(config, 0.43, data=part))])
+    assert {c.title: c.cells for c in columns_of(found)}["difference"] == ["-0.90*"]
+    assert "* Of the official test set 87.3 % was left" in said(found, "The paper")
+    found = compare([Run("1", "runs/1", "finished", config, summary_of(config, 0.43, data=MINI))])
+    assert "*" not in said(found, "The paper")
 
 
 def test_no_number_of_the_paper_stands_beside_the_embedded_clips() -> None:
@@ -597,6 +757,7 @@ def test_csv_of_runs_has_every_run(written: Path) -> None:
             "empty: no runs there; make one by `mbt fit --config experiments/base.yaml`, or many by `mbt sweep",
         ),
         (["full", "--score", "top5"], "--score top5: no run has it; there are mAP, mAP/relation, mAP/video"),
+        (["full", "--score", "classes_with_positives"], "--score classes_with_positives: is a count, not a score"),
         (["full", "--out", "full/1/config.yaml"], "--out full/1/config.yaml: cannot make this folder"),
         (["--nope"], "mbt table: unrecognized arguments: --nope"),
     ],
@@ -604,12 +765,29 @@ def test_csv_of_runs_has_every_run(written: Path) -> None:
 def test_what_is_wrong_is_told(arguments, told, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
-    make_run(Path("full/1"))
+    counted = summary_of(configuration(), 0.7)["test"] | {"fused/classes_with_positives": 1.0}
+    make_run(Path("full/1"), parts={"test": counted})
     with pytest.raises(SystemExit) as stop:
         main(["table", *arguments])
     output = capsys.readouterr()
     assert stop.value.code == 2 and output.err.startswith("mbt: error: ") and output.err.count("\n") == 1
     assert told in output.err
+
+
+def test_what_an_earlier_call_has_written_goes_when_it_is_replaced(tmp_path: Path, monkeypatch) -> None:
+    """And a page that is somebody else's never."""
+    monkeypatch.chdir(tmp_path)
+    for seed, layer in enumerate((4, 8)):
+        make_run(Path(f"runs/{seed}"), model__fusion_layer=layer)
+    table.main(["--html"])
+    page, figures = Path("ablation/index.html"), set(Path("ablation").glob("*_over_*"))
+    assert page.is_file() and len(figures) > 2
+    shutil.rmtree("runs/1")
+    table.main(["--no-figures"])
+    assert not page.exists() and set(Path("ablation").glob("*_over_*")) == figures
+    page.write_text("<p>mine</p>")
+    table.main([])
+    assert page.is_file() and not set(Path("ablation").glob("*_over_*"))
 
 
 def test_another_score(tmp_path: Path) -> None:

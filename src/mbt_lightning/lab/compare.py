@@ -39,11 +39,10 @@ AXES = (
     "model.size",
     "model.init",
     "model.mixup",
-    "data.manifest",
     "data.window_seconds",
     "data.synchronous",
 )
-"""What ablations vary; any other setting only where a sweep names it."""
+"""What ablations vary; any other setting, the data set too, only where a sweep names it."""
 
 KNOWN_SCORES = ("mAP", "top1", "action_top1")
 
@@ -76,6 +75,12 @@ class Comparison:
     def main(self) -> str:
         """The test's name of the fused score."""
         return f"fused/{self.score}"
+
+    @property
+    def split(self) -> str:
+        """The split that is reported, in words."""
+        names = dict.fromkeys(p.config["data"].get("test_split") or "test" for p in self.points)
+        return f"the {' or '.join(names)} split"
 
     @property
     def axes(self) -> list[str]:
@@ -179,6 +184,7 @@ def finish(found: Comparison) -> None:
     for key in found.axes:
         for point, label in zip(found.points, labels([p.settings.get(key, "–") for p in found.points]), strict=True):
             point.labels[key] = data_label(point, label) if key == "data.manifest" else label
+    tell_apart(found.points)
     for point in found.points:
         point.swept = found.swept
         if point.runs:
@@ -193,6 +199,24 @@ def finish(found: Comparison) -> None:
         return (alone, point.kind, point.num_bottlenecks or 0, point.strategy, others, point.fusion_layer or 0)
 
     found.points.sort(key=place)
+
+
+def tell_apart(points: Sequence[Point]) -> None:
+    """Give points that would be called the same what tells them apart: the class's whole path, or the modalities."""
+    paths: dict[str, set[str]] = defaultdict(set)
+    own = {id(p): str((p.settings.get("model.fusion") or {}).get("class_path", "")) for p in points}
+    for point in points:
+        paths[point.kind].add(own[id(point)])
+    for point in points:
+        if point.kind == own[id(point)].rpartition(".")[2] and len(paths[point.kind]) > 1:
+            point.class_path = own[id(point)]
+    alike: dict[tuple, list[Point]] = defaultdict(list)
+    for point in points:
+        alike[point.strategy, point.fusion_layer, *point.labels.values()].append(point)
+    for same in alike.values():
+        if len({tuple(p.modalities) for p in same}) > 1:
+            for point in same:
+                point.order = ", ".join(point.modalities)
 
 
 def natural(value: Any) -> tuple[int, float, str]:

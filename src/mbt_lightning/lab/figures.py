@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from math import isfinite, nan
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MAIN_COLOUR = {"bottleneck": 0, "cross-attention": 1, "joint self-attention": 2}
 GREY = "#6b6b6b"
 MOST_LINES = 8
+MOST_LEVELS = 6
+MOST_GROUPS = 9
 
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -110,6 +114,9 @@ def draw(found: Comparison, out: Path) -> list[str]:
         costed = [p for p in found.points if p.gflops and p.mean(found.main) is not None]
         if len({p.gflops for p in costed}) > 1:
             figures["score_over_gflops"] = score_over_cost(found, costed)
+        for kind in ("score", "groups", "gflops"):  # of an earlier call, perhaps of other runs
+            for old in [*out.glob(f"{kind}_over_*.png"), *out.glob(f"{kind}_over_*.svg")]:
+                old.unlink()
         for name, figure in figures.items():
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # once is enough
@@ -133,9 +140,9 @@ def axes_of(found: Comparison) -> list[Axis]:
         if key == "data.manifest":
             axes.append(Axis("clips", "training clips", train_clips, key, is_log=True))
         elif all(is_number(p.settings.get(key)) for p in found.points):
-            axes.append(Axis(key.rpartition(".")[2], axis_title(key), lambda p, key=key: p.settings[key], key))  # type: ignore[misc]
+            axes.append(Axis(key.rpartition(".")[2], plain(axis_title(key)), lambda p, key=key: p.settings[key], key))  # type: ignore[misc]
         else:
-            axes.append(Axis(key.rpartition(".")[2], axis_title(key), lambda p, key=key: p.labels[key], key))  # type: ignore[misc]
+            axes.append(Axis(key.rpartition(".")[2], plain(axis_title(key)), lambda p, key=key: p.labels[key], key))  # type: ignore[misc]
     return axes
 
 
@@ -156,23 +163,26 @@ def lines_of(found: Comparison, axis: Axis) -> tuple[list[Line], list[Point]]:
     Late fusion is where every strategy's line over L_f ends. Of more lines than can be told apart each strategy keeps
     its best.
     """
-    scored = [p for p in found.points if p.mean(found.main) is not None]
     over_layers = axis.key == "model.fusion_layer"
     lines: dict[tuple, Line] = {}
     others: list[Point] = []
     late: list[Point] = []
-    for point in scored:
-        value = axis.value(point)
+    for point in found.points:
+        value, is_scored = axis.value(point), point.mean(found.main) is not None
         if over_layers and point.kind == "late fusion":
             late.append(point)
         elif value is None:
-            others.append(point)
+            others += [point] * is_scored
         else:
             lines.setdefault(in_common(found, axis, point), Line("", point.kind)).points.append((value, point))
     for name, line in lines.items():
         line.label = ", ".join(name)
         line.points += [(axis.value(p), p) for p in late if in_common(found, axis, p)[1:] == name[1:]]
-    chosen = [line for line in lines.values() if len({value for value, _ in line.points}) > 1]
+    chosen = [
+        line
+        for line in lines.values()
+        if len({value for value, p in line.points if p.mean(found.main) is not None}) > 1
+    ]
     for line in chosen:
         if all(is_number(value) for value, _ in line.points):
             line.points.sort(key=lambda pair: pair[0])
@@ -188,6 +198,24 @@ def lines_of(found: Comparison, axis: Axis) -> tuple[list[Line], list[Point]]:
 def peak(found: Comparison, line: Line) -> float:
     """The best score on a line."""
     return max(point.mean(found.main) or 0 for _, point in line.points)
+
+
+def levels_of(found: Comparison, others: Sequence[Point]) -> list[Point]:
+    """The points without a place on an axis that are drawn as levels; of too many the best of each strategy."""
+    if len(others) <= MOST_LEVELS:
+        return list(others)
+    best: dict[str, Point] = {}
+    for point in others:
+        if point.kind not in best or (point.mean(found.main) or 0) > (best[point.kind].mean(found.main) or 0):
+            best[point.kind] = point
+    return list(best.values())
+
+
+def level_name(found: Comparison, point: Point) -> str:
+    """What a level is called."""
+    has_layer = found.has_layers and point.fusion_layer is not None and point.kind != "late fusion"
+    layer = [f"L_f = {point.fusion_layer}"] if has_layer else []
+    return ", ".join([point.strategy, *layer, *(f"{axis_title(key)} {label}" for key, label in point.labels.items())])
 
 
 def in_common(found: Comparison, axis: Axis, point: Point) -> tuple[str, ...]:
@@ -228,7 +256,7 @@ def scores(found: Comparison, axis: Axis, lines: Sequence[Line], others: Sequenc
     figure = Figure(figsize=(6.2, 3.6), layout="constrained")
     panel = figure.subplots()
     score_panel(panel, found, axis, lines, others, found.main, has_labels=True)
-    panel.set_ylabel(f"{found.score} (%)")
+    panel.set_ylabel(f"{plain(found.score)} (%)")
     panel.set_xlabel(axis.title)
     panel.set_title(caption(found, lines, others), fontsize=8, color=GREY, loc="left")
     return figure
@@ -236,11 +264,13 @@ def scores(found: Comparison, axis: Axis, lines: Sequence[Line], others: Sequenc
 
 def caption(found: Comparison, lines: Sequence[Line], others: Sequence[Point]) -> str:
     """What line and band are, and how many seeds they are of."""
-    counts = {len(p.values(found.main)) for p in [*(p for line in lines for _, p in line.points), *others]}
+    levels = levels_of(found, others)
+    counts = {len(p.values(found.main)) for p in [*(p for line in lines for _, p in line.points), *levels]} - {0}
     seeds = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)}–{max(counts)}"
     text = f"test, mean of {seeds} seed{'s' * (seeds != '1')}"
     text += ", band: ± standard deviation" * (max(counts) > 1)
     text += "; of each strategy its best line" * any(line.is_best for line in lines)
+    text += f"; dotted: the best of each strategy, {len(others) - len(levels)} left out" * (len(levels) < len(others))
     return text + ("; dashed: paper" if any(p.paper for line in lines for _, p in line.points) else "")
 
 
@@ -256,16 +286,19 @@ def score_panel(
     """Draw the lines of one score, and the points without a place on the axis as levels."""
     ends: list[tuple[float, str, str]] = []
     late: dict[str, float] = {}
-    for line, (colour, marker) in zip(lines, colours_of(lines), strict=True):
+    hidden = hidden_by(lines, name)
+    for line, (colour, marker), below in zip(lines, colours_of(lines), hidden, strict=True):
         drawn = [(x, p) for x, p in line.points if p.mean(name) is not None]
         if not drawn:
             continue
-        xs = [x for x, _ in drawn]
+        xs = [x for x, _ in line.points]
+        heights = heights_of(line, name)  # broken where there is no score
         means = [100 * (p.mean(name) or 0) for _, p in drawn]
-        stds = [100 * (p.std(name) or 0) for _, p in drawn]
-        low, high = ([m + sign * s for m, s in zip(means, stds, strict=True)] for sign in (-1, 1))
+        stds = [100 * (p.std(name) or 0) for _, p in line.points]
+        low, high = ([m + sign * s for m, s in zip(heights, stds, strict=True)] for sign in (-1, 1))
         panel.fill_between(xs, low, high, color=colour, alpha=0.13, linewidth=0)
-        panel.plot(xs, means, color=colour, marker=marker, markeredgecolor="white", markeredgewidth=0.6)
+        width: dict[str, Any] = {"linewidth": 1.6 + 2.2 * below, "markersize": 5 + 2.8 * below}
+        panel.plot(xs, heights, color=colour, marker=marker, markeredgecolor="white", markeredgewidth=0.6, **width)
         theirs = (
             [(x, p.paper.score) for x, p in drawn if p.paper and paper_gap(p) is not None] if name == found.main else []
         )
@@ -278,13 +311,31 @@ def score_panel(
         if ends_late:  # where all lines meet
             late[", ".join(["late fusion", *drawn[-1][1].labels.values()])] = means[-1]
     ends += [(height, label, "#222222") for label, height in late.items()]
-    for point in others[:6]:
+    for point in levels_of(found, others):
         if (mean := point.mean(name)) is not None:
             panel.axhline(100 * mean, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
-            ends.append((100 * mean, ", ".join([point.strategy, *point.labels.values()]), GREY))
+            ends.append((100 * mean, level_name(found, point), GREY))
     scale(panel, axis, [x for line in lines for x, _ in line.points])
     if has_labels:
         label_ends(panel, ends)
+
+
+def heights_of(line: Line, name: str) -> list[float]:
+    """The scores on a line, per cent; NaN where there is none."""
+    return [nan if (mean := point.mean(name)) is None else 100 * mean for _, point in line.points]
+
+
+def hidden_by(lines: Sequence[Line], name: str) -> list[int]:
+    """How many lines that are drawn later would hide a part of each: it is drawn so much wider."""
+    curves = [dict(zip([x for x, _ in line.points], heights_of(line, name), strict=True)) for line in lines]
+    known = [y for curve in curves for y in curve.values() if isfinite(y)]
+    near = 0.01 * (max(known, default=0.0) - min(known, default=0.0))
+
+    def hides(one: dict, other: dict) -> bool:
+        same = [x in other and abs(y - other[x]) <= near for x, y in one.items()]
+        return any(a and b for a, b in pairwise(same))
+
+    return [sum(hides(curve, later) for later in curves[place + 1 :]) for place, curve in enumerate(curves)]
 
 
 def scale(panel: Axes, axis: Axis, xs: Sequence[Any]) -> None:
@@ -292,7 +343,7 @@ def scale(panel: Axes, axis: Axis, xs: Sequence[Any]) -> None:
     if not all(is_number(x) for x in xs):
         names = list(dict.fromkeys(xs))
         panel.margins(x=0.08)
-        panel.set_xticks(names, [fill(name, 14, break_long_words=False) for name in names])
+        panel.set_xticks(names, [fill(plain(name), 14, break_long_words=False) for name in names])
         return
     ticks = sorted(set(xs))
     if axis.is_log:
@@ -329,9 +380,14 @@ def label_ends(panel: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         )
 
 
+def plain(text: str) -> str:
+    """Text in which matplotlib takes nothing for a formula."""
+    return text.replace("$", r"\$")
+
+
 def wrapped(label: str) -> str:
     """A label in lines that leave room for the figure."""
-    kept = label.replace(" = ", "\u00a0=\u00a0")  # not to be broken
+    kept = plain(label).replace(" = ", "\u00a0=\u00a0")  # not to be broken
     return fill(kept, 30, break_long_words=False).replace("\u00a0", " ").replace("L_f", "$L_f$")
 
 
@@ -339,7 +395,7 @@ def groups(found: Comparison, axis: Axis, lines: Sequence[Line], others: Sequenc
     """The same for each group of classes, side by side."""
     from matplotlib.figure import Figure
 
-    names = found.groups[:9]
+    names = found.groups[:MOST_GROUPS]
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(0.4 + 2.2 * columns + 2.0, 0.5 + 2.3 * rows), layout="constrained")
@@ -347,11 +403,18 @@ def groups(found: Comparison, axis: Axis, lines: Sequence[Line], others: Sequenc
     for i, (panel, group) in enumerate(zip(panels, names, strict=False)):
         is_last = i == len(names) - 1
         score_panel(panel, found, axis, lines, others, f"{found.main}/{group}", has_labels=is_last)
-        panel.set_title(group, fontsize=9, loc="left")
+        panel.set_title(plain(group), fontsize=9, loc="left")
         panel.set_xlabel(axis.title if i >= len(names) - columns else "")
-        panel.set_ylabel(f"{found.score} (%)" if i % columns == 0 else "")
+        panel.set_ylabel(f"{plain(found.score)} (%)" if i % columns == 0 else "")
     for panel in list(panels)[len(names) :]:
         panel.set_visible(False)
+    notes = [f"{len(names)} of {len(found.groups)} groups, the others are in the table"] * (
+        len(names) < len(found.groups)
+    )
+    if left_out := len(others) - len(levels_of(found, others)):
+        notes.append(f"dotted: the best of each strategy, {left_out} left out")
+    if notes:
+        figure.suptitle("; ".join(notes), fontsize=8, color=GREY, x=0.01, ha="left")
     return figure
 
 
@@ -365,13 +428,13 @@ def costs(axis: Axis, lines: Sequence[Line]) -> Figure:
     has_theirs = False
     styled = list(zip(lines, colours_of(lines), strict=True))
     for line, (colour, marker) in styled:
-        ours = [(x, p.gflops) for x, p in line.points if p.gflops]
-        theirs = [(x, p.gflops_as_coded) for x, p in line.points if p.gflops_as_coded]
+        ours = [(x, p.gflops or nan) for x, p in line.points if any(q.gflops for _, q in line.points)]
+        theirs = [(x, p.gflops_as_coded or nan) for x, p in line.points]
         if ours:
             panel.plot(
                 *zip(*ours, strict=True), color=colour, marker=marker, markeredgecolor="white", markeredgewidth=0.6
             )
-        if len(theirs) > 1:
+        if sum(isfinite(y) for _, y in theirs) > 1:
             has_theirs = True
             panel.plot(*zip(*theirs, strict=True), color=colour, linestyle=(0, (4, 2)), linewidth=1.2)
     panel.set_ylabel("GFLOPs a clip")
@@ -408,7 +471,7 @@ def score_over_cost(found: Comparison, points: Sequence[Point]) -> Figure:
             linewidths=1.2,
             zorder=3,
         )
-        handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", label=kind))
+        handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", label=plain(kind)))
     front = sorted(place for place, best in zip(places, optimal, strict=True) if best)
     panel.plot(*zip(*front, strict=True), color="#b0b0b0", linewidth=1, zorder=1)
     label_front(panel, found, places, optimal, points)
@@ -420,7 +483,7 @@ def score_over_cost(found: Comparison, points: Sequence[Point]) -> Figure:
     else:
         panel.xaxis.set_major_locator(MaxNLocator(6))
     panel.set_xlabel("GFLOPs a clip, as run")
-    panel.set_ylabel(f"{found.score} (%)")
+    panel.set_ylabel(f"{plain(found.score)} (%)")
     panel.set_title(
         "filled: Pareto-optimal, no other point is as cheap and as good", fontsize=8, color=GREY, loc="left"
     )
@@ -445,7 +508,11 @@ def label_front(
     for best, (x, y), point in sorted(zip(optimal, places, points, strict=True), key=lambda one: -one[1][1]):
         words = [f"$L_f$ = {point.fusion_layer}"] if has_layers and point.fusion_layer is not None else []
         words += [f"$B$ = {point.num_bottlenecks}"] if has_tokens and point.num_bottlenecks is not None else []
-        words += [f"{axis_title(key)} {label}" for key, label in point.labels.items()] if len(point.labels) < 2 else []
+        words += (
+            [plain(f"{axis_title(key)} {label}") for key, label in point.labels.items()]
+            if len(point.labels) < 2
+            else []
+        )
         is_free = all(abs(x - a) > 0.16 * width or abs(y - b) > 0.05 * height for a, b in taken)
         if best and words and is_free and point.kind != "late fusion":
             taken.append((x, y))

@@ -29,7 +29,7 @@ def print_table(found: Comparison, columns: Sequence[Column], sections: Sequence
     """Print the table, in parts where the terminal is too narrow for all scores, and what must be said of it."""
     console = Console()
     parts = parts_of(columns, console.width)
-    for title, part in zip([f"{found.score} on the test split, per cent", *[None] * len(parts)], parts, strict=False):
+    for title, part in zip([f"{found.score} on {found.split}, per cent", *[None] * len(parts)], parts, strict=False):
         table = Table(title=title)
         for column in part:
             table.add_column(heading(column), justify="right" if column.is_number else "left", no_wrap=True)
@@ -137,11 +137,12 @@ def latex(found: Comparison, columns: Sequence[Column]) -> str:
     def row(cells: Sequence[str]) -> str:
         return "  " + " & ".join(cells) + r" \\"
 
+    title = latex_text(f"{found.score} on {found.split}")
     lines = [
         r"% Needs \usepackage{booktabs}. Written by mbt table.",
         r"\begin{table}",
         r"\centering\small\setlength{\tabcolsep}{3pt}",
-        f"\\caption{{{latex_text(found.score)} on the test split, per cent: mean and standard deviation over seeds.}}",
+        f"\\caption{{{title}, per cent: mean and standard deviation over seeds.}}",
         r"\begin{tabular}{" + "".join("r" if column.is_number else "l" for column in columns) + "}",
         r"  \toprule",
         row([latex_text(column.title) for column in columns]),
@@ -195,8 +196,8 @@ def point_rows(found: Comparison) -> list[dict[str, Any]]:
             "training_seconds sum": sum(point.about("fit", "training_seconds")) if point.runs else None,
             "peak_memory_gb mean": mean_of(point.about("peak_memory_gb")),
         }
-        splits = dict.fromkeys(s for run in point.runs for s in (run.summary.get("data") or {}).get("coverage", {}))
-        row |= {f"coverage {split}": min(point.about("data", "coverage", split)) for split in splits}
+        splits = dict.fromkeys(s for run in point.runs for s in (run.summary.get("data") or {}).get("coverage") or {})
+        row |= {f"coverage {s}": min(point.about("data", "coverage", s), default=None) for s in splits}
         number, gap = point.paper, paper_gap(point)
         row |= {
             "paper": number and number.score / 100,

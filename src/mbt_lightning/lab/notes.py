@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from mbt_lightning.errors import some
 from mbt_lightning.lab import paper
-from mbt_lightning.lab.columns import NONE, coverage_of, duration
+from mbt_lightning.lab.columns import NONE, coverage_of, duration, is_on_part
 from mbt_lightning.lab.compare import Comparison
 from mbt_lightning.lab.points import Point, seed_of, show, state_of
-from mbt_lightning.lab.results import Run
+from mbt_lightning.lab.results import Run, is_finite
 from mbt_lightning.lab.verdict import Duel, duels
 
 SCIPY = "The paired t-test needs scipy: pip install 'mbt-lightning[table]'"
@@ -49,23 +49,34 @@ def reading(found: Comparison) -> list[str]:
     """Data, settings and code that all rows share, and the cost of all."""
     runs = [run for point in found.points for run in point.runs]
     lines = []
-    data = Counter(data_of(run) for run in runs)
-    if len(data) == 1:
-        lines.append(f"Data: {next(iter(data))}.")
+    data = {str(p.settings.get("data.manifest")): data_of(p.runs[0]) for p in reversed(found.points) if p.runs}
+    lines += [f"Data: {told}." for told in reversed(data.values())]
+    if len(data) > 1:
+        lines.append("Their test sets may differ: only rows of one data set are compared below.")
     epochs = {show(run.config["trainer"].get("max_epochs")) for run in runs if run.config.get("trainer")}
     lines += [f"Epochs: {', '.join(sorted(epochs))}."] if epochs else []
     swept = ", ".join(found.swept) or "nothing"
     lines.append(f"Swept: {swept}. Everything else but the seed is equal in all rows.")
     lines.append(
-        f"Scores are {found.score} on the test split, per cent: mean ± sample standard deviation over the seeds. Bold: "
+        f"Scores are {found.score} on {found.split}, per cent: mean ± sample standard deviation over the seeds. Bold: "
         "the best mean. GFLOPs are billions of multiply-adds of one clip; as coded: those of the authors' code."
     )
+    if any((c := p.config["data"]).get("val_split") == (c.get("test_split") or "test") for p in found.points):
+        lines.append("The epoch was chosen on the split that is reported, so the scores are optimistic.")
     seconds = [sum(point.about("fit", "training_seconds")) for point in found.points]
     if sum(seconds):
         lines.append(f"Training of the runs with a score ({len(runs)}) took {duration(sum(seconds))} in all.")
     if any(part is not None and part < 1 for point in found.points for part in coverage_of(point)):
         lines.append("Clips are missing (coverage): scores on other parts of the data set are not comparable to these.")
-    return lines + mixed_code(runs)
+    return lines + unreadable_clips(runs) + mixed_code(runs)
+
+
+def unreadable_clips(runs: Sequence[Run]) -> list[str]:
+    """The runs whose test met clips that could not be read."""
+    told = [
+        f"{run.source} ({run.test['bad_clips']:g})" for run in runs if is_finite(n := run.test.get("bad_clips")) and n
+    ]
+    return [f"Clips of the test could not be read: {some(told)}."] if told else []
 
 
 def data_of(run: Run) -> str:
@@ -87,7 +98,19 @@ def mixed_code(runs: Iterable[Run]) -> list[str]:
         for name, version in (run.summary.get("versions") or {}).items():
             versions[name].add(version)
     mixed = [f"{name} {', '.join(sorted(found))}" for name, found in versions.items() if len(found) > 1]
-    return [*lines, *([f"The runs are of several versions: {'; '.join(mixed)}."] if mixed else [])]
+    lines += [f"The runs are of several versions: {'; '.join(mixed)}."] if mixed else []
+    machines: dict[str, int] = Counter(machine_of(run) for run in runs)
+    if len(machines) > 1:
+        told = [f"{name} ({n} run{'s' * (n > 1)})" for name, n in machines.items()]
+        lines.append(f"The runs are of several machines, so training times are not comparable: {some(told)}.")
+    return lines
+
+
+def machine_of(run: Run) -> str:
+    """What a run was made on, not where: hosts with the same device are alike."""
+    machine = run.summary.get("machine") or {}
+    gpus = machine.get("num_gpus") or 0
+    return f"{gpus} x " * (gpus > 0) + str(machine.get("device") or "unknown")
 
 
 def short_commit(run: Run) -> str:
@@ -104,6 +127,9 @@ def best_against_best(found: Comparison) -> list[str]:
         return [SCIPY]
     for one in fought:
         lines.append(f"{name_of(one.one)} against {name_of(one.other)}: {verdict(one)}.")
+    as_good = dict.fromkeys(name for one in fought for name in names(one.as_good))
+    if as_good:
+        lines.append(f"As good as those of their strategy that stand here: {'; '.join(as_good)}.")
     if any(one.is_chosen for one in fought):
         lines.append(
             "The best point of a strategy is chosen among several by the test score that is compared here, so these "
@@ -125,7 +151,9 @@ def verdict(one: Duel) -> str:
     """The outcome in words."""
     if one.difference is None:
         return "no seed in common"
-    told = f"{100 * one.difference:+.2f} points, paired over n = {one.seeds} seeds"
+    told = f"{100 * one.difference:+.2f} points, paired over n = {one.seeds} seed{'s' * (one.seeds != 1)}"
+    if one.is_tie:
+        told = f"a tie, {told}"
     if one.seeds < 2:
         return f"{told}; no test: that takes two seeds or more"
     if one.p is None:
@@ -188,9 +216,14 @@ def apart(found: Comparison) -> list[str]:
         told = "; ".join(f"{name} {theirs} (here {ours})" for name, (theirs, ours) in gaps.items())
         alike[told].append(run)
     return [
-        f"{len(runs)} run{'s' * (len(runs) > 1)}: {told}: {some([run.source for run in runs])}"
+        f"{len(runs)} run{'s' * (len(runs) > 1)}: {told}: {some([source_of(run) for run in runs])}"
         for told, runs in alike.items()
     ]
+
+
+def source_of(run: Run) -> str:
+    """Where a run is, and its state if it has no score."""
+    return run.source if run.is_scored else f"{run.source} ({state_of(run)})"
 
 
 def not_read(found: Comparison) -> list[str]:
@@ -216,6 +249,12 @@ def papers(found: Comparison) -> list[str]:
     lines = [f"No number of the paper for {some(names(points))}: {why}." for why, points in reasons.items()]
     if any(point.paper for point in found.points):
         lines.insert(0, "Paper: Nagrani et al., arXiv:2107.00135v3; numbers of figures are digitised.")
+    parts = {coverage_of(p)[1] or 0 for p in found.points if p.paper and is_on_part(p)}
+    if parts:
+        left = " to ".join(dict.fromkeys(f"{100 * part:.4g}" for part in (min(parts), max(parts))))
+        lines.insert(
+            1, f"* Of the official test set {left} % was left, so the difference is not that of like with like."
+        )
     return lines
 
 

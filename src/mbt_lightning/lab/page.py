@@ -18,6 +18,9 @@ from mbt_lightning.lab.points import SEED, seed_of, state_of
 from mbt_lightning.lab.results import Curves, Run
 from mbt_lightning.settings import WITHOUT_EFFECT, flat
 
+GENERATOR = '<meta name="generator" content="mbt table">'
+"""By which a page is known as one of ours."""
+
 CURVES = ("train/loss", "val/loss", "val/score")
 """What is drawn of a run, beside the groups of classes."""
 
@@ -38,8 +41,9 @@ def page(
         figures: their names.
     """
     parts = {
+        "GENERATOR": GENERATOR,
         "TITLE": escape(f"{found.score} by fusion strategy"),
-        "LEAD": escape(f"{found.score} on the test split, per cent, mean ± standard deviation over seeds."),
+        "LEAD": escape(f"{found.score} on {found.split}, per cent, mean ± standard deviation over seeds."),
         "TABLE": table(found, columns),
         "FIGURES": "".join(figure(folder / f"{name}.svg", name) for name in figures),
         "NOTES": "".join(

@@ -12,7 +12,7 @@ from typing import Any
 
 from mbt_lightning.lab import arithmetic, paper
 from mbt_lightning.lab.paper import PaperNumber, arguments_of, class_of
-from mbt_lightning.lab.results import Run
+from mbt_lightning.lab.results import Run, is_finite
 from mbt_lightning.settings import OF_MODALITY, OF_SEVERAL_MODALITIES, flat, is_late, meaningful
 
 SEED = "seed_everything"
@@ -132,6 +132,8 @@ class Point:
         swept: what varies in the table.
         paper: the paper's number, if the setting is one of the paper's.
         labels: what else is swept in words, by the setting's name.
+        class_path: of its strategy, where another point has a class of the same name.
+        order: its modalities in words, where another point has all else in common.
     """
 
     settings: Settings
@@ -142,6 +144,8 @@ class Point:
     swept: tuple[str, ...] = ()
     paper: PaperNumber | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    class_path: str = ""
+    order: str = ""
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -153,7 +157,7 @@ class Point:
         """Names of its modalities, in order."""
         return self.config["model"]["modalities"]
 
-    @cached_property
+    @property
     def kind(self) -> str:
         """The strategy without its settings, in the field's words; a class of one's own by its name."""
         if len(self.modalities) == 1:
@@ -166,10 +170,15 @@ class Point:
             "CrossAttention": "cross-attention",
             "JointSelfAttention": "joint self-attention",
         }
-        return known[own] if own in known else class_of(self.config["model"]["fusion"])
+        return known[own] if own in known else self.class_path or class_of(self.config["model"]["fusion"])
 
-    @cached_property
+    @property
     def strategy(self) -> str:
+        """The strategy with what it is set to, and what tells it from others that would be called the same."""
+        return self.plain_strategy + (f", of {self.order}" if self.order else "")
+
+    @property
+    def plain_strategy(self) -> str:
         """The strategy with what it is set to."""
         if len(self.modalities) == 1 or is_late(self.config):
             return self.kind
@@ -195,7 +204,7 @@ class Point:
 
     def values(self, name: str) -> list[float]:
         """A test score of all its runs that have it, by seed."""
-        return [run.test[name] for run in self.runs if isinstance(run.test.get(name), int | float)]
+        return [run.test[name] for run in self.runs if is_finite(run.test.get(name))]
 
     def mean(self, name: str) -> float | None:
         """Mean of a test score; None if there is none."""
@@ -214,7 +223,7 @@ class Point:
             value: Any = run.summary
             for key in path:
                 value = value.get(key) if isinstance(value, Mapping) else None
-            if isinstance(value, int | float):
+            if is_finite(value):
                 found.append(value)
         return found
 
@@ -268,8 +277,9 @@ def state_of(run: Run) -> str:
 
 
 def seed_of(run: Run) -> Any:
-    """The run's seed."""
-    return run.config.get(SEED)
+    """The run's seed; one that was drawn (`true`) or never set (`false`) is of that run alone."""
+    seed = run.config.get(SEED)
+    return f"drawn ({run.name})" if isinstance(seed, bool) else seed
 
 
 def collect(runs: Iterable[tuple[Run, Settings]], swept: Sequence[str]) -> list[Point]:

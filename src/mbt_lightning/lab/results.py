@@ -7,6 +7,7 @@ one, `state.json`. A sweep keeps its plan beside its runs, in `<runs>/<sweep>/sw
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -29,8 +30,15 @@ Curves = dict[str, list[tuple[int, float]]]
 FILES = ("config.yaml", "state.json", "summary.json")
 """What makes a folder a run's."""
 
+MEND = "mend it, or move the run out of the way"
+
 NOT_TRAININGS = ("verbose", "return_predictions")
 """Settings that only `mbt validate`, `mbt test` and `mbt predict` have."""
+
+
+def is_finite(value: Any) -> TypeGuard[int | float]:
+    """Whether a value is a number that can be reckoned with: neither missing nor NaN or infinite."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -61,12 +69,12 @@ class Run:
     @property
     def test(self) -> dict[str, Any]:
         """The test's scores by name, fractions from 0 to 1."""
-        return self.summary.get("test") or {}
+        return part_of(self.summary, "test")
 
     @property
     def is_scored(self) -> bool:
         """Whether the training was ended and its test gave a score."""
-        return self.state == "finished" and isinstance(self.test.get("score"), int | float)
+        return self.state == "finished" and is_finite(self.test.get("score"))
 
     @property
     def is_training(self) -> bool:
@@ -144,17 +152,34 @@ def read_folders(folders: Sequence[str | Path]) -> tuple[list[Run], list[Plan]]:
     return list(runs.values()), list(plans.values())
 
 
-def subfolders(top: Path) -> Iterator[Path]:
-    """A folder and all those in it, sorted, but nothing that lies inside of a run or is W&B's own."""
+def subfolders(top: Path, seen: set[str] | None = None) -> Iterator[Path]:
+    """A folder and all those in it, sorted, but nothing that lies inside of a run, is W&B's own or a sweep's.
+
+    Args:
+        top: the folder.
+        seen: real paths of folders that came already, which a link may lead to again.
+    """
+    seen = set() if seen is None else seen
+    if (path := os.path.realpath(top)) in seen:
+        return
+    seen.add(path)
     yield top
-    if not is_run(top):
-        for entry in sorted(os.scandir(top), key=lambda e: e.name):
-            if (
-                entry.is_dir()
-                and entry.name not in ("wandb", "sweep", "checkpoints")
-                and not entry.name.startswith(".")
-            ):
-                yield from subfolders(Path(entry.path))
+    if is_run(top):
+        return
+    try:
+        entries = sorted(os.scandir(top), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{top}: cannot be read ({error.strerror}); {MEND}") from None
+    for entry in entries:
+        if entry.is_dir() and not entry.name.startswith(".") and not is_inner(Path(entry.path)):
+            yield from subfolders(Path(entry.path), seen)
+
+
+def is_inner(folder: Path) -> bool:
+    """Whether a folder is W&B's own or a sweep's plan, not an experiment that happens to be called so."""
+    if folder.name == "sweep":
+        return (folder / "plan.json").is_file()
+    return folder.name == "wandb" and any(folder.glob("*run-*/"))
 
 
 def is_run(folder: Path) -> bool:
@@ -178,12 +203,13 @@ def read_run(folder: Path) -> Run:
 
 def state_of(summary: dict[str, Any], state: dict[str, Any]) -> tuple[str, str]:
     """State and message of a run from its files; a run from before `state.json` is told by its summary."""
-    if state:
-        name, message = state["state"], state.get("message") or ""
-        if name == "running" and state.get("host") == socket.gethostname() and not is_alive(state["pid"]):
+    if name := state.get("state"):
+        message, pid = str(state.get("message") or ""), state.get("pid")
+        is_here = state.get("host") == socket.gethostname()
+        if name == "running" and is_here and isinstance(pid, int) and not is_alive(pid):
             return "killed", message or "its process is gone"
-        return name, message
-    fit = summary.get("fit") or {}
+        return str(name), message
+    fit = part_of(summary, "fit")
     if not summary:
         return "stopped", "no summary.json: it did not come to its end"
     if "fit" in summary and not fit.get("finished"):
@@ -191,6 +217,12 @@ def state_of(summary: dict[str, Any], state: dict[str, Any]) -> tuple[str, str]:
     if not summary.get("test"):
         return "stopped", "no test scores"
     return "finished", ""
+
+
+def part_of(summary: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of a summary; empty if there is none."""
+    part = summary.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def is_alive(pid: int) -> bool:
@@ -204,16 +236,33 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def read_text(path: Path) -> str:
+    """The text of a file; empty if there is none.
+
+    Raises:
+        UserError: it cannot be read, or is no UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {MEND}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is no text in UTF-8 ({error.reason} at byte {error.start}); {MEND}") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty if there is no file."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    text = read_text(path)
+    if not text and not path.exists():
         return {}
-    except ValueError as error:
-        raise UserError(f"{path}: is no JSON ({error}); mend it, or move the run out of the way") from None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is no JSON ({error}); {MEND}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object; mend it, or move the run out of the way")
+        raise UserError(f"{path}: holds no JSON object; {MEND}")
     return content
 
 
@@ -221,27 +270,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A configuration; empty if there is no file."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
     try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, loader)
-    except FileNotFoundError:
-        return {}
+        content = yaml.load(read_text(path), loader)
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
-        raise UserError(f"{path}: is no YAML ({problem}); mend it, or move the run out of the way") from None
+        raise UserError(f"{path}: is no YAML ({problem}); {MEND}") from None
     return content if isinstance(content, dict) else {}
 
 
 def read_curves(path: Path) -> Curves:
     """The metrics of a run by step, from its `metrics.csv`; none if there is no such file."""
-    if not path.is_file():
-        return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
-        names = next(rows, [])
-        curves: Curves = {name: [] for name in names if name not in ("step", "epoch")}
-        place = names.index("step") if "step" in names else 0
+    rows = csv.reader(io.StringIO(read_text(path), newline=""))
+    names = next(rows, [])
+    curves: Curves = {name: [] for name in names if name not in ("step", "epoch")}
+    place = names.index("step") if "step" in names else 0
+    try:
         for row in rows:
             for name, cell in zip(names, row, strict=False):
                 if cell and name in curves and math.isfinite(value := float(cell)):
                     curves[name].append((int(row[place]), value))
+    except ValueError as error:
+        raise UserError(f"{path}, line {rows.line_num}: {error}; {MEND}") from None
     return {name: points for name, points in curves.items() if points}

@@ -13,7 +13,7 @@ from mbt_lightning.lab.compare import Comparison, compare
 from mbt_lightning.lab.figures import draw
 from mbt_lightning.lab.formats import latex, markdown, point_rows, print_table, run_rows, write_csv
 from mbt_lightning.lab.notes import notes_of
-from mbt_lightning.lab.page import page
+from mbt_lightning.lab.page import GENERATOR, page
 from mbt_lightning.lab.results import Plan, Run, read_folders
 
 MAKE_RUNS = "make one by `mbt fit --config experiments/base.yaml`, or many by `mbt sweep sweeps/demo.yaml`"
@@ -74,9 +74,6 @@ def main(arguments: Sequence[str]) -> None:
     print_table(found, columns, sections)
 
     figures: list[str] = []
-    for kind in ("score", "groups", "gflops"):  # of an earlier call, perhaps of other runs
-        for old in [*out.glob(f"{kind}_over_*.png"), *out.glob(f"{kind}_over_*.svg")]:
-            old.unlink()
     if not options.no_figures:
         try:
             figures = draw(found, out)
@@ -92,7 +89,14 @@ def main(arguments: Sequence[str]) -> None:
     if options.html:
         (out / "index.html").write_text(page(found, columns, sections, out, figures), encoding="utf-8")
         written.append("index.html")
+    elif is_ours(out / "index.html"):
+        (out / "index.html").unlink()  # of an earlier call, perhaps of other runs
     print(f"written to {out}/: {', '.join(written)}")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is a page that was written by `mbt table`."""
+    return path.is_file() and GENERATOR.encode() in path.read_bytes()[:2000]
 
 
 def read(folders: Sequence[str], wandb: str | None) -> tuple[list[Run], list[Plan]]:
@@ -117,6 +121,14 @@ def check(found: Comparison, score: str | None, place: str) -> None:
         others = len(found.unplaced) + len(found.evaluations)
         why = f"none of {others} runs there is a training with a configuration" if others else "no runs there"
         raise UserError(f"{place}: {why}; {MAKE_RUNS}")
-    names = {name for point in found.points for run in point.runs for name in run.test if name.startswith("fused/")}
+    scores = {
+        name: max(values, default=0)
+        for name in {name for point in found.points for run in point.runs for name in run.test}
+        if name.startswith("fused/") and (values := [v for point in found.points for v in point.values(name)])
+    }
+    names = [name for name, most in scores.items() if most <= 1 and not name.startswith("fused/classes_with_positives")]
+    if score and found.main in scores and found.main not in names:
+        choice = some(sorted(n[6:] for n in names), 20)
+        raise UserError(f"--score {score}: is a count, not a score from 0 to 1; there are {choice}")
     if score and names and found.main not in names:
         raise UserError(f"--score {score}: no run has it; there are {some(sorted(n[6:] for n in names), 20)}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from mbt_lightning.lab.compare import Comparison
 from mbt_lightning.lab.points import Point, seed_of
+from mbt_lightning.lab.results import is_finite
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -31,6 +32,8 @@ class Duel:
         std: their sample standard deviation; None of fewer than two.
         p: two-sided, of a paired t-test; None of fewer than two seeds, of equal differences, or without scipy.
         is_chosen: whether one of them was chosen among several by the very score that is tested.
+        is_tie: whether their mean scores are equal.
+        as_good: further points of either strategy that are equal to the one that stands for it.
     """
 
     one: Point
@@ -40,22 +43,50 @@ class Duel:
     std: float | None
     p: float | None
     is_chosen: bool
+    is_tie: bool = False
+    as_good: tuple[Point, ...] = ()
 
 
 def duels(found: Comparison) -> list[Duel]:
-    """The best point of the best strategy against the best of every other.
+    """The best point of the best strategy against the best of every other, on each data set by itself.
 
     Raises:
         ModuleNotFoundError: scipy is not there, and a test is to be made.
     """
-    by_kind: dict[str, list[Point]] = defaultdict(list)
+    on_data: dict[str, list[Point]] = defaultdict(list)
     for point in found.points:
         if point.mean(found.main) is not None:
-            by_kind[point.kind].append(point)
-    best = [max(points, key=lambda point: point.mean(found.main) or 0) for points in by_kind.values()]
+            on_data[str(point.settings.get("data.manifest"))].append(point)
+    return [one for points in on_data.values() for one in duels_of(found, points)]
+
+
+def duels_of(found: Comparison, points: Sequence[Point]) -> list[Duel]:
+    """The same of points with a score on one data set."""
+    by_kind: dict[str, list[Point]] = defaultdict(list)
+    for point in points:
+        by_kind[point.kind].append(point)
+    best = [max(alike, key=lambda point: point.mean(found.main) or 0) for alike in by_kind.values()]
     best.sort(key=lambda point: point.mean(found.main) or 0, reverse=True)
-    several = {kind for kind, points in by_kind.items() if len(points) > 1}
-    return [duel(best[0], other, found.main, bool({best[0].kind, other.kind} & several)) for other in best[1:]]
+    several = {kind for kind, alike in by_kind.items() if len(alike) > 1}
+    fought = [duel(best[0], other, found.main, bool({best[0].kind, other.kind} & several)) for other in best[1:]]
+    return [
+        replace(
+            one,
+            is_tie=is_equal(one.one, one.other, found.main),
+            as_good=tuple(
+                p
+                for mine in (one.one, one.other)
+                for p in by_kind[mine.kind]
+                if p is not mine and is_equal(p, mine, found.main)
+            ),
+        )
+        for one in fought
+    ]
+
+
+def is_equal(one: Point, other: Point, name: str) -> bool:
+    """Whether the mean scores of two points are equal but for rounding."""
+    return math.isclose(one.mean(name) or 0, other.mean(name) or 0, rel_tol=0, abs_tol=1e-9)
 
 
 def duel(one: Point, other: Point, name: str, is_chosen: bool) -> Duel:
@@ -64,7 +95,7 @@ def duel(one: Point, other: Point, name: str, is_chosen: bool) -> Duel:
     pairs = [
         (run.test[name], theirs[seed_of(run)])
         for run in one.runs
-        if run.test.get(name) is not None and theirs.get(seed_of(run)) is not None
+        if is_finite(run.test.get(name)) and is_finite(theirs.get(seed_of(run)))
     ]
     gaps = [a - b for a, b in pairs]
     if not gaps:
