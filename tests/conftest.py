@@ -1,9 +1,14 @@
 """What several test files share."""
 
 import os
+import signal
 
 # One thread a process: several test processes share the cores. Must stand before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that runs the tests in the background has Ctrl-C ignored, which the programs that they start would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pathlib import Path
 

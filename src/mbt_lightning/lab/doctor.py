@@ -37,6 +37,10 @@ EXTRAS = {
     "litdata": "jpeg-shards",
     "simplejpeg": "jpeg-shards",
     "torchcodec": "data.decoder: torchcodec",
+    "matplotlib": "figures of mbt table",
+    "scipy": "paired tests of mbt table",
+    "optuna": "bayes in mbt sweep",
+    "submitit": "mbt sweep --launcher slurm",
 }
 MIN_SHARED_BYTES = 1 << 30  # a worker has two batches under way, and 64 clips of 8 pictures are 0.13 GB
 MIN_MEMORY_BYTES = 4 << 30
