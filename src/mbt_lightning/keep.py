@@ -56,7 +56,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step != self.saved_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             assert self.dirpath
             self.saved_step = trainer.global_step
-            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt", weights_only=False)
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         """Save what the epoch has led to."""
