@@ -61,9 +61,9 @@ def has_begun(tmp_path: Path, name: str) -> bool:
     return bool(list(tmp_path.glob(f"{name}/*/*/metrics.csv")))
 
 
-def assert_same(one: Path, other: Path) -> None:
-    """Two runs have logged the same and ended alike, to the last bit."""
-    assert rows(one) == rows(other)
+def assert_same(one: Path, other: Path, but: str = "") -> None:
+    """Two runs have logged the same, but for one column, and ended alike, to the last bit."""
+    assert [row | {but: ""} for row in rows(one)] == [row | {but: ""} for row in rows(other)]
     first, second = (read_checkpoint(run / "checkpoints/last.ckpt") for run in (one, other))
     assert first["global_step"] == second["global_step"]
     assert all(torch.equal(first["state_dict"][name], second["state_dict"][name]) for name in first["state_dict"])
@@ -224,4 +224,5 @@ def test_a_killed_run_goes_on_under_its_id_even_from_a_damaged_file(begin, tmp_p
     output = finish(begin("b", *options, MBT_RUN_ID="x"))
     assert f"{last} is damaged and was set aside as last.ckpt.damaged; the run goes on from best.ckpt" in output
     finish(undisturbed)
-    assert_same(folder(tmp_path, "a"), folder(tmp_path, "b"))
+    # Killed right behind an epoch's checkpoint, a run does not come to log how many clips that epoch could not read.
+    assert_same(folder(tmp_path, "a"), folder(tmp_path, "b"), but="train/bad_clips")
