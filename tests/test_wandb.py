@@ -252,7 +252,8 @@ PASSING = ("answers 429", "answers 500", "resets", "loses an answer")
 def test_trouble_in_the_middle_of_a_training(place: Place, trouble: str) -> None:
     """The training ends with 0 and all its records; what W&B has not got is uploaded by the command that is printed."""
     server = place.server
-    epochs = ["--trainer.max_epochs", "12", "--trainer.logger.init_args.finish_seconds", "8"]
+    patience = "60" if trouble in PASSING else "8"  # W&B waits longer from one attempt to the next
+    epochs = ["--trainer.max_epochs", "12", "--trainer.logger.init_args.finish_seconds", patience]
     undisturbed = place.mbt(*epochs, "--runs", str(place.folder / "calm"), WANDB_MODE="disabled")
     process = place.mbt(*epochs, WANDB_RUN_ID="troubled")
     assert wait(lambda: "troubled" in server.runs and server.runs["troubled"].posts > 0, 60)
