@@ -119,7 +119,7 @@ def facts_of(manifest: str, media_root: str | None) -> tuple[int, int | None]:
 def measured_rate(folder: Path) -> tuple[float | None, str]:
     """Speed of training, in billions of multiply-adds a second, of this sweep's finished runs, or else of all runs."""
     for place in (folder, folder.parent):
-        runs = [run for run in read_folders([place])[0] if place.is_dir()] if place.is_dir() else []
+        runs = read_folders([place])[0] if place.is_dir() else []
         rates = [rate for run in runs if (rate := rate_of(run))]
         if rates:
             return median(rates), f"the median of {len(rates)} finished run{'s'[: len(rates) > 1]} in {place}"

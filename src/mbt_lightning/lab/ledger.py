@@ -57,6 +57,19 @@ class State:
     failures: int = 0
     seconds: float = 0.0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the trial is to be run, or gone on with."""
+        return self.name in OPEN
+
+    def is_to_be_retried(self, retries: int) -> bool:
+        """Whether the trial has failed, and not more often than it may."""
+        return self.name == "failed" and self.failures <= retries
+
+    def is_to_do(self, retries: int) -> bool:
+        """Whether the trial is to be run, gone on with or tried again."""
+        return self.is_open or self.is_to_be_retried(retries)
+
 
 class Ledger:
     """The ledger of one sweep.

@@ -20,7 +20,7 @@ from typing import Any
 
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.lab import trial as trials
-from mbt_lightning.lab.ledger import OPEN, Ledger, State, read, start_of, write
+from mbt_lightning.lab.ledger import Ledger, State, read, start_of, write
 from mbt_lightning.lab.plan import Planner
 
 POLL_SECONDS = 5.0
@@ -92,14 +92,16 @@ class Jobs:
         """
         while True:
             self.states = self.read_states()
-            to_do = [trial for trial, state in self.states.items() if self.is_to_do(state)]
+            to_do = [trial for trial, state in self.states.items() if state.is_to_do(self.retries)]
             queued = [trial for trial in to_do if self.is_queued(trial)]
             under_way = len(queued) + sum(state.name == "running" for state in self.states.values())
             for trial in to_do:
                 is_full = under_way >= (self.at_once or len(self.states))
                 if trial in queued or is_full or self.submitted == self.most:
                     continue
-                if self.is_to_do(now := self.ledger.state(trial)):  # it may have been claimed and ended meanwhile
+                if (now := self.ledger.state(trial)).is_to_do(
+                    self.retries
+                ):  # it may have been claimed and ended meanwhile
                     self.submit(trial, now.attempts)
                     under_way += 1
             if self.submitted == self.most and not queued and not under_way:
@@ -117,10 +119,6 @@ class Jobs:
     def read_states(self) -> dict[str, State]:
         """How it stands with every trial of the plan."""
         return {trial: self.ledger.state(trial) for trial in self.planner.current()["trials"]}
-
-    def is_to_do(self, state: State) -> bool:
-        """Whether a trial needs a job."""
-        return state.name in OPEN or (state.name == "failed" and state.failures <= self.retries)
 
     def submit(self, trial: str, attempts: int) -> None:
         """Make a job of a trial that has been tried so often.
@@ -215,8 +213,8 @@ class Job:
             self.follow(ledger, here.job_id, variables, stopping)
             return
         state = ledger.state(self.trial)
-        is_to_do = state.name in OPEN or (state.name == "failed" and state.failures <= self.retries)
-        attempt = ledger.claim(self.trial, above=state.attempts, job=here.job_id) if is_to_do else None
+        is_wanted = state.is_to_do(self.retries)
+        attempt = ledger.claim(self.trial, above=state.attempts, job=here.job_id) if is_wanted else None
         if attempt is None:
             print(f"trial {self.trial} is {state.name}: nothing to do")
             return

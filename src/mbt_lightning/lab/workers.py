@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.lab import trial as trials
-from mbt_lightning.lab.ledger import OPEN, Attempt, Ledger, State
+from mbt_lightning.lab.ledger import Attempt, Ledger, State
 from mbt_lightning.lab.plan import Planner
 
 POLL_SECONDS = 1.0
@@ -109,7 +109,7 @@ class Workers:
             self.is_stale |= self.planner.is_changed()
             if self.is_stale or (self.most is not None and self.begun >= self.most):
                 return None
-            for is_chance in (self.is_open, self.is_to_be_retried):
+            for is_chance in (lambda s: s.is_open, lambda s: s.is_to_be_retried(self.retries)):
                 for trial, state in self.states.items():
                     if is_chance(state) and trial in words:
                         now = self.ledger.state(trial)  # what is at hand may be a second old
@@ -122,14 +122,6 @@ class Workers:
                 self.refresh()
         return None
 
-    def is_open(self, state: State) -> bool:
-        """Whether a trial is to be run, or gone on with."""
-        return state.name in OPEN
-
-    def is_to_be_retried(self, state: State) -> bool:
-        """Whether a trial has failed, and not as often as it may."""
-        return state.name == "failed" and state.failures <= self.retries
-
     def is_over(self) -> bool:
         """Whether nothing is left that this sweep may still have to do.
 
@@ -137,7 +129,7 @@ class Workers:
         """
         if self.is_stale or (self.most is not None and self.begun >= self.most):
             return True
-        left = [s for s in self.states.values() if self.is_open(s) or self.is_to_be_retried(s) or s.name == "running"]
+        left = [s for s in self.states.values() if s.is_to_do(self.retries) or s.name == "running"]
         return not left
 
     def variables(self, gpus: Sequence[str]) -> dict[str, str]:
