@@ -28,9 +28,9 @@ import torchaudio
 
 from mbt_lightning.data.augment import RandomResizedCrop, crop_resize, random_crop_boxes
 from mbt_lightning.data.dataset import Sample, collate, shrink
-from mbt_lightning.data.decode import read_clip
-from mbt_lightning.data.frames import DECODERS
-from mbt_lightning.data.probe import probe
+from mbt_lightning.data.media.decode import read_clip
+from mbt_lightning.data.media.frames import DECODERS
+from mbt_lightning.data.media.probe import probe
 from mbt_lightning.data.sampling import frame_times, frames_on_display
 from mbt_lightning.data.spectrogram import LogMel
 

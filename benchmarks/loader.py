@@ -27,8 +27,8 @@ import numpy as np
 import torch
 
 from mbt_lightning.data.datamodule import AudioVisualData
-from mbt_lightning.data.manifest import ManifestRow, write_manifest
-from mbt_lightning.data.probe import probe
+from mbt_lightning.data.manifest.manifest import ManifestRow, write_manifest
+from mbt_lightning.data.media.probe import probe
 from mbt_lightning.data.sampling import frame_times, frames_on_display
 
 WINDOW, NUM_FRAMES, BATCH = 8.0, 8, 8

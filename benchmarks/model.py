@@ -23,7 +23,7 @@ import measure
 import torch
 from torch import Tensor, nn
 
-from mbt_lightning.model.cost import count_parameters, gflops_per_clip
+from mbt_lightning.model.flops import count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention
 from mbt_lightning.model.mbt import MBT, named_size
 

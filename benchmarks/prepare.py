@@ -75,13 +75,13 @@ def csv_reader(lists: Path, out: Path) -> list[list[str]]:
 
 
 def parse(lists: Path, out: Path) -> list:
-    from mbt_lightning.data.prepare import DATASETS
+    from mbt_lightning.datasets import DATASETS
 
     return DATASETS["audioset"].parse([lists / name for name in ROWS], [lists / "class_labels_indices.csv"]).clips
 
 
 def prepare_to(suffix: str, lists: Path, out: Path) -> None:
-    from mbt_lightning.lab.prepare import main
+    from mbt_lightning.cli.prepare import main
 
     media = out / "media"
     media.mkdir()
@@ -102,7 +102,7 @@ def media_names(lists: Path) -> Iterator[str]:
 
 
 def index(lists: Path, out: Path) -> object:
-    from mbt_lightning.data.prepare.media import MediaIndex
+    from mbt_lightning.datasets.match import MediaIndex
 
     return MediaIndex(out, media_names(lists))
 
@@ -132,7 +132,7 @@ def peak_bytes() -> int:
 
 def run_here(task: str, lists: Path) -> None:
     """Run a task in this process, and print what it took."""
-    import mbt_lightning.lab.prepare  # noqa: F401
+    import mbt_lightning.cli.prepare  # noqa: F401
 
     with tempfile.TemporaryDirectory(dir=lists) as out:
         wall, cpu = time.perf_counter(), time.process_time()

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import yaml
 
-from mbt_lightning.lab.arithmetic import cost_of_settings
-from mbt_lightning.settings import meaningful
+from mbt_lightning.model.authors_flops import cost_of_settings
+from mbt_lightning.config.settings import meaningful
 
 CONFIG = yaml.safe_load("""
 seed_everything: 0
 trainer: {accelerator: auto, max_epochs: 8, max_steps: -1, limit_train_batches: null, accumulate_grad_batches: 1}
 model:
-  task: {class_path: mbt_lightning.tasks.Multilabel}
+  task: {class_path: mbt_lightning.training.tasks.Multilabel}
   modalities: [rgb, spectrogram]
   optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.0015, weight_decay: 0.05}}
   warmup_fraction: 0.1

@@ -153,7 +153,7 @@ def test_some_imports_need_no_torch(name) -> None:
         "mbt_lightning.model.mbt",
         "mbt_lightning.data.demo",
         "mbt_lightning.process",
-        "mbt_lightning.state",
+        "mbt_lightning.runs.state",
     ],
 )
 def test_importing_is_light(name) -> None:

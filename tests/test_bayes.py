@@ -8,8 +8,8 @@ from statistics import mean
 import pytest
 
 from mbt_lightning.errors import UserError
-from mbt_lightning.lab.bayes import suggest
-from mbt_lightning.lab.sweepfile import checked, draw
+from mbt_lightning.sweep.bayes import suggest
+from mbt_lightning.sweep.sweep_file import checked, draw
 
 SEARCHED = {
     "model.fusion": {"values": ["A", "B", "C"]},

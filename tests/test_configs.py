@@ -17,11 +17,13 @@ import torch
 from program import Program, stacked
 
 import mbt_lightning.model.mbt as mbt
-from mbt_lightning.cli import main
+from mbt_lightning.cli.fit import main
 from mbt_lightning.data.augment import ColourJitter, JitteredCrop, SpecAugment
 from mbt_lightning.data.spectrogram import KaldiFbank, LogMel
-from mbt_lightning.lab import prepare, stats, subset
-from mbt_lightning.yaml_files import read_yaml
+from mbt_lightning.cli import prepare
+from mbt_lightning.cli import stats
+from mbt_lightning.cli import subset
+from mbt_lightning.config.yaml_files import read_yaml
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -302,7 +304,7 @@ LEFT_TO_THE_POINT = r"(model\.(fusion|fusion_layer|modalities|share_encoder)(\.|
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_holds_the_papers_values_and_none_of_the_demo(recipe, point, program):
     values = program.resolve(point_file(point), recipe_file(recipe))
-    wanted = PAPER | DIFFERENT.get(recipe, {}) | {"model.task.class_path": f"mbt_lightning.tasks.{TASKS[recipe]}"}
+    wanted = PAPER | DIFFERENT.get(recipe, {}) | {"model.task.class_path": f"mbt_lightning.training.tasks.{TASKS[recipe]}"}
     assert {key: values.get(key, "is not set") for key in wanted} == wanted
     assert values["data.manifest"] == f"data/{recipe.removesuffix('_released')}.parquet"
     assert values["experiment"] == f"{point}+{recipe}"

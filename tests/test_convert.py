@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from mbt_lightning.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
-from mbt_lightning.cli import main
+from mbt_lightning.training.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
+from mbt_lightning.cli.fit import main
 from mbt_lightning.data.demo import DemoSize, demo_manifest
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, JointSelfAttention, TrainOnlyBottleneck

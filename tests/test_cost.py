@@ -11,14 +11,14 @@ import pytest
 import torch
 import yaml
 
-from mbt_lightning.checkpoint import read_checkpoint
-from mbt_lightning.cli import main
+from mbt_lightning.training.checkpoint import read_checkpoint
+from mbt_lightning.cli.fit import main
 from mbt_lightning.data import spectrogram
 from mbt_lightning.data.datamodule import AudioVisualData
-from mbt_lightning.lab.arithmetic import LATE, Cost, Way, cost_of_settings, inputs_of, shape_of_settings, ways
-from mbt_lightning.lab.cost import Experiment, Row, compare, cost_of, fusion_layers, itself, shape_of, way_of
+from mbt_lightning.model.authors_flops import LATE, Cost, Way, cost_of_settings, inputs_of, shape_of_settings, ways
+from mbt_lightning.cli.cost import Experiment, Row, compare, cost_of, fusion_layers, itself, shape_of, way_of
 from mbt_lightning.model import fusion
-from mbt_lightning.model.cost import by_module, by_part, count_parameters, gflops_per_clip
+from mbt_lightning.model.flops import by_module, by_part, count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention, TrainOnlyBottleneck
 from mbt_lightning.model.mbt import MBT, EncoderSize
 
@@ -530,5 +530,5 @@ def test_a_strategy_of_ones_own_is_not_taken_for_a_built_in_one() -> None:
 
 
 def test_arithmetic_does_without_torch() -> None:
-    code = "import sys, mbt_lightning.lab.arithmetic; print('torch' in sys.modules)"
+    code = "import sys, mbt_lightning.model.authors_flops; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from lightning.pytorch import Trainer
 
-from mbt_lightning.cli import main
+from mbt_lightning.cli.fit import main
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.data.dataset import ClassBalanced, ClipSampler, InOrder, Shuffled
 from mbt_lightning.data.demo import CLASSES
-from mbt_lightning.data.manifest import ManifestRow, read_manifest, write_manifest
+from mbt_lightning.data.manifest.manifest import ManifestRow, read_manifest, write_manifest
 from mbt_lightning.errors import UserError
 
 PROJECT = Path(__file__).parent.parent

@@ -32,8 +32,8 @@ from mbt_lightning.data.dataset import (
     times_before,
 )
 from mbt_lightning.data.demo import CLASSES, DemoSize, Facts, demo_manifest, plan
-from mbt_lightning.data.manifest import ManifestRow, read_manifest, write_manifest
-from mbt_lightning.data.probe import ClipError
+from mbt_lightning.data.manifest.manifest import ManifestRow, read_manifest, write_manifest
+from mbt_lightning.data.media.probe import ClipError
 from mbt_lightning.data.records import BadClip, Clip, Example
 from mbt_lightning.data.sampling import chance
 from mbt_lightning.errors import UserError

@@ -16,11 +16,13 @@ from media import Recipe
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset
 
-from mbt_lightning.data import decode, frames
-from mbt_lightning.data import probe as probing
-from mbt_lightning.data.decode import read_clip
-from mbt_lightning.data.frames import DECODERS, Decord, Torchcodec
-from mbt_lightning.data.probe import ClipError, probe
+from mbt_lightning.data.media import decode
+
+from mbt_lightning.data.media import frames
+from mbt_lightning.data.media import probe as probing
+from mbt_lightning.data.media.decode import read_clip
+from mbt_lightning.data.media.frames import DECODERS, Decord, Torchcodec
+from mbt_lightning.data.media.probe import ClipError, probe
 from mbt_lightning.errors import UserError
 
 IRREGULAR = tuple(np.cumsum([0, *np.random.default_rng(3).choice([0.02, 0.04, 0.12, 0.2], 38)]).round(3))

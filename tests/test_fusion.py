@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mbt_lightning.errors import UserError
-from mbt_lightning.model.cost import count_parameters
+from mbt_lightning.model.flops import count_parameters
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, Geometry, JointSelfAttention
 from mbt_lightning.model.mbt import MBT, EncoderSize
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mbt_lightning.errors import UserError
-from mbt_lightning.lab import ledger as ledgers
-from mbt_lightning.lab.ledger import Ledger, State, identity, is_running, myself, read_ledger, start_of
+from mbt_lightning.sweep import ledger as ledgers
+from mbt_lightning.sweep.ledger import Ledger, State, identity, is_running, myself, read_ledger, start_of
 
 TRIALS = [f"trial{i}" for i in range(40)]
 
@@ -62,7 +62,7 @@ def test_a_claim_is_refused_where_somebody_was_quicker(ledger: Ledger) -> None:
 
 CLAIM_ALL = """
 import sys
-from mbt_lightning.lab.ledger import Ledger
+from mbt_lightning.sweep.ledger import Ledger
 ledger = Ledger(sys.argv[1])
 for trial in ledger.plan["trials"]:
     if (attempt := ledger.claim(trial, above=0)):
@@ -82,7 +82,7 @@ def test_no_trial_is_claimed_twice_by_processes_that_race(ledger: Ledger) -> Non
 
 HOLD = """
 import subprocess, sys, time
-from mbt_lightning.lab.ledger import Ledger
+from mbt_lightning.sweep.ledger import Ledger
 attempt = Ledger(sys.argv[1]).claim("trial0", above=0)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 attempt.started(child.pid)

@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mbt_lightning.data import formats, table
-from mbt_lightning.data.formats import COLUMNS
-from mbt_lightning.data.manifest import ManifestRow, read_manifest, write_manifest
+from mbt_lightning.data.manifest import formats
+
+from mbt_lightning.data.manifest import shared_table as table
+from mbt_lightning.data.manifest.formats import COLUMNS
+from mbt_lightning.data.manifest.manifest import ManifestRow, read_manifest, write_manifest
 from mbt_lightning.data.records import Example
 from mbt_lightning.errors import UserError
 
@@ -623,7 +625,7 @@ MEASURE = """
 import sys
 from torch.utils.data import DataLoader, Dataset
 from mbt_lightning.data.dataset import ClipDataset
-from mbt_lightning.data.manifest import read_manifest
+from mbt_lightning.data.manifest.manifest import read_manifest
 
 class Reads(Dataset):
     def __init__(self, clips):

@@ -7,10 +7,10 @@ from torch import nn
 from mbt_lightning.data.records import DataSpec
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.blocks import Block, DropPath, Mlp
-from mbt_lightning.model.cost import count_parameters, gflops_per_clip
+from mbt_lightning.model.flops import count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, JointSelfAttention
 from mbt_lightning.model.mbt import HEADS, MBT, POOLS, SIZES, ClsHead, EncoderSize, MeanPoolHead, fuse
-from mbt_lightning.module import AudioVisualClassifier
+from mbt_lightning.training.module import AudioVisualClassifier
 
 SMALL = EncoderSize(dim=16, depth=3, num_heads=2)
 INPUTS = {"rgb": (3, 2, 32, 32), "spectrogram": (1, 48, 32)}

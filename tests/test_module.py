@@ -13,8 +13,8 @@ from mbt_lightning.data.mixup import Mixup, ModalityMixup
 from mbt_lightning.data.records import Batch, DataSpec
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.mbt import EncoderSize
-from mbt_lightning.module import AudioVisualClassifier, first_of_each, warmup_cosine
-from mbt_lightning.tasks import Multiclass, Multihead, Multilabel
+from mbt_lightning.training.module import AudioVisualClassifier, first_of_each, warmup_cosine
+from mbt_lightning.training.tasks import Multiclass, Multihead, Multilabel
 
 INPUTS = {"rgb": (3, 1, 16, 16), "spectrogram": (1, 16, 8)}
 PATCHES = {"rgb": [1, 8, 8], "spectrogram": [8, 8]}

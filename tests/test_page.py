@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from made_runs import bottleneck, make_run, make_sweep
 
-from mbt_lightning.lab import table
-from mbt_lightning.lab.page import embedded, thinned
+from mbt_lightning.cli import table
+from mbt_lightning.table.html_page import embedded, thinned
 
 BROWSER, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
 NASTY = "</script><script>alert(1)</script> <b>&amp;\u2028"

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from made_runs import CROSS, JOINT, bottleneck, configuration
 
-from mbt_lightning.lab import paper
-from mbt_lightning.lab.paper import NUMBERS, find, unmet
-from mbt_lightning.lab.resolve import resolve
+from mbt_lightning.table import paper
+from mbt_lightning.table.paper import NUMBERS, find, unmet
+from mbt_lightning.cli.resolve import resolve
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 

@@ -18,8 +18,8 @@ from mbt_lightning.model.pretrained.flax import read_params
 from mbt_lightning.model.pretrained.init import EncoderInit
 from mbt_lightning.model.pretrained.positions import near_square, resample
 from mbt_lightning.model.pretrained.vit import encoder_of_google
-from mbt_lightning.module import AudioVisualClassifier, warmup_cosine
-from mbt_lightning.tasks import Multiclass, Multilabel, average_precisions
+from mbt_lightning.training.module import AudioVisualClassifier, warmup_cosine
+from mbt_lightning.training.tasks import Multiclass, Multilabel, average_precisions
 
 pytestmark = pytest.mark.filterwarnings("ignore:parameter .bottleneck. is not used")
 REFERENCES = references()

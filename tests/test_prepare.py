@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from media import Recipe, write_clip
 
-from mbt_lightning.cli import main
-from mbt_lightning.data.manifest import read_manifest
+from mbt_lightning.cli.fit import main
+from mbt_lightning.data.manifest.manifest import read_manifest
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 IDS = ["--aaSYNTH00", "00012345678", "1234567e890", "aa_SYNTH-03"]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mbt_lightning.data.prepare.clips import OfficialClip
-from mbt_lightning.data.prepare.media import Match, Media, MediaIndex, resolve
-from mbt_lightning.data.prepare.probe import Probed
+from mbt_lightning.datasets.clips import OfficialClip
+from mbt_lightning.datasets.match import Match, Media, MediaIndex, resolve
+from mbt_lightning.datasets.examine import Probed
 from mbt_lightning.errors import UserError
 
 ID = "-a_SYNTH_01"

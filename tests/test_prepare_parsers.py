@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mbt_lightning.data.prepare import DATASETS
-from mbt_lightning.data.prepare.cremad import actor_split
-from mbt_lightning.data.prepare.kinetics_sounds import VARIANTS
-from mbt_lightning.data.prepare.rows import (
+from mbt_lightning.datasets import DATASETS
+from mbt_lightning.datasets.cremad import actor_split
+from mbt_lightning.datasets.kinetics_sounds import VARIANTS
+from mbt_lightning.datasets.rows import (
     BadRow,
     check_line,
     read_names,

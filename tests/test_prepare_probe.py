@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from media import Recipe
 
-from mbt_lightning.data import apart
-from mbt_lightning.data.prepare import probe
-from mbt_lightning.data.prepare.probe import Probed, probe_media
+from mbt_lightning.data import worker_pool as apart
+from mbt_lightning.datasets import examine as probe
+from mbt_lightning.datasets.examine import Probed, probe_media
 from mbt_lightning.errors import UserError
 
 SHORT = Recipe(seconds=2.0)
@@ -306,7 +306,7 @@ def test_names_of_all_kinds_are_kept(tmp_path, run) -> None:
 def test_a_killed_run_is_taken_up_where_it_was(tmp_path, run) -> None:
     paths = touch(tmp_path, *(f"{i:03}" for i in range(100)))
     code = (
-        "import sys; from pathlib import Path; from mbt_lightning.data.prepare.probe import probe_media\n"
+        "import sys; from pathlib import Path; from mbt_lightning.datasets.examine import probe_media\n"
         f"probe_media({paths}, Path(sys.argv[1]), 2, examine={SLOW!r})"
     )
     cache = tmp_path / "cache" / "probe.jsonl"

@@ -14,7 +14,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from vits import google_names
 
-from mbt_lightning.cli import main
+from mbt_lightning.cli.fit import main
 from mbt_lightning.data.demo import FRAME_RATE, SAMPLE_RATE, SIZE, DemoSize, demo_manifest, encode
 
 PROJECT = Path(__file__).parent.parent

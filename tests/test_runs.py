@@ -11,7 +11,7 @@ import pytest
 import torch
 from processes import DDP, PLAIN, command, finish, only, start
 
-from mbt_lightning.checkpoint import load_checkpoint
+from mbt_lightning.training.checkpoint import load_checkpoint
 from mbt_lightning.data.demo import DemoSize, demo_manifest
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mbt_lightning.model.mbt import MBT
-from mbt_lightning.settings import depth_of, flat, meaningful, nested
+from mbt_lightning.config.settings import depth_of, flat, meaningful, nested
 
 CONFIG = {
     "seed_everything": 0,

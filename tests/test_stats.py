@@ -13,14 +13,14 @@ import torch
 import yaml
 from media import Recipe, write_clip
 
-from mbt_lightning.checkpoint import read_checkpoint
-from mbt_lightning.cli import main
+from mbt_lightning.training.checkpoint import read_checkpoint
+from mbt_lightning.cli.fit import main
 from mbt_lightning.data.datamodule import AudioVisualData
-from mbt_lightning.data.decode import read_clip
-from mbt_lightning.data.manifest import ManifestRow, read_manifest, write_manifest
+from mbt_lightning.data.media.decode import read_clip
+from mbt_lightning.data.manifest.manifest import ManifestRow, read_manifest, write_manifest
 from mbt_lightning.data.records import Example
 from mbt_lightning.data.spectrogram import KaldiFbank, LogMel
-from mbt_lightning.data.stats import Seen, Wanted, look, mean_and_std, read_measured, settings_of
+from mbt_lightning.data.measure import Seen, Wanted, look, mean_and_std, read_measured, settings_of
 from mbt_lightning.data.store import Files
 from mbt_lightning.errors import UserError
 
@@ -131,7 +131,7 @@ def test_a_sample_is_drawn_from_the_seed(manifest, demo) -> None:
 def test_of_what_mbt_shard_has_written(manifest, kind) -> None:
     """Figures are those of its source, which is sampled and compressed anew; no process leaves anything behind."""
     main(["shard", str(manifest), "--out", "new", "--format", kind, "--num_workers", "1"])
-    command = "from mbt_lightning.cli import main; main(['stats', 'new/manifest.parquet'])"
+    command = "from mbt_lightning.cli.fit import main; main(['stats', 'new/manifest.parquet'])"
     places = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, [PROJECT / "src", *sys.path]))}
     done = subprocess.run([sys.executable, "-c", command], env=places, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -159,7 +159,7 @@ class TestLook:
     def test_a_long_sound_comes_in_pieces(self, made, monkeypatch) -> None:
         example, recipe = Example("3", None, str(made / "3.mp4")), json.dumps(settings_of(LogMel, {}))
         whole = look(Wanted(0, example, Files(), recipe))
-        monkeypatch.setattr("mbt_lightning.data.stats.PIECE_SECONDS", 2)
+        monkeypatch.setattr("mbt_lightning.data.measure.PIECE_SECONDS", 2)
         pieces = look(Wanted(0, example, Files(), recipe))
         assert abs(whole.num_values - pieces.num_values) <= 128 and pieces != whole
         for a, b in zip(mean_and_std([whole]), mean_and_std([pieces]), strict=True):

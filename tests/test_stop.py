@@ -14,7 +14,7 @@ import pytest
 import torch
 from processes import DDP, command, finish, kill_group, members, only, ranks, start, wait_for
 
-from mbt_lightning.checkpoint import read_checkpoint
+from mbt_lightning.training.checkpoint import read_checkpoint
 from mbt_lightning.data.demo import DemoSize, demo_manifest
 
 EPOCHS = ["--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1", "--trainer.callbacks+=processes.SendSignal"]

@@ -15,14 +15,14 @@ import yaml
 from rich.console import Console
 
 from mbt_lightning.__main__ import main
-from mbt_lightning.cli import main as program
+from mbt_lightning.cli.fit import main as program
 from mbt_lightning.data.demo import DemoSize, demo_manifest
 from mbt_lightning.errors import UserError
-from mbt_lightning.lab.ledger import Ledger, State, read_ledger
-from mbt_lightning.lab.plan import Planner, score_of
-from mbt_lightning.lab.progress import Progress, duration, label_of, labels_of
-from mbt_lightning.lab.sweepfile import read_sweep
-from mbt_lightning.lab.workers import Workers, gpu_sets
+from mbt_lightning.sweep.ledger import Ledger, State, read_ledger
+from mbt_lightning.sweep.plan import Planner, score_of
+from mbt_lightning.sweep.progress import Progress, duration, label_of, labels_of
+from mbt_lightning.sweep.sweep_file import read_sweep
+from mbt_lightning.sweep.workers import Workers, gpu_sets
 
 PROJECT = Path(__file__).parent.parent
 TINY = ["--model.size", "{dim: 16, depth: 2, num_heads: 2}", "--trainer.max_epochs", "4", "--data.num_workers", "0"]

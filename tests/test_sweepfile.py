@@ -15,9 +15,9 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from mbt_lightning.errors import UserError
-from mbt_lightning.lab.distributions import DISTRIBUTIONS
-from mbt_lightning.lab.sweepfile import SweepFile, arguments, draw, points, read_sweep, write_values
-from mbt_lightning.yaml_files import files_named
+from mbt_lightning.sweep.distributions import DISTRIBUTIONS
+from mbt_lightning.sweep.sweep_file import SweepFile, arguments, draw, points, read_sweep, write_values
+from mbt_lightning.config.yaml_files import files_named
 
 COMMAND = ["${env}", "mbt", "fit", "--config", "experiments/base.yaml", "--config", "${args_json_file}"]
 
@@ -112,8 +112,8 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 def test_reading_and_drawing_need_no_torch(tmp_path: Path) -> None:
     path = written(tmp_path, method="random", parameters={"a": {"distribution": "beta"}})
     code = (
-        "import sys; from mbt_lightning.lab.sweepfile import *; "
-        f"s = read_sweep({str(path)!r}); draw(s, 0, 0); arguments(s, {{}}, 'x'); import mbt_lightning.lab.bayes; "
+        "import sys; from mbt_lightning.sweep.sweep_file import *; "
+        f"s = read_sweep({str(path)!r}); draw(s, 0, 0); arguments(s, {{}}, 'x'); import mbt_lightning.sweep.bayes; "
         "print([m for m in ('torch', 'numpy', 'scipy', 'wandb', 'optuna') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,18 +18,18 @@ from made_runs import CROSS, JOINT, bottleneck, configuration, make_plan, make_r
 from scipy.stats import ttest_rel
 from test_paper import MINI, mixup, paper_setting
 
-from mbt_lightning.cli import main
+from mbt_lightning.cli.fit import main
 from mbt_lightning.errors import UserError
-from mbt_lightning.lab import table
-from mbt_lightning.lab.columns import columns_of, duration, per_cent, short
-from mbt_lightning.lab.compare import Comparison, compare
-from mbt_lightning.lab.formats import fitting, latex, latex_text, markdown_text, parts_of, point_rows
-from mbt_lightning.lab.notes import notes_of
-from mbt_lightning.lab.page import page
-from mbt_lightning.lab.points import seed_of, settings_of
-from mbt_lightning.lab.results import Run, is_run, read_folders, read_run, subfolders
-from mbt_lightning.lab.verdict import duels, pareto
-from mbt_lightning.settings import nested
+from mbt_lightning.cli import table
+from mbt_lightning.table.columns import columns_of, duration, per_cent, short
+from mbt_lightning.table.compare import Comparison, compare
+from mbt_lightning.table.write import fitting, latex, latex_text, markdown_text, parts_of, point_rows
+from mbt_lightning.table.notes import notes_of
+from mbt_lightning.table.html_page import page
+from mbt_lightning.table.points import seed_of, settings_of
+from mbt_lightning.runs.read import Run, is_run, read_folders, read_run, subfolders
+from mbt_lightning.table.significance import duels, pareto
+from mbt_lightning.config.settings import nested
 
 PROJECT = Path(__file__).parent.parent
 REAL_SIZE = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_layer", "1"]
@@ -817,7 +817,7 @@ def test_four_figures() -> None:
 def test_it_waits_for_nothing_heavy(tmp_path: Path) -> None:
     """Neither torch nor matplotlib nor scipy is imported with it; torch is not when it has run either."""
     code = (
-        "import sys, mbt_lightning.lab.table; print([m for m in ('torch', 'matplotlib', 'scipy') if m in sys.modules])"
+        "import sys, mbt_lightning.cli.table; print([m for m in ('torch', 'matplotlib', 'scipy') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
     make_run(tmp_path / "runs/a/1")

@@ -7,7 +7,7 @@ import torch
 
 from mbt_lightning.data.records import DataSpec
 from mbt_lightning.errors import UserError
-from mbt_lightning.tasks import Multiclass, Multihead, Multilabel, average_precisions
+from mbt_lightning.training.tasks import Multiclass, Multihead, Multilabel, average_precisions
 
 
 def spec(classes, groups=()) -> DataSpec:

@@ -15,10 +15,10 @@ import yaml
 from wandb_server import ENTITY, Run, WandbServer
 
 from mbt_lightning.data.demo import DemoSize, demo_manifest
-from mbt_lightning.lab.from_wandb import config_of, points_left, state_of
-from mbt_lightning.settings import flat
-from mbt_lightning.wandb_end import bounded
-from mbt_lightning.wandb_logger import earlier_id, for_wandb, swept
+from mbt_lightning.table.wandb_runs import config_of, points_left, state_of
+from mbt_lightning.config.settings import flat
+from mbt_lightning.training.wandb_exit import bounded
+from mbt_lightning.training.wandb_logger import earlier_id, for_wandb, swept
 
 PROJECT = Path(__file__).parent.parent
 POINT = ["--config", "experiments/bottleneck_b4_lf8.yaml", "--config", "experiments/loggers/wandb.yaml"]
@@ -207,7 +207,7 @@ def test_sweeps_by_the_real_agent(place: Place) -> None:
     assert ranks[0]["parameters"] == ranks[1]["parameters"]
 
     code = (
-        "import json, sys; from mbt_lightning.lab.from_wandb import read_wandb; runs, plans = read_wandb(sys.argv[1]);"
+        "import json, sys; from mbt_lightning.table.wandb_runs import read_wandb; runs, plans = read_wandb(sys.argv[1]);"
         "assert 'torch' not in sys.modules;"
         "print(json.dumps([(r.name, r.state, r.message, r.config, r.summary, r.curves()) for r in runs]))"
     )
@@ -416,7 +416,7 @@ def is_helper(process: Path, place: Place) -> bool:
 )
 def test_a_place_that_is_not_there(place: Place, path: str, message: str) -> None:
     place.server.run_of("a", "mbt")
-    code = "import sys; from mbt_lightning.lab.from_wandb import read_wandb; print(read_wandb(sys.argv[1], 20))"
+    code = "import sys; from mbt_lightning.table.wandb_runs import read_wandb; print(read_wandb(sys.argv[1], 20))"
     output = finish(place.start([sys.executable, "-c", code, path]), code=1)
     assert "mbt_lightning.errors.UserError: W&B's runs of " in output and message in output.splitlines()[-1]
 
@@ -456,7 +456,7 @@ def test_a_server_that_cannot_be_read(place: Place, trouble: int | str | None) -
         more = {"WANDB_API_KEY": ""}
     else:
         place.server.fail("*", trouble)
-    code = "from mbt_lightning.lab.from_wandb import read_wandb; read_wandb('lab/mbt', 8)"
+    code = "from mbt_lightning.table.wandb_runs import read_wandb; read_wandb('lab/mbt', 8)"
     output = finish(place.start([sys.executable, "-c", code], **more), code=1, seconds=60)
     assert "mbt_lightning.errors.UserError: W&B's runs of lab/mbt: " in output.splitlines()[-1]
     assert ("`wandb login`" in output.splitlines()[-1]) == bool(more)

@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "AudioVisualClassifier": "module",
+    "AudioVisualClassifier": "training.module",
     "AudioVisualData": "data.datamodule",
     "Batch": "data.records",
     "Bottleneck": "model.fusion",
     "Clip": "data.records",
-    "ClipError": "data.decode",
+    "ClipError": "data.media.decode",
     "CrossAttention": "model.fusion",
     "DataSpec": "data.records",
     "EncoderSize": "model.size",
@@ -20,8 +20,8 @@ _HOME = {
     "UserError": "errors",
     "attention_scores": "model.attention",
     "fuse": "model.mbt",
-    "load_checkpoint": "checkpoint",
-    "read_clip": "data.decode",
+    "load_checkpoint": "training.checkpoint",
+    "read_clip": "data.media.decode",
 }
 __all__ = sorted(_HOME)
 

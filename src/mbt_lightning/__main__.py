@@ -7,12 +7,12 @@ from importlib import import_module
 
 from mbt_lightning import process
 from mbt_lightning.errors import UserError, leave, one_line
-from mbt_lightning.wandb_end import recorded
+from mbt_lightning.training.wandb_exit import recorded
 
 WITHOUT_TORCH = {
-    "doctor": "mbt_lightning.lab.doctor",
-    "sweep": "mbt_lightning.lab.sweep",
-    "table": "mbt_lightning.lab.table",
+    "doctor": "mbt_lightning.cli.doctor",
+    "sweep": "mbt_lightning.cli.sweep",
+    "table": "mbt_lightning.cli.table",
 }
 """Tools that start without torch: one examines it, the others need seconds less."""
 
@@ -35,7 +35,7 @@ def main() -> None:
         if words and words[0] in process.RUNS:
             process.SIGNALS.listen()  # before the seconds that the imports take
         with recorded(words):
-            from mbt_lightning import cli
+            from mbt_lightning.cli import fit as cli
 
             cli.main()
 

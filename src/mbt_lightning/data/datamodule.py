@@ -24,9 +24,9 @@ from mbt_lightning.data.dataset import (
     collate,
 )
 from mbt_lightning.data.demo import CLASSES, demo_manifest
-from mbt_lightning.data.frames import DECODERS, check_decoder
-from mbt_lightning.data.manifest import Clips, Manifest, read_manifest
-from mbt_lightning.data.probe import MEDIA_SUFFIXES
+from mbt_lightning.data.media.frames import DECODERS, check_decoder
+from mbt_lightning.data.manifest.manifest import Clips, Manifest, read_manifest
+from mbt_lightning.data.media.probe import MEDIA_SUFFIXES
 from mbt_lightning.data.records import Batch, DataSpec, Example, WindowSetting
 from mbt_lightning.data.sampling import chance
 from mbt_lightning.data.spectrogram import UNMEASURED, LogMel, Spectrogram
@@ -45,7 +45,7 @@ class AudioVisualData(L.LightningDataModule):
     """Audio-visual clips: windows are decoded in the workers; all that is bigger is made on the device.
 
     Args:
-        manifest: a `.parquet`, `.jsonl` or `.csv` file (see `mbt_lightning.data.manifest`), or `demo` for the embedded
+        manifest: a `.parquet`, `.jsonl` or `.csv` file (see `mbt_lightning.data.manifest.manifest`), or `demo` for the embedded
             data.
         media_root: folder that relative media paths start from; default: the manifest's folder.
         classes: the class list; default: the manifest's own, or `classes.csv` beside it, or else the labels that occur.

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker_info
 
-from mbt_lightning.data.manifest import Clips
-from mbt_lightning.data.probe import ClipError
+from mbt_lightning.data.manifest.manifest import Clips
+from mbt_lightning.data.media.probe import ClipError
 from mbt_lightning.data.records import BadClip, Batch, Clip, Example, WindowSetting
 from mbt_lightning.data.sampling import chance, random_start, view_starts
 from mbt_lightning.data.store import Files, Store, readable_seconds

@@ -21,7 +21,7 @@ from mbt_lightning.errors import UserError
 
 UNMEASURED = (
     "the spectrogram's mean or std is null, which stands for the measured one: measure it by `mbt stats MANIFEST`, "
-    "read it by mbt_lightning.data.stats.read_measured, and give its numbers, e.g. LogMel(mean=-1.7, std=3.8)"
+    "read it by mbt_lightning.data.measure.read_measured, and give its numbers, e.g. LogMel(mean=-1.7, std=3.8)"
 )
 """What is said where the numbers that a program fills in are wanted in Python."""
 
@@ -37,7 +37,7 @@ class Spectrogram(nn.Module):
         window_seconds: length of the analysis window.
         hop_seconds: step from one window to the next; must be a whole number of samples.
         mean: subtracted from every value of the log-mel; None stands for the one that was measured on the data (see
-            `mbt_lightning.data.stats`), which must be filled in before the spectrogram is used.
+            `mbt_lightning.data.measure`), which must be filled in before the spectrogram is used.
         std: then divides it; None likewise.
 
     Raises:

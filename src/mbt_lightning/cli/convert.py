@@ -1,0 +1,319 @@
+"""`mbt import` and `mbt export`: a whole model as `model.safetensors`, and an overlay to test and predict with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mbt_lightning.training.checkpoint import read_checkpoint
+from mbt_lightning.cli.fit import Parser
+from mbt_lightning.data.manifest.manifest import read_classes
+from mbt_lightning.data.records import UNNAMED, DataSpec
+from mbt_lightning.data.spectrogram import LogMel
+from mbt_lightning.errors import UserError
+from mbt_lightning.cli.arguments import NEWEST
+from mbt_lightning.model.fusion import Bottleneck
+from mbt_lightning.model.mbt import MBT
+from mbt_lightning.model.pretrained.torch_files import METADATA
+from mbt_lightning.model.pretrained.flax import read_params
+from mbt_lightning.model.pretrained.scenic import RELEASED, Settings, UntoldShapeError, from_params
+from mbt_lightning.training.recorder import find_checkpoint
+
+FRAMES_PER_SECOND, FRAME_STRIDE = 25, 2
+"""How the authors' released configuration reads pictures."""
+TEST_VIEWS = 4
+CROP_FRACTION = 0.875
+"""224 of 256 pixels."""
+RELEASED_FUSION_LAYER = 8
+
+
+def import_tool(arguments: Sequence[str]) -> None:
+    """Run `mbt import`."""
+    parser = Parser(prog="mbt import", description="Turn checkpoints of other code into ours.")
+    kinds = parser.add_subcommands(required=True, dest="kind")
+    scenic = Parser(description="A checkpoint of the authors' MBT (google-research/scenic, projects/mbt).")
+    scenic.add_argument("checkpoint", help="the file that their code wrote (mbtb32_..., checkpoint_3)")
+    scenic.add_function_arguments(import_scenic, skip={"checkpoint"})
+    kinds.add_subcommand("scenic", scenic, help="the authors' MBT")
+    options = parser.parse_args(list(arguments))
+    import_scenic(**vars(options.scenic))
+
+
+def import_scenic(
+    checkpoint: str,
+    out: str,
+    classes: str | None = None,
+    fusion_layer: int | None = None,
+    modality_fusion: list[str] | None = None,
+    classifier: str | None = None,
+    test_with_bottlenecks: bool = True,
+    frame_size: int = RELEASED["frame_size"],
+    num_frames: int = 32,
+    num_mels: int = RELEASED["num_mels"],
+    drop_path: float = 0.3,
+) -> None:
+    """Write a checkpoint of the authors' MBT as `model.safetensors` and `experiment.yaml`; print what was found.
+
+    Args:
+        checkpoint: a flax msgpack file of google-research/scenic.
+        out: folder to write into; its two files must not exist.
+        classes: `classes.csv` with the names of the classes in index order; null: class_0, class_1, ...
+        fusion_layer: first fused layer, which no parameter tells; null: the released 8.
+        modality_fusion: order of the modalities; null: the released one, spectrogram first.
+        classifier: token, gap, gmp or gsp; null: token if there is a CLS token, else gap.
+        test_with_bottlenecks: false: the modalities exchange nothing at evaluation.
+        frame_size: side of the pictures in pixels.
+        num_frames: frames that a model which picks some of them (temporal_sampling) picks from.
+        num_mels: mel bins.
+        drop_path: stochastic depth, for those who train on.
+
+    Raises:
+        UserError: a file that cannot be read, or options that do not fit it.
+    """
+    for name, value in {"frame_size": frame_size, "num_mels": num_mels}.items():
+        if value < 1:
+            raise UserError(f"{name} is {value}: give 1 or more")
+    names = read_names(classes)
+    params = read_params(checkpoint)
+    model: dict[str, Any] = {
+        "dropout_rate": 0.0,
+        "attention_dropout_rate": 0.0,
+        "stochastic_droplayer_rate": drop_path,
+        "test_with_bottlenecks": test_with_bottlenecks,
+        "spec_shape": [1, 0, num_mels, 3],  # of which the positions tell the number of rows
+    }
+    told = {"modality_fusion": modality_fusion, "classifier": classifier, "fusion_layer": fusion_layer}
+    model |= {key: value for key, value in told.items() if value is not None}
+    found = Settings(params, model)
+    several = len(found.modalities) > 1
+    if several and fusion_layer is None:
+        if found.depth < RELEASED_FUSION_LAYER:
+            raise UserError(f"the model has {found.depth} layers, fewer than the released ones: give --fusion_layer")
+        model["fusion_layer"] = RELEASED_FUSION_LAYER
+    if not several and fusion_layer is not None:
+        raise UserError(f"fusion_layer is {fusion_layer}, but the model has {found.modalities[0]} only")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            network = from_params(params, {"model": model, "dataset_configs": {"crop_size": frame_size}})
+    except UntoldShapeError as error:
+        raise UserError(f"{error.found}: set --frame_size and --num_mels") from None
+    if not test_with_bottlenecks and "fusion.bottleneck" not in network.state_dict():
+        raise UserError("test_with_bottlenecks is false, but no bottleneck is in use in this checkpoint")
+    count = network.head.linear.out_features
+    names = names or (tuple(f"{UNNAMED}{i}" for i in range(count)), ())
+    if len(names[0]) != count:
+        raise UserError(f"{classes} names {len(names[0])} classes, but the checkpoint has {count}")
+    channels = {"rgb": 3, "spectrogram": 1}
+    spec = DataSpec({m: (channels[m], *network.tokens_of(m).size) for m in network.modalities}, *names)
+    picks = "rgb" in spec.inputs and len(found.patch["rgb"]) == 2
+    data = data_settings(spec, num_frames if picks else None)
+    config = {"experiment": Path(out).name, "model": model_settings(network, found), "data": data}
+    header = [
+        f"The checkpoint {Path(checkpoint).name} of the authors' code (google-research/scenic), by mbt import scenic.",
+        f"Told by its parameters: {describe(network)}.",
+        f"Not told by them, so from options or the released values: {assumed(network, frame_size, num_mels)}.",
+        *(f"{warning.message}." for warning in caught),
+    ]
+    if "spectrogram" in spec.inputs:
+        header.append(
+            "The recipe of the authors' spectrograms was not released; theirs were standardised by mean 1.102 and std "
+            "2.762. Those below belong to the recipe below, which is the paper's."
+        )
+    write_model(Path(out), dict(network.state_dict()), config, spec, header)
+
+
+def read_names(path: str | None) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Names and groups of the classes in a file."""
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise UserError(f"classes {path}: no such file")
+    return read_classes(Path(path))
+
+
+def assumed(network: MBT, frame_size: int, num_mels: int) -> str:
+    """What was assumed of a network, in a line."""
+    parts = ["a multi-label task"] + ["the way of pooling"] * (not network.head.num_cls)
+    if len(network.modalities) > 1:
+        parts += [f"fusion layer {network.fusion_layer}", f"the order {', '.join(network.modalities)}"]
+    if "rgb" in network.modalities:
+        parts.append(f"pictures of {frame_size} pixels, every {FRAME_STRIDE}nd of {FRAMES_PER_SECOND} a second")
+    if "spectrogram" in network.modalities:
+        parts.append(f"{num_mels} mel bins")
+    return "; ".join(parts)
+
+
+def model_settings(network: MBT, found: Settings) -> dict[str, Any]:
+    """The settings of `model` that build the network.
+
+    Args:
+        network: the imported model.
+        found: its settings as the authors have them.
+    """
+    block = network.block_of(0, network.modalities[0])[1]
+    dim, hidden = block.mlp.fc1.in_features, block.mlp.fc1.out_features
+    settings: dict[str, Any] = {"task": "Multilabel", "modalities": list(network.modalities)}
+    if network.fusion is not network.unimodal:
+        settings["fusion"] = {"class_path": type(network.fusion).__name__}
+        if isinstance(network.fusion, Bottleneck):
+            count = network.fusion.bottleneck.shape[1]
+            settings["fusion"]["init_args"] = {"num_bottlenecks": count, "update": network.fusion.update}
+    return settings | {
+        "fusion_layer": network.fusion_layer,
+        "size": {
+            "dim": dim,
+            "depth": len(network.layers),
+            "num_heads": block.attn.num_heads,
+            "mlp_ratio": hidden / dim,
+        },
+        "patches": {m: list(network.tokens_of(m).patch) for m in network.modalities},
+        "share_encoder": found.share_encoder,
+        "head": found.head,
+        "representation_size": found.representation_size,
+        "drop_path": found.get("stochastic_droplayer_rate", 0.0),
+    }
+
+
+def data_settings(spec: DataSpec, num_frames: int | None = None) -> dict[str, Any]:
+    """The settings of `data` that give the inputs which the model was trained on, as far as it is known.
+
+    Args:
+        spec: shapes of the inputs.
+        num_frames: frames that those of the input were picked from; None: they are all.
+
+    Raises:
+        UserError: pictures that are not square.
+    """
+    data: dict[str, Any] = {
+        "num_test_views": TEST_VIEWS,
+        "rgb_crop": {"class_path": "CentralCrop", "init_args": {"fraction": CROP_FRACTION}},
+    }
+    if "rgb" in spec.inputs:
+        _, frames, height, width = spec.inputs["rgb"]
+        if height != width:
+            raise UserError(f"pictures are {height} x {width}: the data makes square ones")
+        seconds = (num_frames or frames) * FRAME_STRIDE / FRAMES_PER_SECOND
+        data |= {"window_seconds": seconds, "num_frames": frames, "frame_size": height}
+        data["short_side"] = round(height / CROP_FRACTION)
+    if "spectrogram" in spec.inputs:
+        _, rows, mels = spec.inputs["spectrogram"]
+        log_mel = LogMel(num_mels=mels)
+        settings = {"num_mels": mels, "mean": log_mel.mean, "std": log_mel.std}
+        if "rgb" in spec.inputs:
+            data["rgb_window_seconds"] = data["window_seconds"]
+        data |= {
+            "window_seconds": rows * log_mel.hop_samples / log_mel.sample_rate,
+            "spectrogram": {"class_path": "LogMel", "init_args": settings},
+        }
+    return data
+
+
+def describe(network: MBT) -> str:
+    """What a network is, in a line."""
+    block = network.block_of(0, network.modalities[0])[1]
+    parts = [
+        f"{' and '.join(network.modalities)}",
+        f"{len(network.layers)} layers of width {block.mlp.fc1.in_features}",
+    ]
+    if network.fusion is not network.unimodal:
+        parts.append(type(network.fusion).__name__)
+        if isinstance(network.fusion, Bottleneck):
+            parts[-1] += f" of {network.fusion.bottleneck.shape[1]} tokens"
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
+    return ", ".join([*parts, f"{network.head.linear.out_features} classes", f"{millions:.2f} million parameters"])
+
+
+def export_tool(arguments: Sequence[str]) -> None:
+    """Run `mbt export`."""
+    parser = Parser(prog="mbt export", description="Write a model as safetensors, with an overlay to use it by.")
+    parser.add_argument("checkpoint", help="a .ckpt file, or last or best of the newest run of an --experiment")
+    parser.add_function_arguments(export, skip={"checkpoint"})
+    export(**vars(parser.parse_args(list(arguments))))
+
+
+def export(checkpoint: str, out: str, experiment: str | None = None, runs: str = "runs") -> None:
+    """Write the model of a checkpoint as `model.safetensors` and `experiment.yaml`.
+
+    Args:
+        checkpoint: a `.ckpt` file of a run, or `last` or `best` of the newest run of an experiment.
+        out: folder to write into; its two files must not exist.
+        experiment: name of the experiment, for `last` and `best`.
+        runs: folder of all runs.
+
+    Raises:
+        UserError: a file that is no checkpoint, or a folder that cannot be written.
+    """
+    if checkpoint in NEWEST:
+        if not experiment:
+            raise UserError(f"{checkpoint}: of which experiment? Name it by --experiment NAME")
+        checkpoint = str(find_checkpoint(Path(runs), experiment, checkpoint))
+    elif not Path(checkpoint).is_file():
+        raise UserError(f"{checkpoint}: no such file; give a .ckpt file, or last or best with --experiment NAME")
+    content = read_checkpoint(checkpoint)
+    about = content["mbt_lightning"]
+    config = {key: about["config"][key] for key in ("experiment", "model", "data")}
+    config["model"] = {key: value for key, value in config["model"].items() if key not in TRAINING}
+    config["data"] = {key: value for key, value in config["data"].items() if key != "media"}
+    tensors = {name.removeprefix("network."): x for name, x in content["state_dict"].items()}
+    inputs = {m: tuple(shape) for m, shape in about["spec"]["inputs"].items()}
+    spec = DataSpec(inputs, tuple(about["spec"]["classes"]), tuple(about["spec"]["groups"]))
+    header = [f"The model of the run {config['experiment']} ({Path(checkpoint).name}), by mbt export."]
+    write_model(Path(out), tensors, config, spec, header)
+
+
+TRAINING = ("init", "compile", "optimizer", "warmup_fraction", "label_smoothing", "mixup")
+"""Settings of `model` that only a training has."""
+
+
+def write_model(
+    folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], spec: DataSpec, header: Sequence[str]
+) -> None:
+    """Write `model.safetensors` and `experiment.yaml`, and say how to use them.
+
+    Args:
+        folder: where to; made if missing.
+        tensors: parameters of the network by name.
+        config: `experiment`, `model` and `data` of the configuration.
+        spec: what the model must know of the data.
+        header: paragraphs of comment for the overlay.
+
+    Raises:
+        UserError: the folder cannot be made, or holds such a file already.
+    """
+    weights, overlay = folder / "model.safetensors", folder / "experiment.yaml"
+    if folder.is_file():
+        raise UserError(f"--out {folder}: is a file, not a folder")
+    for path in (weights, overlay):
+        if path.exists():
+            raise UserError(f"{path} exists already: give another --out, or remove it")
+    about = {
+        "config": config,
+        "spec": {"inputs": {m: list(s) for m, s in spec.inputs.items()}}
+        | {"classes": list(spec.classes), "groups": list(spec.groups)},
+    }
+    data = "" if config["data"].get("manifest") else " --data.manifest FILE"
+    words = [f"test --config {overlay}{data}", f"predict FILE --config {overlay}"]
+    words.append(f"fit --config {overlay} --data.manifest FILE --trainer.max_epochs N")
+    uses = [f"  mbt {line}" for line in words]
+    lines = [line for paragraph in header for line in textwrap.wrap(paragraph, 78)]
+    text = "".join(f"# {line}".rstrip() + "\n" for line in [*lines, "", *uses])
+    text += yaml.safe_dump({"ckpt_path": weights.name, **config}, sort_keys=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = weights.with_suffix(".safetensors.new")
+        save_file({name: x.contiguous() for name, x in tensors.items()}, unfinished, {METADATA: json.dumps(about)})
+        overlay.write_text(text, encoding="utf-8")
+        os.chmod(unfinished, overlay.stat().st_mode)  # safetensors lets nobody else read it
+        unfinished.replace(weights)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written ({error.strerror})") from None
+    print("\n".join([*lines, f"wrote {weights} and {overlay}", *uses]))

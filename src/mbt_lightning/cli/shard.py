@@ -1,0 +1,235 @@
+"""`mbt shard`: a data set re-encoded once, so that training reads it several times faster.
+
+Every usable clip's labelled segment is written anew, read back and compared with its source. A second run of the same
+command does what is missing. `DIR/manifest.parquet` comes last; training needs no other option than its name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from mbt_lightning.cli.fit import Parser
+from mbt_lightning.data.worker_pool import Failure, Progress, run_apart
+from mbt_lightning.data.manifest.formats import READERS, ManifestRow, replacing, to_list
+from mbt_lightning.data.manifest.manifest import Manifest, read_manifest, write_manifest
+from mbt_lightning.data.records import Example
+from mbt_lightning.errors import UserError
+from mbt_lightning.data.sharding.chunks import Chunks, Loose, Place
+from mbt_lightning.data.sharding.reencode import WRITERS, Job, NoRoom, Target, Written
+
+PLACES: dict[str, Callable[[Path], Place]] = {"mp4-intra": Loose, "jpeg-shards": Chunks}
+REENCODE = "mbt_lightning.data.sharding.reencode:reencode"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `mbt shard`."""
+    parser = Parser(prog="mbt shard", description="Re-encode a data set so that training reads it faster.")
+    parser.add_argument("manifest", help="the manifest of the data set: .parquet, .jsonl or .csv")
+    parser.add_argument("--format", choices=list(WRITERS), default="mp4-intra", help="what clips become")
+    parser.add_function_arguments(shard, skip={"manifest", "format"})
+    shard(**vars(parser.parse_args(list(arguments))))
+
+
+def shard(
+    manifest: str,
+    format: str,
+    out: str,
+    fps: float = 5.0,
+    short_side: int = 256,
+    sample_rate: int = 16000,
+    crf: int = 23,
+    jpeg_quality: int = 90,
+    media_root: str | None = None,
+    classes: str | None = None,
+    num_workers: int = 2,
+    timeout_seconds: float = 120.0,
+) -> None:
+    """Write a folder with the re-encoded clips, their manifest, and a report of every clip that was lost and why.
+
+    Args:
+        manifest: the manifest of the data set.
+        format: `mp4-intra` (small files that any program plays) or `jpeg-shards` (fastest to read; needs the extra
+            `shards`).
+        out: the folder.
+        fps: pictures a second that are kept.
+        short_side: pictures larger than this on their shorter side are shrunk to it, in pixels.
+        sample_rate: of the sound, in Hz.
+        crf: quality of the pictures in `mp4-intra`, 0 (best) to 51.
+        jpeg_quality: quality of the pictures in `jpeg-shards`, 1 to 100 (best).
+        media_root: folder that the manifest's relative media paths start from; default: the manifest's.
+        classes: the class list; default: the manifest's own.
+        num_workers: processes that re-encode.
+        timeout_seconds: time limit of one clip, to which the length of its segment is added.
+
+    Raises:
+        UserError: an option out of its range, or another one than an earlier run had; a disk that is full.
+    """
+    check_range("fps", fps, 0.1, 120)
+    check_range("short_side", short_side, 16, 4096)
+    check_range("sample_rate", sample_rate, 8000, 48000)  # what both AAC and FLAC can do
+    check_range("crf", crf, 0, 51)
+    check_range("jpeg_quality", jpeg_quality, 1, 100)
+    check_range("num_workers", num_workers, 1, 1024)
+    check_range("timeout_seconds", timeout_seconds, 1, 86400)
+    WRITERS[format].check()
+    source, folder = read_manifest(manifest, media_root, classes), Path(out)
+    if (store := source.metadata.get("store", Place.store)) != Place.store:
+        raise UserError(f"{source.path}: its clips are {store} already; shard the manifest that they were made from")
+    target = Target(fps, short_side, sample_rate, crf, jpeg_quality)
+    options = {"format": format, "source": str(source.path.resolve()), "source_hash": source.digest, **asdict(target)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_folder(folder)
+        with FileLock(folder / ".lock", timeout=0):
+            check_options(folder, options)
+            root = str(media_root or source.path.parent)
+            run(source, root, Run(folder, format, target, num_workers, timeout_seconds), options)
+    except Timeout:
+        raise UserError(f"{folder}: another mbt shard is writing into it; wait for its end") from None
+    except OSError as error:
+        where = error.filename or folder
+        raise UserError(f"{where}: cannot be written ({error.strerror}); the same command goes on from here") from error
+
+
+def check_range(name: str, value: float, least: float, most: float) -> None:
+    """Refuse an option out of its range."""
+    if not least <= value <= most:
+        raise UserError(f"{name} is {value}: give a number from {least} to {most}")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something else."""
+    if not (folder / "shard.json").is_file() and any(path.name != ".lock" for path in folder.iterdir()):
+        raise UserError(f"{folder}: is not empty and not of mbt shard; name another folder")
+
+
+def check_options(folder: Path, options: dict[str, Any]) -> None:
+    """Refuse a folder that was begun with other options."""
+    file = folder / "shard.json"
+    if file.is_file():
+        known = json.loads(file.read_text(encoding="utf-8"))
+        for name, value in options.items():
+            if known.get(name) != value and name != "source":
+                raise UserError(
+                    f"{folder}: was begun with {name} {known.get(name)}, not {value}; name another folder, or delete it"
+                )
+        return
+    with replacing(file) as unfinished:
+        unfinished.write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
+
+
+class Run(NamedTuple):
+    """What a run of `mbt shard` needs.
+
+    Args:
+        folder: where everything is written.
+        format: a name in `WRITERS`.
+        target: how clips are written.
+        num_workers: processes that re-encode.
+        timeout_seconds: time limit of one clip, without its length.
+    """
+
+    folder: Path
+    format: str
+    target: Target
+    num_workers: int
+    timeout_seconds: float
+
+
+def run(source: Manifest, root: str, run: Run, options: dict[str, Any]) -> None:
+    """Re-encode what is missing, write the manifest, report."""
+    place = PLACES[run.format](run.folder)
+    usable = sum(len(clips) for clips in source.splits.values())
+    failed: dict[int, str] = {}
+    found: list[Written] = []
+    with Progress(True) as bar:
+        bar.begin("shard", usable - place.num_done, place.num_done)
+        for rows in batches(source, root):
+            jobs = [job(n, row, place, run) for n, row in rows if row.status == "ok" and not place.is_done(n)]
+            for (number, *_, path), answer in run_apart(REENCODE, jobs, run.num_workers):
+                if isinstance(answer, NoRoom):
+                    raise OSError(0, answer.reason, path)
+                if isinstance(answer, Failure):
+                    failed[number] = answer.reason
+                else:
+                    place.take(number)
+                    found.append(answer)
+                bar.count(isinstance(answer, Failure))
+    place.finish()
+    path = run.folder / "manifest.parquet"
+    lost: list[str] = []
+    about = source.about | {"store": place.store, "shard": options}
+    table = written(source, root, place, failed, lost)
+    metadata = write_manifest(path, table, source.classes, source.groups, about)
+    report = path.with_name(f"{path.name}.report.txt")
+    report.write_text("".join(f"{line}\n" for line in lost), encoding="utf-8")
+    print_report(run, metadata["counts"], found, lost)
+    print(f"manifest: {path}\nevery clip that was lost, and why: {report}")
+
+
+def batches(source: Manifest, root: str) -> Iterator[list[tuple[int, ManifestRow]]]:
+    """All rows with their numbers, media paths from `root`, some thousand at a time."""
+    done = 0
+    for rows in READERS[source.path.suffix](source.path):
+        cells = [to_list(rows.batch[name]) for name in rows.batch.schema.names]
+        batch = []
+        for number, row in enumerate(zip(*cells, strict=True), done):
+            full = ManifestRow(*row)
+            video, audio = (os.path.abspath(os.path.join(root, x)) if x else None for x in (full.video, full.audio))
+            batch.append((number, full._replace(video=video, audio=audio)))
+        yield batch
+        done += len(batch)
+
+
+def job(number: int, row: ManifestRow, place: Place, run: Run) -> tuple[Job, float]:
+    """What a worker gets for a row, and its time limit."""
+    start, end = row.start_seconds or 0.0, row.end_seconds
+    example = Example(str(row.clip_id), row.video, row.audio or row.video, start, end)
+    limit = run.timeout_seconds + (end - start if end else 0.0)
+    return Job(number, run.format, example, run.target, str(place.path(number))), limit
+
+
+def written(
+    source: Manifest, root: str, place: Place, failed: dict[int, str], lost: list[str]
+) -> Iterator[ManifestRow]:
+    """The new manifest's rows; what is lost goes into `lost`."""
+    for rows in batches(source, root):
+        for number, row in rows:
+            if row.status == "ok" and number in failed:
+                row = row._replace(status="unreadable")
+                lost.append(f"{row.clip_id}: unreadable: {failed[number]}")
+            elif row.status == "ok":
+                name = place.name(number)
+                video, audio = (name, None) if row.video else (None, name)
+                row = row._replace(video=video, audio=audio, start_seconds=None, end_seconds=None)
+            else:
+                lost.append(f"{row.clip_id}: {row.status} before")
+            yield row
+
+
+def print_report(run: Run, counts: dict[str, dict[str, int]], found: Sequence[Written], lost: Sequence[str]) -> None:
+    """Print what became of the clips."""
+    statuses: Counter[str] = Counter()
+    for by_status in counts.values():
+        statuses.update(by_status)
+    print(", ".join(f"{number} {status}" for status, number in statuses.items()))
+    if found:
+        size = np.mean([clip.num_bytes for clip in found]) / 1000
+        psnr = [clip.psnr for clip in found if clip.psnr is not None]
+        sound = [clip.correlation for clip in found if clip.correlation is not None]
+        words = [f"{len(found)} clips written now, {size:.0f} KB each"]
+        words += [f"pictures {np.mean(psnr):.1f} dB, worst clip {min(psnr):.1f}"] if psnr else []
+        words += [f"sound's correlation {np.mean(sound):.4f}, worst {min(sound):.4f}"] if sound else []
+        print("; ".join(words))
+    for line in [line for line in lost if not line.endswith(" before")][:3]:
+        Console(highlight=False, soft_wrap=True).print(f"  {line}", markup=False)

@@ -1,0 +1,272 @@
+"""What all data sets have in common: the checks before reading, and the clips as they are gathered."""
+
+from __future__ import annotations
+
+import gc
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar
+
+from mbt_lightning.datasets.clips import OfficialClip, Parsed, Refused
+from mbt_lightning.datasets.rows import (
+    SPLITS,
+    BadRow,
+    check_line,
+    numbered_lines,
+    show,
+    told_split,
+)
+from mbt_lightning.errors import UserError
+
+KINDS = {
+    "#segmentscsvcreated": "an AudioSet segment list",
+    "#num_ytids": "an AudioSet segment list",
+    "#ytid,start_seconds": "an AudioSet segment list",
+    "segment_id\tstart_time_seconds": "a list of AudioSet's strong labels",
+    "index,mid,display_name": "AudioSet's class list (it belongs to --labels)",
+    "narration_id,": "an EPIC-KITCHENS list",
+    "id,key,instances,category": "an EPIC-KITCHENS class list (it belongs to --labels)",
+    "video_id,duration,fps": "EPIC-KITCHENS's list of videos",
+    "label,youtube_id,": "a Kinetics list",
+    "youtube_id,time_start": "a Kinetics list",
+    "category&videoid&": "an AVE list",
+    "stimulus_number,filename": "CREMA-D's list of file names",
+    "actorid,age,sex": "CREMA-D's list of actors",
+}
+"""How official files with a header begin, in lower case, without spaces and quotes; the others have no header."""
+
+EVALUATES = {"test": 2, "val": 1, "train": -1}
+"""Which split keeps a clip that stands in two: the larger number; names of the user's own are 0."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the user gives to read from.
+
+    Args:
+        annotations: annotation files.
+        labels: class lists.
+        split: the split of those files whose name and columns tell none.
+        variant: which of the data set's variants.
+        media: the folder of media.
+    """
+
+    annotations: Sequence[Path]
+    labels: Sequence[Path]
+    split: str | None
+    variant: str | None
+    media: Path | None
+
+    def split_of(self, path: Path, **words: str) -> str:
+        """The split that a file's name tells, by `words` of the data set and the usual ones, or else the one given."""
+        split = told_split(path, SPLITS | words) or self.split
+        if split is None:
+            raise UserError(f"{path}: neither the file's name nor a column tells the split; add --split train|val|test")
+        return split
+
+
+class DataSet(ABC):
+    """A data set, by what its official files say.
+
+    Attributes:
+        name: as on the command line.
+        help: one line for the command line.
+        kinds: the files with a header that are annotations of it, by the names in `KINDS`.
+        num_classes: official number of classes; None: any.
+        official: official number of clips, by split.
+        variants: names of its variants.
+        max_labels: how many class lists there can be.
+    """
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]] = ()
+    num_classes: ClassVar[int | None] = None
+    official: ClassVar[dict[str, int]] = {}
+    variants: ClassVar[tuple[str, ...]] = ()
+    max_labels: ClassVar[int] = 1
+
+    def parse(
+        self,
+        annotations: Sequence[Path],
+        labels: Sequence[Path] = (),
+        split: str | None = None,
+        variant: str | None = None,
+        media: Path | None = None,
+    ) -> Parsed:
+        """Read the official files.
+
+        Args:
+            annotations: annotation files.
+            labels: class lists.
+            split: the split of those files whose name and columns tell none.
+            variant: which of `variants`.
+            media: the folder of media; only `folder` looks into it.
+
+        Raises:
+            UserError: a file that is missing or of another kind, a split or variant that nobody told.
+        """
+        annotations, labels = [Path(path) for path in annotations], [Path(path) for path in labels]
+        self.check_files(annotations)
+        if len(labels) > self.max_labels:
+            raise UserError(f"{self.name}: {len(labels)} class lists after --labels, at most {self.max_labels} can be")
+        if split is not None:
+            split = SPLITS.get(split.strip().lower(), split.strip())
+            if not split or not split.isprintable():
+                raise UserError(f"--split is {show(split)}; give train, val, test or a name of your own")
+        variant = self.check_variant(variant)
+        with no_collector():
+            parsed = self.read(Sources(annotations, labels, split, variant, media))
+        if split is not None and parsed.clips and all(clip.split != split for clip in parsed.clips):
+            told = ", ".join(f"{k} ({v})" for k, v in Counter(clip.split for clip in parsed.clips).items())
+            raise UserError(f"--split {split}: the files themselves tell the split: {told}; leave out --split")
+        parsed.variant = variant
+        return parsed
+
+    @abstractmethod
+    def read(self, sources: Sources) -> Parsed:
+        """Read the official files; what is common to all data sets has been checked."""
+
+    def check_files(self, annotations: Sequence[Path]) -> None:
+        """Refuse to read none, a file that is given twice, or one of another data set."""
+        if not annotations:
+            raise UserError(f"{self.name}: no annotation files; add --annotations FILE ...")
+        for path in annotations:
+            if annotations.count(path) > 1:
+                raise UserError(f"{path}: given twice")
+            self.check_kind(path)
+
+    def check_kind(self, path: Path) -> None:
+        """Refuse a file of another data set, by its header."""
+        kind = kind_of(path)
+        if kind and kind not in self.kinds:
+            raise UserError(f"{path}: this is {kind}, not a list of {self.name}'s clips")
+
+    def check_variant(self, variant: str | None) -> str | None:
+        """The variant; refuses one that there is not."""
+        if variant is not None and variant not in self.variants:
+            known = f"its variants are: {', '.join(self.variants)}" if self.variants else "it has no variants"
+            raise UserError(f"{self.name}: no variant {show(variant)}; {known}")
+        return variant
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """Hold Python's search for cycles: among millions of records it finds none, and takes half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def kind_of(path: Path) -> str | None:
+    """What a file is by its first line, if official files have such a header."""
+    for _, line in numbered_lines(path):
+        start = line.lower().replace(" ", "").replace('"', "")
+        return next((kind for words, kind in KINDS.items() if start.startswith(words)), None)
+    raise UserError(f"{path}: the file is empty")
+
+
+class Gathered:
+    """Clips as they are read: repeats are dropped, rows at odds with each other refused, and all is told."""
+
+    def __init__(self) -> None:
+        self.clips: dict[str, OfficialClip] = {}
+        self.refused: list[Refused] = []
+        self.duplicates = 0
+        self.leaks: list[str] = []
+        self.notes: list[str] = []
+        self._at_odds: set[str] = set()
+
+    def read(self, path: Path, to_clip: Callable[[str, str], OfficialClip | None], skip: int = 0) -> None:
+        """Read a file.
+
+        Args:
+            path: the file.
+            to_clip: what a line and its file:line make; None: a line that is no clip, such as a comment. Raises BadRow.
+            skip: lines of header.
+        """
+        rows = bad = 0
+        for where, line in islice(numbered_lines(path), skip, None):
+            try:
+                if not line.isprintable():
+                    check_line(line)
+                clip = to_clip(line, where)
+            except BadRow as error:
+                bad += 1
+                self.refused.append(Refused(where, str(error)))
+                continue
+            if clip is not None:
+                rows += 1
+                self.add(clip)
+        if not rows and not bad:
+            raise UserError(f"{path}: there are no clips in it")
+        if not rows and bad >= 10:
+            first = self.refused[-bad]
+            raise UserError(f"{path}: none of its {bad} rows can be read; the first, {first.where}: {first.reason}")
+
+    def add(self, clip: OfficialClip) -> None:
+        """Add a clip, unless it is there already."""
+        known = self.clips.setdefault(clip.clip_id, clip)
+        if known is clip:
+            return
+        odds = differences(known, clip)
+        if not odds:
+            self.duplicates += 1
+            return
+        if clip.clip_id not in self._at_odds and not differences(known, clip._replace(split=known.split)):
+            self.leak(known, clip)
+            return
+        here, there = (" and ".join(side) for side in zip(*odds, strict=True))
+        name = show(clip.clip_id)
+        if clip.clip_id not in self._at_odds:
+            self._at_odds.add(clip.clip_id)
+            reason = f"clip {name} has {there} here, but {here} at {clip.annotation}"
+            self.refused.append(Refused(known.annotation, reason))
+        reason = f"clip {name} has {here} here, but {there} at {known.annotation}"
+        self.refused.append(Refused(clip.annotation, reason))
+
+    def leak(self, *places: OfficialClip) -> None:
+        """Keep a clip of two splits in the one that evaluates: the score of a clip that was trained on says nothing."""
+        kept, left = sorted(places, key=lambda clip: EVALUATES.get(clip.split, 0), reverse=True)
+        self.clips[kept.clip_id] = kept
+        reason = f"stays in {kept.split} ({kept.annotation}), leaves {left.split} ({left.annotation})"
+        self.leaks.append(f"clip {show(kept.clip_id)} stands in two splits: {reason}")
+
+    def done(
+        self, classes: Sequence[str] | None = None, groups: Sequence[str] = (), official: int | None = None
+    ) -> Parsed:
+        """All that was read; without a list of `classes` they are the sorted labels that occur."""
+        clips = [clip for clip in self.clips.values() if clip.clip_id not in self._at_odds]
+        if classes is None:
+            classes = sorted({label for clip in clips for label in clip.labels})
+        if official is not None and len(classes) != official:
+            self.notes.append(f"{len(classes)} classes; officially there are {official}")
+        return Parsed(clips, tuple(classes), tuple(groups), self.refused, self.duplicates, self.leaks, self.notes)
+
+
+def differences(known: OfficialClip, clip: OfficialClip) -> list[tuple[str, str]]:
+    """What a clip (first) says unlike its namesake (second); the order of labels does not matter."""
+    odds = []
+    if set(clip.labels) != set(known.labels):
+        odds.append((f"labels {show(', '.join(clip.labels))}", f"labels {show(', '.join(known.labels))}"))
+    if clip[2:4] != known[2:4]:
+        odds.append((f"segment {span(clip)}", f"segment {span(known)}"))
+    if clip.split != known.split:
+        odds.append((f"split {clip.split}", f"split {known.split}"))
+    return odds
+
+
+def span(clip: OfficialClip) -> str:
+    """A clip's segment for a message."""
+    if clip.start_seconds is None and clip.end_seconds is None:
+        return "whole"
+    return f"{clip.start_seconds or 0:g}-{'end' if clip.end_seconds is None else f'{clip.end_seconds:g}'} s"
