@@ -19,7 +19,7 @@ import measure
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 from authors import Reference, differences, references
 
 HEAD = ["reference", "largest logit", "logits, fast", "logits, slow", "tokens", "gradients", "logits, bfloat16"]

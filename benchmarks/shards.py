@@ -22,10 +22,10 @@ import data_peers as peers
 import measure
 import torch
 
+from mbt_lightning.cli.shard import shard
 from mbt_lightning.data.manifest.manifest import Manifest, ManifestRow, read_manifest, write_manifest
 from mbt_lightning.data.records import WindowSetting
 from mbt_lightning.data.store import store_of
-from mbt_lightning.cli.shard import shard
 
 SETTING = WindowSetting(8.0, 8, None, True, 16_000, 256, "auto", ("video", "audio"))
 FORMATS = ("mp4-intra", "jpeg-shards")

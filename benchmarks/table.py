@@ -24,10 +24,10 @@ from pathlib import Path
 
 from measure import arguments, report
 
-from mbt_lightning.model.authors_flops import cost_of_settings
 from mbt_lightning.cli.cost import Experiment
-from mbt_lightning.runs.read import NOT_TRAININGS
 from mbt_lightning.config.settings import flat, nested
+from mbt_lightning.model.authors_flops import cost_of_settings
+from mbt_lightning.runs.read import NOT_TRAININGS
 
 EXPERIMENT = Path(__file__).parent.parent / "experiments" / "bottleneck_b4_lf8.yaml"
 FUSIONS = {

@@ -8,11 +8,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from paths import PROJECT
 
 import mbt_lightning
 
 PACKAGE = Path(mbt_lightning.__file__).parent
-PROJECT = Path(__file__).parent.parent
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 

@@ -14,19 +14,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from paths import PROJECT
 from program import Program, stacked
 
 import mbt_lightning.model.mbt as mbt
+from mbt_lightning.cli import prepare, stats, subset
 from mbt_lightning.cli.fit import main
+from mbt_lightning.config.yaml_files import read_yaml
 from mbt_lightning.data.augment import ColourJitter, JitteredCrop, SpecAugment
 from mbt_lightning.data.spectrogram import KaldiFbank, LogMel
-from mbt_lightning.cli import prepare
-from mbt_lightning.cli import stats
-from mbt_lightning.cli import subset
-from mbt_lightning.config.yaml_files import read_yaml
 
-ROOT = Path(__file__).parent.parent
-EXPERIMENTS = ROOT / "experiments"
+EXPERIMENTS = PROJECT / "experiments"
 FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
 POINTS = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml") if path.stem != "base")
 RECIPES = sorted(path.stem for path in EXPERIMENTS.glob("recipes/*.yaml"))
@@ -36,7 +34,7 @@ LOGGERS = sorted(path.stem for path in EXPERIMENTS.glob("loggers/*.yaml"))
 
 def name_of(path: Path) -> str:
     """A file as it stands in commands: experiments/late.yaml."""
-    return path.relative_to(ROOT).as_posix()
+    return path.relative_to(PROJECT).as_posix()
 
 
 def point_file(name: str) -> str:
@@ -128,7 +126,7 @@ def test_experiments_are_all_there():
 def test_header_has_a_command_that_the_parser_takes(path, program, monkeypatch):
     found = commands(path)
     assert found, f"{name_of(path)}: the header shows no command (a line of `#   mbt ...`)"
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(PROJECT)
     for command in [command for command in found if command[1] == "fit"]:
         assert name_of(path) in command
         program.parse(*command[2:])
@@ -304,7 +302,9 @@ LEFT_TO_THE_POINT = r"(model\.(fusion|fusion_layer|modalities|share_encoder)(\.|
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_holds_the_papers_values_and_none_of_the_demo(recipe, point, program):
     values = program.resolve(point_file(point), recipe_file(recipe))
-    wanted = PAPER | DIFFERENT.get(recipe, {}) | {"model.task.class_path": f"mbt_lightning.training.tasks.{TASKS[recipe]}"}
+    wanted = (
+        PAPER | DIFFERENT.get(recipe, {}) | {"model.task.class_path": f"mbt_lightning.training.tasks.{TASKS[recipe]}"}
+    )
     assert {key: values.get(key, "is not set") for key in wanted} == wanted
     assert values["data.manifest"] == f"data/{recipe.removesuffix('_released')}.parquet"
     assert values["experiment"] == f"{point}+{recipe}"

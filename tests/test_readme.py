@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from paths import PROJECT
 from timm.models.vision_transformer import VisionTransformer
 from vits import google_names
 
 from mbt_lightning.cli.fit import main
 from mbt_lightning.data.demo import FRAME_RATE, SAMPLE_RATE, SIZE, DemoSize, demo_manifest, encode
 
-PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(console|python)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "console" for line in block.splitlines() if "mbt " in line]

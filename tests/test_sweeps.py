@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from paths import PROJECT
 from program import Program
 from wandb.sdk.launch.sweeps.utils import load_sweep_config
 
 from mbt_lightning.cli.fit import main
-from mbt_lightning.sweep.sweep_file import arguments, points, read_sweep, write_values
 from mbt_lightning.config.settings import flat, meaningful, nested
 from mbt_lightning.config.yaml_files import files_named
+from mbt_lightning.sweep.sweep_file import arguments, points, read_sweep, write_values
 
-PROJECT = Path(__file__).parent.parent
 SWEEPS = {path.stem: path for path in sorted((PROJECT / "sweeps").glob("*.yaml"))}
 REQUIRED = {
     *("backbone", "bottlenecks", "demo", "fusion_layer", "mixup", "sampling"),

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from paths import PROJECT
 
-from mbt_lightning.training.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
 from mbt_lightning.cli.fit import main
 from mbt_lightning.data.demo import DemoSize, demo_manifest
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, JointSelfAttention, TrainOnlyBottleneck
 from mbt_lightning.model.mbt import MBT, EncoderSize
 from mbt_lightning.model.pretrained.scenic import Scenic, from_params, state_dict
+from mbt_lightning.training.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
 
 CLASSES, DEPTH = 12, 3
 
@@ -263,7 +264,7 @@ class TestCheckpoints:
     @pytest.fixture
     def run(self, manifest) -> Path:
         """A finished run of a small model."""
-        point = Path(__file__).parent.parent / "experiments" / "bottleneck_b4_lf8.yaml"
+        point = PROJECT / "experiments" / "bottleneck_b4_lf8.yaml"
         size = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_layer", "2"]
         rest = ["--data.num_workers", "0", "--data.batch_size", "8", "--trainer.max_epochs", "1"]
         main(
@@ -325,7 +326,7 @@ class TestCheckpoints:
 
     def test_a_training_starts_from_it(self, run, manifest, capsys) -> None:
         main(["export", str(run / "checkpoints" / "best.ckpt"), "--out", "model"])
-        point = Path(__file__).parent.parent / "experiments" / "cross_lf8.yaml"
+        point = PROJECT / "experiments" / "cross_lf8.yaml"
         size = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_layer", "1"]
         rest = [
             "--data.num_workers",
@@ -382,7 +383,7 @@ class TestCheckpoints:
         assert "holds a model and no training to go on with; to start from it, give --model.init Checkpoint" in told
 
     def test_a_start_that_fails_leaves_no_folder(self, manifest, capsys) -> None:
-        point = Path(__file__).parent.parent / "experiments" / "cross_lf8.yaml"
+        point = PROJECT / "experiments" / "cross_lf8.yaml"
         words = ["fit", "--config", str(point), "--data.manifest", str(manifest), "--trainer.accelerator", "cpu"]
         told = refusal(capsys, *words, "--model.init", "GoogleViT", "--model.init.path", "nowhere.npz")
         assert "model.init nowhere.npz: nowhere.npz: no such file" in told or "nowhere.npz: no such file" in told

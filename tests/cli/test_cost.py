@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from paths import PROJECT
 
-from mbt_lightning.training.checkpoint import read_checkpoint
+from mbt_lightning.cli.cost import Experiment, Row, compare, cost_of, fusion_layers, itself, shape_of, way_of
 from mbt_lightning.cli.fit import main
 from mbt_lightning.data import spectrogram
 from mbt_lightning.data.datamodule import AudioVisualData
-from mbt_lightning.model.authors_flops import LATE, Cost, Way, cost_of_settings, inputs_of, shape_of_settings, ways
-from mbt_lightning.cli.cost import Experiment, Row, compare, cost_of, fusion_layers, itself, shape_of, way_of
 from mbt_lightning.model import fusion
+from mbt_lightning.model.authors_flops import LATE, Cost, Way, cost_of_settings, inputs_of, shape_of_settings, ways
 from mbt_lightning.model.flops import by_module, by_part, count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention, TrainOnlyBottleneck
 from mbt_lightning.model.mbt import MBT, EncoderSize
+from mbt_lightning.training.checkpoint import read_checkpoint
 
-PROJECT = Path(__file__).parent.parent
 SMALL = EncoderSize(dim=16, depth=2, num_heads=2, mlp_ratio=3)
 INPUTS = {"rgb": (3, 2, 32, 32), "spectrogram": (1, 48, 32), "flow": (3, 16, 16)}
 PATCHES = {"rgb": [1, 16, 16], "spectrogram": [16, 16], "flow": [8, 8]}

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import mbt_lightning
-from mbt_lightning.data.media.frames import DECODERS
 from mbt_lightning.cli import doctor
 from mbt_lightning.cli.doctor import CHECKS, Finding, examine
+from mbt_lightning.data.media.frames import DECODERS
 
 SOURCE = Path(mbt_lightning.__file__).parent.parent
 

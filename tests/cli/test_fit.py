@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from paths import PROJECT
 
-from mbt_lightning.training.checkpoint import load_checkpoint, read_checkpoint
 from mbt_lightning.cli.fit import expand, main
 from mbt_lightning.data.demo import DemoSize, demo_manifest
 from mbt_lightning.errors import UserError
+from mbt_lightning.training.checkpoint import load_checkpoint, read_checkpoint
 from mbt_lightning.training.recorder import MetricsCsv, find_checkpoint, new_run_folder
 
 POINT = "experiments/bottleneck_b4_lf8.yaml"
@@ -21,7 +22,7 @@ TINY = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_lay
 @pytest.fixture(autouse=True)
 def in_project(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run in the project's folder."""
-    monkeypatch.chdir(Path(__file__).parent.parent)
+    monkeypatch.chdir(PROJECT)
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +41,7 @@ def tiny(manifest: Path, runs: Path, *more: str) -> list[str]:
 def finished(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run that has been trained and tested."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(Path(__file__).parent.parent)
+        patch.chdir(PROJECT)
         runs = tmp_path_factory.mktemp("runs")
         main(["fit", *tiny(manifest, runs)])
     return next((runs / "bottleneck_b4_lf8").iterdir())

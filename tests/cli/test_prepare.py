@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from media import Recipe, write_clip
+from paths import EXPERIMENTS
 
 from mbt_lightning.cli.fit import main
 from mbt_lightning.data.manifest.manifest import read_manifest
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 IDS = ["--aaSYNTH00", "00012345678", "1234567e890", "aa_SYNTH-03"]
 """YouTube ids like an option, with leading zeros, like a number, and with what names are split at."""
 

@@ -5,8 +5,8 @@ import copy
 import pytest
 import yaml
 
-from mbt_lightning.model.mbt import MBT
 from mbt_lightning.config.settings import depth_of, flat, meaningful, nested
+from mbt_lightning.model.mbt import MBT
 
 CONFIG = {
     "seed_everything": 0,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from lightning.pytorch import Trainer
+from paths import PROJECT
 
 from mbt_lightning.cli.fit import main
 from mbt_lightning.data.datamodule import AudioVisualData
@@ -15,7 +16,6 @@ from mbt_lightning.data.demo import CLASSES
 from mbt_lightning.data.manifest.manifest import ManifestRow, read_manifest, write_manifest
 from mbt_lightning.errors import UserError
 
-PROJECT = Path(__file__).parent.parent
 TINY = ["--model.size", "{dim: 16, depth: 2, num_heads: 2}", "--model.fusion_layer", "1", "--trainer.max_epochs", "1"]
 PLAIN = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0"]
 

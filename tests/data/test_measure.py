@@ -12,19 +12,19 @@ import pytest
 import torch
 import yaml
 from media import Recipe, write_clip
+from paths import PROJECT
 
-from mbt_lightning.training.checkpoint import read_checkpoint
 from mbt_lightning.cli.fit import main
 from mbt_lightning.data.datamodule import AudioVisualData
-from mbt_lightning.data.media.decode import read_clip
 from mbt_lightning.data.manifest.manifest import ManifestRow, read_manifest, write_manifest
+from mbt_lightning.data.measure import Seen, Wanted, look, mean_and_std, read_measured, settings_of
+from mbt_lightning.data.media.decode import read_clip
 from mbt_lightning.data.records import Example
 from mbt_lightning.data.spectrogram import KaldiFbank, LogMel
-from mbt_lightning.data.measure import Seen, Wanted, look, mean_and_std, read_measured, settings_of
 from mbt_lightning.data.store import Files
 from mbt_lightning.errors import UserError
+from mbt_lightning.training.checkpoint import read_checkpoint
 
-PROJECT = Path(__file__).parent.parent
 MELS = ["--spectrogram.num_mels", "64"]
 TINY = ["--model.size", "{dim: 16, depth: 2, num_heads: 2}", "--model.fusion_layer", "1", "--data.num_workers", "0"]
 TINY += ["--trainer.max_steps", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]

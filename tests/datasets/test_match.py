@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from mbt_lightning.datasets.clips import OfficialClip
-from mbt_lightning.datasets.match import Match, Media, MediaIndex, resolve
 from mbt_lightning.datasets.examine import Probed
+from mbt_lightning.datasets.match import Match, Media, MediaIndex, resolve
 from mbt_lightning.errors import UserError
 
 ID = "-a_SYNTH_01"

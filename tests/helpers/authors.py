@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
+from paths import GOLDENS
 from torch import Tensor
 
 from mbt_lightning.data.sampling import authors_frame_indices
 from mbt_lightning.model.mbt import MBT, fuse
 from mbt_lightning.model.pretrained import scenic
-
-GOLDENS = Path(__file__).parent / "goldens"
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from mbt_lightning.model.authors_flops import cost_of_settings
 from mbt_lightning.config.settings import meaningful
+from mbt_lightning.model.authors_flops import cost_of_settings
 
 CONFIG = yaml.safe_load("""
 seed_everything: 0

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
+from paths import PROJECT
 
-PROJECT = Path(__file__).parent.parent
 TINY = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_layer", "1", "--model.drop_path", "0.2"]
 PLAIN = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.batch_size", "8"]
 DDP = ["--trainer.devices=2", "--trainer.strategy=ddp"]

@@ -7,8 +7,8 @@ from functools import cache
 
 import yaml
 
-from mbt_lightning.cli.fit import MbtCLI
 from mbt_lightning.cli.arguments import expand
+from mbt_lightning.cli.fit import MbtCLI
 
 
 class ParserReadyError(Exception):

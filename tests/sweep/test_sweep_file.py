@@ -14,10 +14,10 @@ import scipy.stats
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
+from mbt_lightning.config.yaml_files import files_named
 from mbt_lightning.errors import UserError
 from mbt_lightning.sweep.distributions import DISTRIBUTIONS
 from mbt_lightning.sweep.sweep_file import SweepFile, arguments, draw, points, read_sweep, write_values
-from mbt_lightning.config.yaml_files import files_named
 
 COMMAND = ["${env}", "mbt", "fit", "--config", "experiments/base.yaml", "--config", "${args_json_file}"]
 

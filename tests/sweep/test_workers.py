@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from paths import PROJECT
 from rich.console import Console
 
 from mbt_lightning.__main__ import main
@@ -24,7 +25,6 @@ from mbt_lightning.sweep.progress import Progress, duration, label_of, labels_of
 from mbt_lightning.sweep.sweep_file import read_sweep
 from mbt_lightning.sweep.workers import Workers, gpu_sets
 
-PROJECT = Path(__file__).parent.parent
 TINY = ["--model.size", "{dim: 16, depth: 2, num_heads: 2}", "--trainer.max_epochs", "4", "--data.num_workers", "0"]
 TINY += ["--data.batch_size", "8", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 

@@ -13,9 +13,9 @@ pytest.importorskip("matplotlib")
 
 from matplotlib.figure import Figure
 
+from mbt_lightning.runs.read import Run
 from mbt_lightning.table.compare import compare
 from mbt_lightning.table.figures import axes_of, caption, colours_of, draw, groups, lines_of, scores
-from mbt_lightning.runs.read import Run
 
 
 def over(runs: list[Run], name: str):

@@ -1,16 +1,14 @@
 """The paper's numbers stand beside a run only where the setting is the paper's: every condition breaks it."""
 
 import copy
-from pathlib import Path
 
 import pytest
 from made_runs import CROSS, JOINT, bottleneck, configuration
+from paths import EXPERIMENTS
 
+from mbt_lightning.cli.resolve import resolve
 from mbt_lightning.table import paper
 from mbt_lightning.table.paper import NUMBERS, find, unmet
-from mbt_lightning.cli.resolve import resolve
-
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 MINI = {"dataset": "audioset", "variant": "mini", "subset": None}
 MASKS = {"num_time_masks": 1, "max_time": 192, "num_freq_masks": 1, "max_freq": 48}

@@ -15,23 +15,23 @@ from pathlib import Path
 
 import pytest
 from made_runs import CROSS, JOINT, bottleneck, configuration, make_plan, make_run, make_sweep, summary_of
+from paths import PROJECT
 from scipy.stats import ttest_rel
 from test_paper import MINI, mixup, paper_setting
 
-from mbt_lightning.cli.fit import main
-from mbt_lightning.errors import UserError
 from mbt_lightning.cli import table
+from mbt_lightning.cli.fit import main
+from mbt_lightning.config.settings import nested
+from mbt_lightning.errors import UserError
+from mbt_lightning.runs.read import Run, is_run, read_folders, read_run, subfolders
 from mbt_lightning.table.columns import columns_of, duration, per_cent, short
 from mbt_lightning.table.compare import Comparison, compare
-from mbt_lightning.table.write import fitting, latex, latex_text, markdown_text, parts_of, point_rows
-from mbt_lightning.table.notes import notes_of
 from mbt_lightning.table.html_page import page
+from mbt_lightning.table.notes import notes_of
 from mbt_lightning.table.points import seed_of, settings_of
-from mbt_lightning.runs.read import Run, is_run, read_folders, read_run, subfolders
 from mbt_lightning.table.significance import duels, pareto
-from mbt_lightning.config.settings import nested
+from mbt_lightning.table.write import fitting, latex, latex_text, markdown_text, parts_of, point_rows
 
-PROJECT = Path(__file__).parent.parent
 REAL_SIZE = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_layer", "1"]
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from processes import DDP, PLAIN, command, finish, only, start
 
-from mbt_lightning.training.checkpoint import load_checkpoint
 from mbt_lightning.data.demo import DemoSize, demo_manifest
+from mbt_lightning.training.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")

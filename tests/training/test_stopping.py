@@ -14,8 +14,8 @@ import pytest
 import torch
 from processes import DDP, command, finish, kill_group, members, only, ranks, start, wait_for
 
-from mbt_lightning.training.checkpoint import read_checkpoint
 from mbt_lightning.data.demo import DemoSize, demo_manifest
+from mbt_lightning.training.checkpoint import read_checkpoint
 
 EPOCHS = ["--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1", "--trainer.callbacks+=processes.SendSignal"]
 ONE = ["--data.batch_size", "1", *EPOCHS]

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from paths import PROJECT
 from wandb_server import ENTITY, Run, WandbServer
 
+from mbt_lightning.config.settings import flat
 from mbt_lightning.data.demo import DemoSize, demo_manifest
 from mbt_lightning.table.wandb_runs import config_of, points_left, state_of
-from mbt_lightning.config.settings import flat
 from mbt_lightning.training.wandb_exit import bounded
 from mbt_lightning.training.wandb_logger import earlier_id, for_wandb, swept
 
-PROJECT = Path(__file__).parent.parent
 POINT = ["--config", "experiments/bottleneck_b4_lf8.yaml", "--config", "experiments/loggers/wandb.yaml"]
 TINY = {
     "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "max_epochs": 2, "log_every_n_steps": 1},
@@ -62,7 +62,7 @@ class Place:
     def environment(self, **more: str) -> dict[str, str]:
         left = ("PL_", "MBT_", "WANDB", "LOCAL_RANK", "MASTER_", "WORLD_SIZE", "NODE_RANK")
         kept = {k: v for k, v in os.environ.items() if not k.startswith(left)}
-        paths = [str(PROJECT / "src"), str(PROJECT / "tests"), kept.get("PYTHONPATH", "")]
+        paths = [str(PROJECT / "src"), str(PROJECT / "tests" / "helpers"), kept.get("PYTHONPATH", "")]
         kept |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths), "REPORTS": str(self.reports)}
         kept |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}", "WANDB_DIR": str(self.folder)}
         return kept | self.server.environment(self.folder) | more

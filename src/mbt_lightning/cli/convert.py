@@ -14,18 +14,18 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mbt_lightning.training.checkpoint import read_checkpoint
+from mbt_lightning.cli.arguments import NEWEST
 from mbt_lightning.cli.fit import Parser
 from mbt_lightning.data.manifest.manifest import read_classes
 from mbt_lightning.data.records import UNNAMED, DataSpec
 from mbt_lightning.data.spectrogram import LogMel
 from mbt_lightning.errors import UserError
-from mbt_lightning.cli.arguments import NEWEST
 from mbt_lightning.model.fusion import Bottleneck
 from mbt_lightning.model.mbt import MBT
-from mbt_lightning.model.pretrained.torch_files import METADATA
 from mbt_lightning.model.pretrained.flax import read_params
 from mbt_lightning.model.pretrained.scenic import RELEASED, Settings, UntoldShapeError, from_params
+from mbt_lightning.model.pretrained.torch_files import METADATA
+from mbt_lightning.training.checkpoint import read_checkpoint
 from mbt_lightning.training.recorder import find_checkpoint
 
 FRAMES_PER_SECOND, FRAME_STRIDE = 25, 2

@@ -17,17 +17,17 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from mbt_lightning.training.checkpoint import read_about
+from mbt_lightning.cli.arguments import NEWEST, expand
 from mbt_lightning.cli.fit import MbtCLI
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.errors import UserError
-from mbt_lightning.cli.arguments import NEWEST, expand
 from mbt_lightning.model import authors_flops as arithmetic
 from mbt_lightning.model.authors_flops import LATE, Shape, Way, find_way, ways
 from mbt_lightning.model.blocks import Block
 from mbt_lightning.model.flops import Part, blocks_of, by_part, count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention
 from mbt_lightning.model.mbt import MBT, SHARED
+from mbt_lightning.training.checkpoint import read_about
 from mbt_lightning.training.recorder import find_checkpoint
 
 AUDIOSET_CLASSES = 527

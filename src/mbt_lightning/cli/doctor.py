@@ -105,7 +105,7 @@ def examine(check: Check, timeout_seconds: float) -> list[Finding]:
     with tempfile.TemporaryDirectory(prefix="mbt-doctor-") as folder:
         told, said = Path(folder, "findings"), Path(folder, "output")
         told.touch()
-        code = f"from mbt_lightning.lab import doctor; doctor.run({check.what!r}, {str(told)!r})"
+        code = f"from mbt_lightning.cli import doctor; doctor.run({check.what!r}, {str(told)!r})"
         # -P and the whole path: the same packages as here, wherever the program was started.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         with said.open("w", encoding="utf-8") as output:

@@ -25,31 +25,31 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from mbt_lightning.training.checkpoint import Checkpoint, is_weights_only, read_about, read_checkpoint
+from mbt_lightning.cli.arguments import NEWEST, expand
+from mbt_lightning.config.settings import fingerprint
 from mbt_lightning.data.augment import RgbAugment
 from mbt_lightning.data.datamodule import AudioVisualData, manifest_file
-from mbt_lightning.data.mixup import Mixup
+from mbt_lightning.data.measure import Measured, kind_of, read_measured, scale_given, settings_of
 from mbt_lightning.data.media.probe import ClipError
+from mbt_lightning.data.mixup import Mixup
 from mbt_lightning.data.records import UNNAMED, DataSpec
 from mbt_lightning.data.spectrogram import Spectrogram
-from mbt_lightning.data.measure import Measured, kind_of, read_measured, scale_given, settings_of
 from mbt_lightning.errors import UserError, leave, one_line
-from mbt_lightning.cli.arguments import NEWEST, expand
-from mbt_lightning.training.bad_clips import BadClipGuard
-from mbt_lightning.training.saving import LastCheckpoint, WholeFiles
 from mbt_lightning.model.flops import count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Fusion
 from mbt_lightning.model.pretrained.ast import AST
 from mbt_lightning.model.pretrained.init import Init, PerModality
 from mbt_lightning.model.pretrained.scenic import Scenic
 from mbt_lightning.model.pretrained.vit import GoogleViT, TimmViT
-from mbt_lightning.training.module import AudioVisualClassifier
 from mbt_lightning.process import SIGNALS, bind_children, die_with_parent, rank
+from mbt_lightning.runs.state import RunState
+from mbt_lightning.training.bad_clips import BadClipGuard
+from mbt_lightning.training.checkpoint import Checkpoint, is_weights_only, read_about, read_checkpoint
+from mbt_lightning.training.module import AudioVisualClassifier
+from mbt_lightning.training.recorder import MetricsCsv, RunRecorder, find_checkpoint, given_id, new_run_folder
 from mbt_lightning.training.report import print_predictions, print_scores
 from mbt_lightning.training.resume import is_trained, own_checkpoint, refuse_other_settings
-from mbt_lightning.training.recorder import MetricsCsv, RunRecorder, find_checkpoint, given_id, new_run_folder
-from mbt_lightning.config.settings import fingerprint
-from mbt_lightning.runs.state import RunState
+from mbt_lightning.training.saving import LastCheckpoint, WholeFiles
 from mbt_lightning.training.stopping import Stop
 from mbt_lightning.training.tasks import Task
 

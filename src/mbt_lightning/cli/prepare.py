@@ -18,12 +18,12 @@ from rich.table import Table
 from mbt_lightning.cli.fit import Parser
 from mbt_lightning.data.manifest.formats import replacing
 from mbt_lightning.data.manifest.manifest import ManifestRow, relative, write_manifest
-from mbt_lightning.datasets import DATASETS
-from mbt_lightning.datasets.clips import OfficialClip, Parsed
-from mbt_lightning.datasets.base import no_collector
-from mbt_lightning.datasets.match import Match, Media, MediaIndex, resolve
-from mbt_lightning.datasets.examine import probe_media
 from mbt_lightning.data.media.probe import STREAMS
+from mbt_lightning.datasets import DATASETS
+from mbt_lightning.datasets.base import no_collector
+from mbt_lightning.datasets.clips import OfficialClip, Parsed
+from mbt_lightning.datasets.examine import probe_media
+from mbt_lightning.datasets.match import Match, Media, MediaIndex, resolve
 from mbt_lightning.errors import UserError, some
 
 NO_FILE = Match(None, None)

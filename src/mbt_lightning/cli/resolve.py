@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
+from mbt_lightning.cli.arguments import expand
+from mbt_lightning.cli.cost import build
 from mbt_lightning.cli.fit import MbtCLI, check_precision
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.errors import UserError, one_line
-from mbt_lightning.cli.arguments import expand
-from mbt_lightning.cli.cost import build
 
 
 def resolve(values: Sequence[Mapping[str, Any]], lines: Sequence[Sequence[str]]) -> list[dict[str, Any]]:

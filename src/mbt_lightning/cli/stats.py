@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from mbt_lightning.cli.fit import Parser
-from mbt_lightning.data.worker_pool import Progress
 from mbt_lightning.data.datamodule import manifest_file
 from mbt_lightning.data.manifest.formats import replacing
 from mbt_lightning.data.manifest.manifest import Manifest, read_manifest
+from mbt_lightning.data.measure import Seen, look_at, mean_and_std, options_of, read_stats, settings_of, stats_file
 from mbt_lightning.data.records import BadClip
 from mbt_lightning.data.sampling import chance
 from mbt_lightning.data.spectrogram import LogMel, Spectrogram
-from mbt_lightning.data.measure import Seen, look_at, mean_and_std, options_of, read_stats, settings_of, stats_file
 from mbt_lightning.data.store import store_of
+from mbt_lightning.data.worker_pool import Progress
 from mbt_lightning.errors import UserError, some
 
 MOST_SIZES = 3

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mbt_lightning.cli.fit import Parser
+from mbt_lightning.data.balanced_subset import choose_balanced, list_hash, seeded_order
 from mbt_lightning.data.manifest.formats import READERS, ManifestRow, check_suffix, check_text, to_list
 from mbt_lightning.data.manifest.manifest import Manifest, read_manifest, relative, write_manifest
-from mbt_lightning.data.balanced_subset import choose_balanced, list_hash, seeded_order
 from mbt_lightning.errors import UserError
 
 TRAIN = "train"
@@ -64,8 +64,8 @@ def subset(
     """Write a manifest with a part of the training clips, and all rows of the other splits.
 
     The part is a list (`ids`), or a number of clips in which rare classes come first and common ones are held back
-    (`num_clips`; the rule stands in `mbt_lightning.data.balanced_subset`). What a list names and the manifest does not have is
-    written to `<out>.report.txt`.
+    (`num_clips`; the rule is in `mbt_lightning.data.balanced_subset`). What a list names and the manifest does not
+    have is written to `<out>.report.txt`.
 
     Args:
         manifest: the manifest.

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from mbt_lightning.errors import UserError, some
+from mbt_lightning.runs.read import Plan, Run, read_folders
 from mbt_lightning.table.columns import columns_of
 from mbt_lightning.table.compare import Comparison, compare
 from mbt_lightning.table.figures import draw
-from mbt_lightning.table.write import latex, markdown, point_rows, print_table, run_rows, write_csv
-from mbt_lightning.table.notes import notes_of
 from mbt_lightning.table.html_page import GENERATOR, page
-from mbt_lightning.runs.read import Plan, Run, read_folders
+from mbt_lightning.table.notes import notes_of
+from mbt_lightning.table.write import latex, markdown, point_rows, print_table, run_rows, write_csv
 
 MAKE_RUNS = "make one by `mbt fit --config experiments/base.yaml`, or many by `mbt sweep sweeps/demo.yaml`"
 MATPLOTLIB = "figures need matplotlib: pip install 'mbt-lightning[table]'"

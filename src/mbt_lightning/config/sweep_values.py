@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mbt_lightning.model import fusion
-from mbt_lightning.process import rank
 from mbt_lightning.config.settings import flat, nested
 from mbt_lightning.config.yaml_files import is_text, read_yaml
+from mbt_lightning.model import fusion
+from mbt_lightning.process import rank
 
 ARGUMENTS = ".init_args."
 HOMES = ("", "mbt_lightning.", "mbt_lightning.model.fusion.")

@@ -24,8 +24,8 @@ from mbt_lightning.data.dataset import (
     collate,
 )
 from mbt_lightning.data.demo import CLASSES, demo_manifest
-from mbt_lightning.data.media.frames import DECODERS, check_decoder
 from mbt_lightning.data.manifest.manifest import Clips, Manifest, read_manifest
+from mbt_lightning.data.media.frames import DECODERS, check_decoder
 from mbt_lightning.data.media.probe import MEDIA_SUFFIXES
 from mbt_lightning.data.records import Batch, DataSpec, Example, WindowSetting
 from mbt_lightning.data.sampling import chance
@@ -45,8 +45,8 @@ class AudioVisualData(L.LightningDataModule):
     """Audio-visual clips: windows are decoded in the workers; all that is bigger is made on the device.
 
     Args:
-        manifest: a `.parquet`, `.jsonl` or `.csv` file (see `mbt_lightning.data.manifest.manifest`), or `demo` for the embedded
-            data.
+        manifest: a `.parquet`, `.jsonl` or `.csv` file (see `mbt_lightning.data.manifest`), or `demo` for
+            the embedded data.
         media_root: folder that relative media paths start from; default: the manifest's folder.
         classes: the class list; default: the manifest's own, or `classes.csv` beside it, or else the labels that occur.
         val_split: split to validate on; null: none.

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mbt_lightning.data.worker_pool import Failure, Progress, run_apart
 from mbt_lightning.data.media.probe import ClipError
 from mbt_lightning.data.records import BadClip, Example
 from mbt_lightning.data.spectrogram import LogMel, Spectrogram
 from mbt_lightning.data.store import Store, read_sound, readable_seconds
+from mbt_lightning.data.worker_pool import Failure, Progress, run_apart
 from mbt_lightning.errors import UserError
 
 PIECE_SECONDS = 60

@@ -9,11 +9,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from mbt_lightning.data.media.decode import read_clip
 from mbt_lightning.data.manifest.manifest import Manifest
+from mbt_lightning.data.media.decode import read_clip
 from mbt_lightning.data.media.probe import ClipError, MediaInfo, probe_once
-from mbt_lightning.data.records import Clip, Example, WindowSetting
 from mbt_lightning.data.media.shard_records import JpegShards
+from mbt_lightning.data.records import Clip, Example, WindowSetting
 from mbt_lightning.errors import UserError
 
 

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from mbt_lightning.datasets.clips import OfficialClip, Parsed
+from mbt_lightning.data.media.probe import MEDIA_SUFFIXES
 from mbt_lightning.datasets.base import DataSet, Gathered, Sources
+from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.rows import (
     SPLITS,
     BadRow,
@@ -29,7 +30,6 @@ from mbt_lightning.datasets.rows import (
     to_seconds,
     to_segment,
 )
-from mbt_lightning.data.media.probe import MEDIA_SUFFIXES
 from mbt_lightning.errors import UserError
 
 ROLES = {

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.base import DataSet, Gathered, Sources
+from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.rows import BadRow, ClassList, read_names, to_cells, to_seconds, to_youtube_id
 
 CLIP_SECONDS = 10

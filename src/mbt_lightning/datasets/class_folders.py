@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
-from mbt_lightning.datasets.clips import OfficialClip, Parsed, Refused
-from mbt_lightning.datasets.base import DataSet, Gathered, Sources
-from mbt_lightning.datasets.rows import SPLITS, BadRow, ClassList, check_line, read_names
 from mbt_lightning.data.media.probe import MEDIA_SUFFIXES
+from mbt_lightning.datasets.base import DataSet, Gathered, Sources
+from mbt_lightning.datasets.clips import OfficialClip, Parsed, Refused
+from mbt_lightning.datasets.rows import SPLITS, BadRow, ClassList, check_line, read_names
 from mbt_lightning.errors import UserError
 
 

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.base import DataSet, Gathered, Sources, kind_of
+from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.rows import BadRow, first_line, list_rows, show, to_cells, to_integer
 from mbt_lightning.errors import UserError
 

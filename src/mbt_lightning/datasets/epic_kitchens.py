@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.base import DataSet, Gathered, Sources
+from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.rows import BadRow, list_rows, read_header, show, to_cells, to_integer
 from mbt_lightning.errors import UserError
 

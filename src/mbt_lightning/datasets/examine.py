@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import av
 
-from mbt_lightning.data.worker_pool import Failure, Progress, run_apart
 from mbt_lightning.data.media.probe import OPEN_OPTIONS, ClipError, MediaInfo, best_stream, is_short, open_media, probe
+from mbt_lightning.data.worker_pool import Failure, Progress, run_apart
 from mbt_lightning.errors import UserError, one_line
 
 

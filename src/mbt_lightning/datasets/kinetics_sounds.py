@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.base import DataSet, Gathered, Sources, kind_of
+from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.kinetics400 import rows_of
 from mbt_lightning.datasets.rows import (
     BadRow,

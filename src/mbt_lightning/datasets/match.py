@@ -25,9 +25,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from mbt_lightning.data.media.probe import MEDIA_SUFFIXES
 from mbt_lightning.datasets.clips import OfficialClip
 from mbt_lightning.datasets.examine import Probed
-from mbt_lightning.data.media.probe import MEDIA_SUFFIXES
 from mbt_lightning.errors import UserError
 
 # The first that is there is taken: some of CREMA-D's MP3 files are blank.

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.base import DataSet, Gathered, Sources
+from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.rows import (
     BadRow,
     ClassList,

@@ -20,9 +20,9 @@ from typing import Any, TypeGuard
 
 import yaml
 
+from mbt_lightning.config.settings import nested
 from mbt_lightning.errors import UserError
 from mbt_lightning.sweep.ledger import read_ledger
-from mbt_lightning.config.settings import nested
 
 Curves = dict[str, list[tuple[int, float]]]
 """Values of each metric by step: {name: [(step, value), ...]}."""

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import mbt_lightning
+from mbt_lightning.config.settings import fingerprint, flat
+from mbt_lightning.config.yaml_files import files_named
 from mbt_lightning.errors import UserError
 from mbt_lightning.sweep.ledger import Ledger
 from mbt_lightning.sweep.sweep_file import SweepFile, arguments, draw, points
-from mbt_lightning.config.settings import fingerprint, flat
-from mbt_lightning.config.yaml_files import files_named
 
 VALUES_HERE = "{values}"
 """Stands in a command for the JSON of a trial's values until they are known."""

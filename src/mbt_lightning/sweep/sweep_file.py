@@ -16,9 +16,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from mbt_lightning.config.yaml_files import nearest_file, read_mapping
 from mbt_lightning.errors import UserError, nearest
 from mbt_lightning.sweep.distributions import DISTRIBUTIONS, Parameter, as_sent, read_parameters
-from mbt_lightning.config.yaml_files import nearest_file, read_mapping
 
 METHODS = ("grid", "random", "bayes")
 KEYS = (

@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mbt_lightning.config.settings import flat, nested
+from mbt_lightning.runs.read import Plan, Run
 from mbt_lightning.table import paper
 from mbt_lightning.table.paper import class_of
 from mbt_lightning.table.points import (
@@ -28,8 +30,6 @@ from mbt_lightning.table.points import (
     show,
     text,
 )
-from mbt_lightning.runs.read import Plan, Run
-from mbt_lightning.config.settings import flat, nested
 
 AXES = (
     "model.modalities",

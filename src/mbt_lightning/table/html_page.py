@@ -11,12 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from mbt_lightning.config.settings import WITHOUT_EFFECT, flat
+from mbt_lightning.runs.read import Curves, Run
 from mbt_lightning.table.columns import Column
 from mbt_lightning.table.compare import Comparison
 from mbt_lightning.table.notes import Section, name_of
 from mbt_lightning.table.points import SEED, seed_of, state_of
-from mbt_lightning.runs.read import Curves, Run
-from mbt_lightning.config.settings import WITHOUT_EFFECT, flat
 
 GENERATOR = '<meta name="generator" content="mbt table">'
 """By which a page is known as one of ours."""

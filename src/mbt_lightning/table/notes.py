@@ -8,11 +8,11 @@ from math import prod
 from typing import NamedTuple
 
 from mbt_lightning.errors import some
+from mbt_lightning.runs.read import Run, is_finite
 from mbt_lightning.table import paper
 from mbt_lightning.table.columns import NONE, coverage_of, duration, is_on_part
 from mbt_lightning.table.compare import Comparison
 from mbt_lightning.table.points import Point, seed_of, show, state_of
-from mbt_lightning.runs.read import Run, is_finite
 from mbt_lightning.table.significance import Duel, duels
 
 SCIPY = "The paired t-test needs scipy: pip install 'mbt-lightning[table]'"

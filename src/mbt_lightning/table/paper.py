@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from mbt_lightning.config.settings import is_late
 from mbt_lightning.model.authors_flops import BOTTLENECK
 from mbt_lightning.model.size import SIZES, EncoderSize
-from mbt_lightning.config.settings import is_late
 
 DATASETS = {
     ("audioset", "mini"): "mini-AudioSet",

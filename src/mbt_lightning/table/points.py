@@ -10,12 +10,11 @@ from functools import cache, cached_property
 from statistics import fmean, stdev
 from typing import Any
 
+from mbt_lightning.config.settings import OF_MODALITY, OF_SEVERAL_MODALITIES, flat, is_late, meaningful
 from mbt_lightning.model import authors_flops as arithmetic
-
+from mbt_lightning.runs.read import Run, is_finite
 from mbt_lightning.table import paper
 from mbt_lightning.table.paper import PaperNumber, arguments_of, class_of
-from mbt_lightning.runs.read import Run, is_finite
-from mbt_lightning.config.settings import OF_MODALITY, OF_SEVERAL_MODALITIES, flat, is_late, meaningful
 
 SEED = "seed_everything"
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
+from mbt_lightning.runs.read import is_finite
 from mbt_lightning.table.compare import Comparison
 from mbt_lightning.table.points import Point, seed_of
-from mbt_lightning.runs.read import is_finite
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:

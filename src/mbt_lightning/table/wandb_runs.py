@@ -9,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mbt_lightning.config.settings import flat, nested
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.runs.read import Plan, Run
-from mbt_lightning.config.settings import flat, nested
 from mbt_lightning.training.wandb_exit import bounded
 
 X_AXIS = "trainer/global_step"

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mbt_lightning.config.settings import flat
+from mbt_lightning.runs.read import Run
 from mbt_lightning.table.columns import Column, mean_of, paper_gap
 from mbt_lightning.table.compare import Comparison
 from mbt_lightning.table.notes import Section
 from mbt_lightning.table.points import Point, seed_of, state_of
-from mbt_lightning.runs.read import Run
-from mbt_lightning.config.settings import flat
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Terminal

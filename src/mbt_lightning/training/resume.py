@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mbt_lightning.training.checkpoint import read_about, read_checkpoint
+from mbt_lightning.config.settings import meaningful
 from mbt_lightning.errors import UserError
 from mbt_lightning.process import rank
-from mbt_lightning.config.settings import meaningful
+from mbt_lightning.training.checkpoint import read_about, read_checkpoint
 
 GOES_ON = "MBT_GOES_ON"
 """Environment variable: what the first process has decided, for those that Lightning starts; empty: from the start."""

@@ -14,8 +14,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.config.settings import flat
+from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.training.wandb_exit import FINISH_SECONDS, bounded, finish_setting, say
 
 X_AXIS = "trainer/global_step"

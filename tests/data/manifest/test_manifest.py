@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from mbt_lightning.data.manifest import formats
-
 from mbt_lightning.data.manifest import shared_table as table
 from mbt_lightning.data.manifest.formats import COLUMNS
 from mbt_lightning.data.manifest.manifest import ManifestRow, read_manifest, write_manifest

@@ -16,9 +16,7 @@ from media import Recipe
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset
 
-from mbt_lightning.data.media import decode
-
-from mbt_lightning.data.media import frames
+from mbt_lightning.data.media import decode, frames
 from mbt_lightning.data.media import probe as probing
 from mbt_lightning.data.media.decode import read_clip
 from mbt_lightning.data.media.frames import DECODERS, Decord, Torchcodec

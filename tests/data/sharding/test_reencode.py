@@ -16,14 +16,14 @@ from media import FPS, SAMPLE_RATE, Recipe, find_sound, read_number, write_clip
 from torch.utils.data import DataLoader
 
 from mbt_lightning.cli.fit import main
-from mbt_lightning.data.media import shard_records as shards
 from mbt_lightning.data.dataset import ClassBalanced, ClipDataset, Draw, DrawSampler, WindowSetting, collate
 from mbt_lightning.data.manifest.manifest import Manifest, ManifestRow, read_manifest, write_manifest
+from mbt_lightning.data.media import shard_records as shards
 from mbt_lightning.data.media.probe import ClipError
 from mbt_lightning.data.records import Example
+from mbt_lightning.data.sharding.reencode import WRITERS, Segment, Target, compare
 from mbt_lightning.data.store import store_of
 from mbt_lightning.errors import UserError
-from mbt_lightning.data.sharding.reencode import WRITERS, Segment, Target, compare
 
 FORMATS = ("mp4-intra", "jpeg-shards")
 STORED_FPS = 5
@@ -265,7 +265,8 @@ class TestAgain:
         done = f"{folder}/clips/*/*.mp4" if kind == "mp4-intra" else f"{folder}/shards/*.json"
         # Each record a chunk of its own.
         code = (
-            "import sys; from mbt_lightning.lab import pack; from mbt_lightning.cli.fit import main; pack.CHUNK_BYTES = 1"
+            "import sys; from mbt_lightning.cli.fit import main; from mbt_lightning.data.sharding import chunks;"
+            "chunks.CHUNK_BYTES = 1"
         )
         words = ["shard", str(source), "--out", str(folder), "--format", kind, "--num_workers", "1"]
         killed = subprocess.Popen([sys.executable, "-c", f"{code}; main({words!r})"], start_new_session=True)

@@ -31,8 +31,8 @@ from mbt_lightning.data.media.probe import (
     Track,
     probe_once,
 )
-from mbt_lightning.data.records import Clip
 from mbt_lightning.data.media.sound import read_sound
+from mbt_lightning.data.records import Clip
 from mbt_lightning.errors import UserError
 
 

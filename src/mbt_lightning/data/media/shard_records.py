@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from mbt_lightning.data import sampling
 from mbt_lightning.data.media.probe import ClipError
-from mbt_lightning.data.records import Clip, Example, WindowSetting
 from mbt_lightning.data.media.sound import MARGIN_SECONDS, lay_out
+from mbt_lightning.data.records import Clip, Example, WindowSetting
 from mbt_lightning.errors import UserError
 
 VERSION = 1

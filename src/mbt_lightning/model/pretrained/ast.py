@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mbt_lightning.errors import UserError
-from mbt_lightning.model.pretrained.torch_files import read_tensors
 from mbt_lightning.model.pretrained.init import Encoder, EncoderInit
+from mbt_lightning.model.pretrained.torch_files import read_tensors
 from mbt_lightning.model.pretrained.vit import parts_of_timm, unknown_to_timm, usual_heads
 
 ORIGINAL = [(r"v\.(.*)", r"\1")]

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from mbt_lightning.errors import UserError, one_line, some
-from mbt_lightning.model.pretrained.torch_files import read_tensors
 from mbt_lightning.model.pretrained.flax import read_npz, read_params
 from mbt_lightning.model.pretrained.init import Encoder, EncoderInit
 from mbt_lightning.model.pretrained.linen import block_state, tensor
+from mbt_lightning.model.pretrained.torch_files import read_tensors
 
 
 class GoogleViT(EncoderInit):
