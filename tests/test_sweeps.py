@@ -13,7 +13,7 @@ from program import Program
 from wandb.sdk.launch.sweeps.utils import load_sweep_config
 
 from mbt_lightning.cli.fit import main
-from mbt_lightning.config.settings import flat, meaningful, nested
+from mbt_lightning.config.settings import flat, identity_settings, nested
 from mbt_lightning.config.yaml_files import files_named
 from mbt_lightning.sweep.sweep_file import arguments, points, read_sweep, write_values
 
@@ -103,7 +103,7 @@ def test_every_point_is_the_settings_that_it_names(name, program: Program, tmp_p
 
 def meaningful_of(settings: dict) -> str:
     """What is equal for equal experiments, from settings by dotted name of which null stands for none."""
-    kept = meaningful(nested({key: value for key, value in settings.items() if value is not None}))
+    kept = identity_settings(nested({key: value for key, value in settings.items() if value is not None}))
     return json.dumps({key: value for key, value in kept.items() if value != {}}, sort_keys=True)
 
 

@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 from mbt_lightning import process
-from mbt_lightning.errors import UserError, leave, one_line
+from mbt_lightning.errors import UserError, exit_with_error, one_line
 from mbt_lightning.training.wandb_exit import recorded
 
 WITHOUT_TORCH = {
@@ -26,7 +26,7 @@ def main() -> None:
         except UserError as error:
             if os.environ.get("MBT_DEBUG"):
                 raise
-            leave(one_line(error))
+            exit_with_error(one_line(error))
         except KeyboardInterrupt:
             print("mbt: interrupted; the same command goes on", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)

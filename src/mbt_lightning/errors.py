@@ -1,4 +1,4 @@
-"""Errors that a person can mend: the program prints them as one line and leaves with exit code 2."""
+"""Errors that users can fix, printed as one line with exit code 2, and the wording that messages share."""
 
 import difflib
 import sys
@@ -10,7 +10,7 @@ class UserError(ValueError):
     """A wrong setting, file or value; its text names the value got, the values allowed and the fix."""
 
 
-def leave(message: str) -> NoReturn:
+def exit_with_error(message: str) -> NoReturn:
     """Print what a person can mend and leave with exit code 2; the exit carries the message as its note."""
     print(f"mbt: error: {message}", file=sys.stderr)
     stop = SystemExit(2)
@@ -23,12 +23,26 @@ def one_line(message: object) -> str:
     return " ".join(str(message).split())
 
 
-def some(names: Sequence[str], most: int = 5) -> str:
+def abbreviate(names: Sequence[str], most: int = 5) -> str:
     """The first of a list of names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint at the most similar known name, or nothing."""
-    close = difflib.get_close_matches(name[:100], list(known), n=1)
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name that is most like an unknown one, or nothing."""
+    close = difflib.get_close_matches(name[:200], list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def duration(seconds: float) -> str:
+    """A length of time as a person says it, e.g. `2 h 5 min`, `1 min 30 s` or `0.4 s`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    days, hours_left = divmod(hours, 24)
+    if days >= 2:
+        return f"{days} d {hours_left} h"
+    if hours:
+        return f"{hours} h {left} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

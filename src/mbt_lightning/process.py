@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -138,3 +142,48 @@ def wait_for_parent() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
+
+
+@cache
+def machine() -> str:
+    """What tells this machine, since it was started, from all others; containers on one machine are told apart."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def identity(pid: int) -> dict[str, Any]:
+    """A process, so that another one with the same number is not taken for it."""
+    return {"pid": pid, "start": start_of(pid)}
+
+
+def myself() -> dict[str, Any]:
+    """This process, as `is_running` and other machines can recognise it."""
+    return identity(os.getpid()) | {"host": socket.gethostname(), "machine": machine()}
+
+
+def start_of(pid: int) -> str | None:
+    """When a process of this machine was started, in ticks since the machine was; None if it is gone or unknown."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]  # proc(5): state, start time
+
+
+def is_running(process: Mapping[str, Any]) -> bool:
+    """Whether a process of this machine is there: by its `pid`, and by its `start` where `identity` has noted it."""
+    pid = process.get("pid")
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    if platform.system() == "Linux" and "start" in process:
+        return process["start"] is not None and start_of(pid) == process["start"]
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

@@ -12,8 +12,9 @@ from paths import PROJECT
 from mbt_lightning.cli.fit import expand, main
 from mbt_lightning.data.demo import DemoSize, demo_manifest
 from mbt_lightning.errors import UserError
+from mbt_lightning.runs.folder import find_checkpoint, new_run_folder
 from mbt_lightning.training.checkpoint import load_checkpoint, read_checkpoint
-from mbt_lightning.training.recorder import MetricsCsv, find_checkpoint, new_run_folder
+from mbt_lightning.training.metrics_csv import MetricsCsv
 
 POINT = "experiments/bottleneck_b4_lf8.yaml"
 TINY = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_layer", "2", "--data.num_workers", "0"]

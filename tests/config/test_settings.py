@@ -5,7 +5,7 @@ import copy
 import pytest
 import yaml
 
-from mbt_lightning.config.settings import depth_of, flat, meaningful, nested
+from mbt_lightning.config.settings import depth_of, flat, identity_settings, nested
 from mbt_lightning.model.mbt import MBT
 
 CONFIG = {
@@ -54,7 +54,7 @@ def test_flat_and_nested_are_inverse() -> None:
     ],
 )
 def test_the_same_experiment(one, other) -> None:
-    assert meaningful(changed(**one)) == meaningful(changed(**other))
+    assert identity_settings(changed(**one)) == identity_settings(changed(**other))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_same_experiment(one, other) -> None:
     ],
 )
 def test_another_experiment(other) -> None:
-    assert meaningful(changed(**other)) != meaningful(CONFIG)
+    assert identity_settings(changed(**other)) != identity_settings(CONFIG)
 
 
 def test_depth_is_that_of_the_model() -> None:
@@ -84,6 +84,6 @@ def test_depth_is_that_of_the_model() -> None:
 
 
 def test_late_fusion_leaves_no_strategy() -> None:
-    late = meaningful(changed(model__fusion_layer=12))
+    late = identity_settings(changed(model__fusion_layer=12))
     assert not [name for name in late if name.startswith("model.fusion.")]
     assert yaml.safe_dump(late)

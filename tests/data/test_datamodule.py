@@ -11,9 +11,9 @@ from paths import PROJECT
 
 from mbt_lightning.cli.fit import main
 from mbt_lightning.data.datamodule import AudioVisualData
-from mbt_lightning.data.dataset import ClassBalanced, ClipSampler, InOrder, Shuffled
 from mbt_lightning.data.demo import CLASSES
 from mbt_lightning.data.manifest.manifest import ManifestRow, read_manifest, write_manifest
+from mbt_lightning.data.samplers import ClassBalanced, ClipSampler, InOrder, Shuffled
 from mbt_lightning.errors import UserError
 
 TINY = ["--model.size", "{dim: 16, depth: 2, num_heads: 2}", "--model.fusion_layer", "1", "--trainer.max_epochs", "1"]

@@ -17,7 +17,7 @@ from paths import PROJECT
 from mbt_lightning.cli.fit import main
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.data.manifest.manifest import ManifestRow, read_manifest, write_manifest
-from mbt_lightning.data.measure import Seen, Wanted, look, mean_and_std, read_measured, settings_of
+from mbt_lightning.data.measure import ClipMeasurement, MeasureJob, look, mean_and_std, read_measured, settings_of
 from mbt_lightning.data.media.decode import read_clip
 from mbt_lightning.data.records import Example
 from mbt_lightning.data.spectrogram import KaldiFbank, LogMel
@@ -150,7 +150,7 @@ class TestLook:
 
     def test_rows_that_fill_up_are_left_out(self, made) -> None:
         example = Example("0", str(made / "0.mp4"), str(made / "0.mp4"))
-        seen = look(Wanted(0, example, Files(), json.dumps(settings_of(KaldiFbank, {}))))
+        seen = look(MeasureJob(0, example, Files(), json.dumps(settings_of(KaldiFbank, {}))))
         whole = KaldiFbank().log_mel(read_clip(made / "0.mp4", window_seconds=seen.seconds).waveform[None])[0].double()
         assert seen.num_values % 128 == 0 and 0 < whole.numel() - seen.num_values <= 8 * 128
         rows = whole[: seen.num_values // 128]
@@ -158,9 +158,9 @@ class TestLook:
 
     def test_a_long_sound_comes_in_pieces(self, made, monkeypatch) -> None:
         example, recipe = Example("3", None, str(made / "3.mp4")), json.dumps(settings_of(LogMel, {}))
-        whole = look(Wanted(0, example, Files(), recipe))
+        whole = look(MeasureJob(0, example, Files(), recipe))
         monkeypatch.setattr("mbt_lightning.data.measure.PIECE_SECONDS", 2)
-        pieces = look(Wanted(0, example, Files(), recipe))
+        pieces = look(MeasureJob(0, example, Files(), recipe))
         assert abs(whole.num_values - pieces.num_values) <= 128 and pieces != whole
         for a, b in zip(mean_and_std([whole]), mean_and_std([pieces]), strict=True):
             assert a == pytest.approx(b, rel=0.01)
@@ -176,11 +176,11 @@ class TestLook:
     )
     def test_why_a_clip_is_left_out(self, clip, told, made, monkeypatch) -> None:
         monkeypatch.chdir(made)
-        assert told in look(Wanted(0, clip, Files(), json.dumps(settings_of(LogMel, {})))).reason
+        assert told in look(MeasureJob(0, clip, Files(), json.dumps(settings_of(LogMel, {})))).reason
 
     def test_sums_do_not_depend_on_the_order(self) -> None:
         numbers = np.random.default_rng(0).normal(1e6, 1, (50, 100))
-        seen = [Seen(1.0, None, None, 100, float(x.sum()), float((x**2).sum())) for x in numbers]
+        seen = [ClipMeasurement(1.0, None, None, 100, float(x.sum()), float((x**2).sum())) for x in numbers]
         assert mean_and_std(seen) == mean_and_std(seen[::-1])
         assert mean_and_std(seen)[1] == pytest.approx(numbers.std(), rel=1e-2)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from mbt_lightning.config.settings import meaningful
+from mbt_lightning.config.settings import identity_settings
 from mbt_lightning.model.authors_flops import cost_of_settings
 
 CONFIG = yaml.safe_load("""
@@ -127,7 +127,7 @@ def make_plan(folder: Path, points: list[tuple[dict, str]], trials: dict[str, di
         "metric": {"name": "test/score", "goal": "maximize"},
         "parameters": names,
         "points": [{"values": values, "trial": trial} for values, trial in points],
-        "trials": {name: {"settings": meaningful(config), "words": []} for name, config in trials.items()},
+        "trials": {name: {"settings": identity_settings(config), "words": []} for name, config in trials.items()},
     }
     (folder / "sweep").mkdir(parents=True)
     (folder / "sweep" / "plan.json").write_text(json.dumps(content))

@@ -2,7 +2,8 @@
 
 `wandb sweep`, `wandb agent`, `wandb.init`, the streaming of a run, resuming, `wandb sync` and `wandb.Api` all work with
 it. Everything that they send is kept in plain records (`Sweep`, `Run`) for tests to look at. It can be run by hand:
-`python tests/helpers/wandb_server.py 8080`, then `WANDB_BASE_URL=http://127.0.0.1:8080 WANDB_API_KEY=<any 40 letters> wandb …`.
+`python tests/helpers/wandb_server.py 8080`, then
+`WANDB_BASE_URL=http://127.0.0.1:8080 WANDB_API_KEY=<any 40 letters> wandb …`.
 """
 
 from __future__ import annotations

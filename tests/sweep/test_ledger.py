@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from mbt_lightning.errors import UserError
+from mbt_lightning.process import identity, is_running, myself, start_of
 from mbt_lightning.sweep import ledger as ledgers
-from mbt_lightning.sweep.ledger import Ledger, State, identity, is_running, myself, read_ledger, start_of
+from mbt_lightning.sweep.ledger import Ledger, State, read_ledger
 
 TRIALS = [f"trial{i}" for i in range(40)]
 

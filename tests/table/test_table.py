@@ -22,14 +22,15 @@ from test_paper import MINI, mixup, paper_setting
 from mbt_lightning.cli import table
 from mbt_lightning.cli.fit import main
 from mbt_lightning.config.settings import nested
-from mbt_lightning.errors import UserError
-from mbt_lightning.runs.read import Run, is_run, read_folders, read_run, subfolders
-from mbt_lightning.table.columns import columns_of, duration, per_cent, short
+from mbt_lightning.errors import UserError, duration
+from mbt_lightning.runs.read import Run, is_run, read_run
+from mbt_lightning.sweep.planned_runs import read_folders, subfolders
+from mbt_lightning.table.columns import columns_of, per_cent, short
 from mbt_lightning.table.compare import Comparison, compare
 from mbt_lightning.table.html_page import page
 from mbt_lightning.table.notes import notes_of
 from mbt_lightning.table.points import seed_of, settings_of
-from mbt_lightning.table.significance import duels, pareto
+from mbt_lightning.table.significance import paired_comparisons, pareto
 from mbt_lightning.table.write import fitting, latex, latex_text, markdown_text, parts_of, point_rows
 
 REAL_SIZE = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_layer", "1"]
@@ -244,8 +245,8 @@ def test_other_data_stand_in_one_table_where_a_sweep_says_so(tmp_path: Path) -> 
     assert found.swept == ("model.fusion", "data.manifest") and len(found.points) == 4
     labels = {"small, 9 clips, 0009ff", "large, 1024 clips, 1024ff"}
     assert {point.labels["data.manifest"] for point in found.points} == labels
-    assert [one.difference for one in duels(found)] == pytest.approx([0.1, 0.1])
-    assert all(one.one.labels == one.other.labels for one in duels(found))
+    assert [one.difference for one in paired_comparisons(found)] == pytest.approx([0.1, 0.1])
+    assert all(one.one.labels == one.other.labels for one in paired_comparisons(found))
     told = said(found, "How to read it")
     assert "Data: small.csv, 9 train clips, hash 0009ffff." in told and "Data: large.csv, 1024 train clips" in told
     assert "Their test sets may differ" in told
@@ -565,7 +566,7 @@ class TestBestAgainstBest:
 
     def test_p_by_hand(self) -> None:
         """Differences 1, 2, 3 per cent: t = 2 / (1 / sqrt 3) = 3.4641 with 2 degrees of freedom, p = 0.0742."""
-        (one,) = duels(compare(self.runs([0.71, 0.72, 0.73], [0.70, 0.70, 0.70])))
+        (one,) = paired_comparisons(compare(self.runs([0.71, 0.72, 0.73], [0.70, 0.70, 0.70])))
         assert (one.one.kind, one.other.kind, one.seeds) == ("bottleneck", "cross-attention", 3)
         assert one.difference == pytest.approx(0.02) and one.std == pytest.approx(0.01)
         assert one.p == pytest.approx(0.0742, abs=5e-5) and not one.is_chosen
@@ -574,7 +575,7 @@ class TestBestAgainstBest:
         chance = random.Random(5)
         for n in (2, 3, 10):
             ours, theirs = ([chance.random() for _ in range(n)] for _ in range(2))
-            (one,) = duels(compare(self.runs(ours, theirs)))
+            (one,) = paired_comparisons(compare(self.runs(ours, theirs)))
             assert one.p == pytest.approx(float(ttest_rel(ours, theirs).pvalue), rel=1e-9)
 
     def test_only_common_seeds_are_paired(self) -> None:
@@ -600,7 +601,7 @@ class TestBestAgainstBest:
 
     def test_the_best_layer_of_each_is_compared_and_that_is_called_optimistic(self) -> None:
         runs = self.runs([0.71, 0.73], [0.70, 0.69]) + [made(s, 0.8 + s / 50, model__fusion_layer=4) for s in (0, 1)]
-        (one,) = duels(compare(runs))
+        (one,) = paired_comparisons(compare(runs))
         assert one.one.fusion_layer == 4 and one.is_chosen
         told = said(compare(runs), "Best against best")
         assert "bottleneck B = 4 (sequential), L_f = 4 against cross-attention, L_f = 8: +11.50 points" in told
@@ -799,7 +800,7 @@ def test_another_score(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(None, "–"), (1.6, "1.6 s"), (119, "119.0 s"), (120, "2.0 min"), (9000, "2.5 h"), (4e5, "4.6 d")],
+    [(1.6, "1.6 s"), (95, "1 min 35 s"), (9000, "2 h 30 min"), (4e5, "4 d 15 h")],
 )
 def test_durations(seconds, text) -> None:
     assert duration(seconds) == text

@@ -207,7 +207,8 @@ def test_sweeps_by_the_real_agent(place: Place) -> None:
     assert ranks[0]["parameters"] == ranks[1]["parameters"]
 
     code = (
-        "import json, sys; from mbt_lightning.table.wandb_runs import read_wandb; runs, plans = read_wandb(sys.argv[1]);"
+        "import json, sys; from mbt_lightning.table.wandb_runs import read_wandb;"
+        "runs, plans = read_wandb(sys.argv[1]);"
         "assert 'torch' not in sys.modules;"
         "print(json.dumps([(r.name, r.state, r.message, r.config, r.summary, r.curves()) for r in runs]))"
     )

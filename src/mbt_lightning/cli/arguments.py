@@ -11,8 +11,8 @@ import yaml
 from mbt_lightning.config.sweep_values import prepare_points
 from mbt_lightning.config.yaml_files import is_text, read_yaml, split_equals, with_bases
 from mbt_lightning.errors import UserError
+from mbt_lightning.runs.folder import find_checkpoint
 from mbt_lightning.training.checkpoint import is_weights_only, read_about
-from mbt_lightning.training.recorder import find_checkpoint
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 NEWEST = ("last", "best")

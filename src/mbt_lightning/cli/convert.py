@@ -19,14 +19,15 @@ from mbt_lightning.cli.fit import Parser
 from mbt_lightning.data.manifest.manifest import read_classes
 from mbt_lightning.data.records import UNNAMED, DataSpec
 from mbt_lightning.data.spectrogram import LogMel
+from mbt_lightning.disk import replacing
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.fusion import Bottleneck
 from mbt_lightning.model.mbt import MBT
 from mbt_lightning.model.pretrained.flax import read_params
 from mbt_lightning.model.pretrained.scenic import RELEASED, Settings, UntoldShapeError, from_params
 from mbt_lightning.model.pretrained.torch_files import METADATA
+from mbt_lightning.runs.folder import find_checkpoint
 from mbt_lightning.training.checkpoint import read_checkpoint
-from mbt_lightning.training.recorder import find_checkpoint
 
 FRAMES_PER_SECOND, FRAME_STRIDE = 25, 2
 """How the authors' released configuration reads pictures."""
@@ -309,11 +310,10 @@ def write_model(
     text += yaml.safe_dump({"ckpt_path": weights.name, **config}, sort_keys=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = weights.with_suffix(".safetensors.new")
-        save_file({name: x.contiguous() for name, x in tensors.items()}, unfinished, {METADATA: json.dumps(about)})
-        overlay.write_text(text, encoding="utf-8")
-        os.chmod(unfinished, overlay.stat().st_mode)  # safetensors lets nobody else read it
-        unfinished.replace(weights)
+        with replacing(weights) as unfinished:
+            save_file({name: x.contiguous() for name, x in tensors.items()}, unfinished, {METADATA: json.dumps(about)})
+            overlay.write_text(text, encoding="utf-8")
+            os.chmod(unfinished, overlay.stat().st_mode)  # safetensors lets nobody else read it
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror})") from None
     print("\n".join([*lines, f"wrote {weights} and {overlay}", *uses]))

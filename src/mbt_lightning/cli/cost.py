@@ -27,8 +27,8 @@ from mbt_lightning.model.blocks import Block
 from mbt_lightning.model.flops import Part, blocks_of, by_part, count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention
 from mbt_lightning.model.mbt import MBT, SHARED
+from mbt_lightning.runs.folder import find_checkpoint
 from mbt_lightning.training.checkpoint import read_about
-from mbt_lightning.training.recorder import find_checkpoint
 
 AUDIOSET_CLASSES = 527
 

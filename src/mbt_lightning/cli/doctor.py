@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mbt_lightning.data.cache import cache_folder
+from mbt_lightning.disk import cache_folder
 from mbt_lightning.errors import one_line
 
 BAD_LIGHTNING = ("2.6.2", "2.6.3")

@@ -34,7 +34,7 @@ from mbt_lightning.data.media.probe import ClipError
 from mbt_lightning.data.mixup import Mixup
 from mbt_lightning.data.records import UNNAMED, DataSpec
 from mbt_lightning.data.spectrogram import Spectrogram
-from mbt_lightning.errors import UserError, leave, one_line
+from mbt_lightning.errors import UserError, exit_with_error, one_line
 from mbt_lightning.model.flops import count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Fusion
 from mbt_lightning.model.pretrained.ast import AST
@@ -42,11 +42,13 @@ from mbt_lightning.model.pretrained.init import Init, PerModality
 from mbt_lightning.model.pretrained.scenic import Scenic
 from mbt_lightning.model.pretrained.vit import GoogleViT, TimmViT
 from mbt_lightning.process import SIGNALS, bind_children, die_with_parent, rank
+from mbt_lightning.runs.folder import find_checkpoint, given_id, new_run_folder
 from mbt_lightning.runs.state import RunState
 from mbt_lightning.training.bad_clips import BadClipGuard
 from mbt_lightning.training.checkpoint import Checkpoint, is_weights_only, read_about, read_checkpoint
+from mbt_lightning.training.metrics_csv import MetricsCsv
 from mbt_lightning.training.module import AudioVisualClassifier
-from mbt_lightning.training.recorder import MetricsCsv, RunRecorder, find_checkpoint, given_id, new_run_folder
+from mbt_lightning.training.recorder import RunRecorder
 from mbt_lightning.training.report import print_predictions, print_scores
 from mbt_lightning.training.resume import is_trained, own_checkpoint, refuse_other_settings
 from mbt_lightning.training.saving import LastCheckpoint, WholeFiles
@@ -131,7 +133,7 @@ def tell(error: BaseException, state: RunState) -> None:
         return
     state.end("failed", 2, told)
     if not os.environ.get("MBT_DEBUG"):
-        leave(one_line(told))
+        exit_with_error(one_line(told))
 
 
 def told_to_the_user(error: BaseException | None) -> Exception | None:
@@ -177,7 +179,7 @@ class Parser(LightningArgumentParser):
         text = one_line(message)
         for noise in NOISE:
             text = re.sub(noise, "", text)
-        leave(text + self.hint(text))
+        exit_with_error(text + self.hint(text))
 
     def hint(self, message: str) -> str:
         """The known key or class that is most like an unknown one in the message."""

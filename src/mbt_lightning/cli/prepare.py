@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from mbt_lightning.cli.fit import Parser
-from mbt_lightning.data.manifest.formats import replacing
 from mbt_lightning.data.manifest.manifest import ManifestRow, relative, write_manifest
 from mbt_lightning.data.media.probe import STREAMS
 from mbt_lightning.datasets import DATASETS
@@ -24,7 +23,8 @@ from mbt_lightning.datasets.base import no_collector
 from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.examine import probe_media
 from mbt_lightning.datasets.match import Match, Media, MediaIndex, resolve
-from mbt_lightning.errors import UserError, some
+from mbt_lightning.disk import replacing
+from mbt_lightning.errors import UserError, abbreviate
 
 NO_FILE = Match(None, None)
 """What all clips without a file share: they may be millions."""
@@ -97,7 +97,7 @@ def prepare(
         raise UserError(f"{dataset}: no clip in {', '.join(annotations) or media}")
     leaks = parsed.leaks + shared_sources(parsed.clips)
     if leaks and refuse_leaks:
-        raise UserError(f"{len(leaks)} leaks, e.g. {some(leaks, 3)}; mend the lists, or leave out --refuse_leaks")
+        raise UserError(f"{len(leaks)} leaks, e.g. {abbreviate(leaks, 3)}; mend the lists, or leave out --refuse_leaks")
     parsed.notes += [*other_sizes(parsed.clips, DATASETS[dataset].official), *same_but_for_case(parsed.clips)]
     index = MediaIndex(root)
     matches = [NO_FILE if (match := index.match(clip)) == NO_FILE else match for clip in parsed.clips]
@@ -215,7 +215,7 @@ def bare_classes(outcome: Outcome, classes: Sequence[str]) -> Iterator[str]:
         lost = [name for name in classes if official[name] and not usable[name]]
         for names, what in ((never, "without an official clip"), (lost, "that lost every clip")):
             if names:
-                yield f"classes {what} in {split}: {len(names)}: {some(names)}"
+                yield f"classes {what} in {split}: {len(names)}: {abbreviate(names)}"
 
 
 def shared_sources(clips: Sequence[OfficialClip]) -> list[str]:

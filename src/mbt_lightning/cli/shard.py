@@ -19,12 +19,13 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from mbt_lightning.cli.fit import Parser
-from mbt_lightning.data.manifest.formats import READERS, ManifestRow, replacing, to_list
+from mbt_lightning.data.manifest.formats import READERS, ManifestRow, to_list
 from mbt_lightning.data.manifest.manifest import Manifest, read_manifest, write_manifest
 from mbt_lightning.data.records import Example
 from mbt_lightning.data.sharding.chunks import Chunks, Loose, Place
 from mbt_lightning.data.sharding.reencode import WRITERS, Job, NoRoom, Target, Written
 from mbt_lightning.data.worker_pool import Failure, Progress, run_apart
+from mbt_lightning.disk import replacing
 from mbt_lightning.errors import UserError
 
 PLACES: dict[str, Callable[[Path], Place]] = {"mp4-intra": Loose, "jpeg-shards": Chunks}

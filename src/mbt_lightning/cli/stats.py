@@ -15,15 +15,23 @@ from rich.table import Table
 
 from mbt_lightning.cli.fit import Parser
 from mbt_lightning.data.datamodule import manifest_file
-from mbt_lightning.data.manifest.formats import replacing
 from mbt_lightning.data.manifest.manifest import Manifest, read_manifest
-from mbt_lightning.data.measure import Seen, look_at, mean_and_std, options_of, read_stats, settings_of, stats_file
+from mbt_lightning.data.measure import (
+    ClipMeasurement,
+    look_at,
+    mean_and_std,
+    options_of,
+    read_stats,
+    settings_of,
+    stats_file,
+)
 from mbt_lightning.data.records import BadClip
 from mbt_lightning.data.sampling import chance
 from mbt_lightning.data.spectrogram import LogMel, Spectrogram
 from mbt_lightning.data.store import store_of
 from mbt_lightning.data.worker_pool import Progress
-from mbt_lightning.errors import UserError, some
+from mbt_lightning.disk import replacing
+from mbt_lightning.errors import UserError, abbreviate
 
 MOST_SIZES = 3
 """So many of the commonest picture sizes and rates are printed."""
@@ -94,7 +102,7 @@ def stats(
     store = store_of(full)
     earlier = read_stats(stats_file(path))["spectrograms"] if stats_file(path).is_file() else []
 
-    found: dict[str, tuple[list[Seen], list[BadClip]]] = {}
+    found: dict[str, tuple[list[ClipMeasurement], list[BadClip]]] = {}
     with Progress(sys.stderr.isatty()) as bar:
         for name, clips in full.splits.items():
             places = sorted(chance("stats", seed, name).sample(range(len(clips)), min(num_clips, len(clips))))
@@ -138,7 +146,7 @@ def stats(
 
 
 def about_split(
-    full: Manifest, name: str, seen: Sequence[Seen], bad: Sequence[BadClip], window_seconds: float
+    full: Manifest, name: str, seen: Sequence[ClipMeasurement], bad: Sequence[BadClip], window_seconds: float
 ) -> dict[str, Any]:
     """What is known of a split, as plain data."""
     clips, classes = full.splits[name].labelled()
@@ -201,7 +209,7 @@ def print_stats(full: Manifest, about: Mapping[str, Any], split: str) -> None:
     shorter = [f"{s['seconds']['shorter_than_window']:.1%}" if "seconds" in s else "–" for s in splits]
     rows[f"shorter than {about['window_seconds']:g} s"] = shorter
     for title, key in {"pictures": "picture_sizes", "pictures a second": "frames_per_second"}.items():
-        rows[title] = [some(list(s[key]), MOST_SIZES) or "–" for s in splits]
+        rows[title] = [abbreviate(list(s[key]), MOST_SIZES) or "–" for s in splits]
     for title, cells in rows.items():
         table.add_row(title, *cells)
     Console().print(table)
@@ -213,5 +221,5 @@ def print_stats(full: Manifest, about: Mapping[str, Any], split: str) -> None:
     for name in about["splits"]:
         without = [c for c, count in about["splits"][name]["positives"].items() if not count]
         if without:
-            print(f"classes without a clip in {name}: {len(without)} ({some(without)})")
+            print(f"classes without a clip in {name}: {len(without)} ({abbreviate(without)})")
     print(f"tasks that all labels fit: {', '.join(about['fitting_tasks'])}")

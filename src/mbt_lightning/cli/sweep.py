@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mbt_lightning.errors import UserError
+from mbt_lightning.errors import UserError, duration
 from mbt_lightning.sweep.ledger import Ledger, State
 from mbt_lightning.sweep.plan import Planner, check_options
-from mbt_lightning.sweep.progress import Progress, duration, labels_of
+from mbt_lightning.sweep.progress import Progress, labels_of
 from mbt_lightning.sweep.sweep_file import SweepFile, read_sweep
 from mbt_lightning.sweep.workers import Workers, gpu_sets
 

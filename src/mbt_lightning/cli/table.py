@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from mbt_lightning.errors import UserError, some
-from mbt_lightning.runs.read import Plan, Run, read_folders
+from mbt_lightning.errors import UserError, abbreviate
+from mbt_lightning.runs.read import Run
+from mbt_lightning.sweep.planned_runs import Plan, read_folders
 from mbt_lightning.table.columns import columns_of
 from mbt_lightning.table.compare import Comparison, compare
 from mbt_lightning.table.figures import draw
@@ -128,7 +129,7 @@ def check(found: Comparison, score: str | None, place: str) -> None:
     }
     names = [name for name, most in scores.items() if most <= 1 and not name.startswith("fused/classes_with_positives")]
     if score and found.main in scores and found.main not in names:
-        choice = some(sorted(n[6:] for n in names), 20)
+        choice = abbreviate(sorted(n[6:] for n in names), 20)
         raise UserError(f"--score {score}: is a count, not a score from 0 to 1; there are {choice}")
     if score and names and found.main not in names:
-        raise UserError(f"--score {score}: no run has it; there are {some(sorted(n[6:] for n in names), 20)}")
+        raise UserError(f"--score {score}: no run has it; there are {abbreviate(sorted(n[6:] for n in names), 20)}")

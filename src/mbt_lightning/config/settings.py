@@ -1,6 +1,6 @@
 """A run's resolved settings as plain data, without torch: which of them a score can depend on.
 
-Two runs whose `meaningful` settings are equal are the same experiment: they compute the same numbers, whatever was
+Two runs whose `identity_settings` are equal are the same experiment: they compute the same numbers, whatever was
 written down for them.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from mbt_lightning.model.size import SIZES
 
-WITHOUT_EFFECT = (
+RUNTIME_ONLY = (
     "base",
     "ckpt_path",
     "experiment",
@@ -104,7 +104,7 @@ def is_late(config: Mapping[str, Any]) -> bool:
     return len(model["modalities"]) > 1 and model["fusion_layer"] == depth_of(config)
 
 
-def meaningful(config: Mapping[str, Any]) -> dict[str, Any]:
+def identity_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings by dotted names that a score can depend on.
 
     Left out is what belongs to the machine or to the watching of a run, and what means nothing in this very run: the
@@ -114,7 +114,7 @@ def meaningful(config: Mapping[str, Any]) -> dict[str, Any]:
         config: a resolved configuration, as in a run's `config.yaml`.
     """
     modalities = config["model"]["modalities"]
-    without: list[str] = [*WITHOUT_EFFECT]
+    without: list[str] = [*RUNTIME_ONLY]
     for modality, names in OF_MODALITY.items():
         without += [] if modality in modalities else names
     if len(modalities) == 1:
@@ -130,9 +130,9 @@ def meaningful(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """A short hash of the `meaningful` settings: the same for the same experiment.
+    """A short hash of the `identity_settings`: the same for the same experiment.
 
     Args:
         config: a resolved configuration, as in a run's `config.yaml`.
     """
-    return hashlib.sha256(json.dumps(meaningful(config), sort_keys=True).encode()).hexdigest()[:10]
+    return hashlib.sha256(json.dumps(identity_settings(config), sort_keys=True).encode()).hexdigest()[:10]

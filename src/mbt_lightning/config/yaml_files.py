@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mbt_lightning.errors import UserError, one_line
+from mbt_lightning.errors import UserError, did_you_mean, one_line
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -72,8 +71,7 @@ def with_bases(path: Path, seen: tuple[Path, ...] = ()) -> list[Path]:
 
 def nearest_file(path: Path) -> str:
     """A hint at the YAML file of a folder whose name is most like one that is not there, or nothing."""
-    close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
-    return f"; did you mean {path.parent / close[0]}?" if close else ""
+    return did_you_mean(str(path), [str(p) for p in path.parent.glob("*.yaml")])
 
 
 def split_equals(words: Sequence[str]) -> list[str]:

@@ -14,20 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mbt_lightning.data.augment import CentralCrop, RandomResizedCrop, RgbAugment, SpecAugment
-from mbt_lightning.data.dataset import (
-    ClipDataset,
-    ClipSampler,
-    DrawSampler,
-    InOrder,
-    LazyLoader,
-    Shuffled,
-    collate,
-)
+from mbt_lightning.data.dataset import ClipDataset, collate
 from mbt_lightning.data.demo import CLASSES, demo_manifest
 from mbt_lightning.data.manifest.manifest import Clips, Manifest, read_manifest
 from mbt_lightning.data.media.frames import DECODERS, check_decoder
 from mbt_lightning.data.media.probe import MEDIA_SUFFIXES
 from mbt_lightning.data.records import Batch, DataSpec, Example, WindowSetting
+from mbt_lightning.data.samplers import ClipSampler, DrawSampler, InOrder, LazyLoader, Shuffled
 from mbt_lightning.data.sampling import chance
 from mbt_lightning.data.spectrogram import UNMEASURED, LogMel, Spectrogram
 from mbt_lightning.data.store import store_of

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from mbt_lightning.data.cache import cache_folder
+from mbt_lightning.disk import cache_folder
 
 VERSION = 2
 SECONDS = 1.6

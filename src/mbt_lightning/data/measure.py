@@ -37,7 +37,7 @@ PIECE_SECONDS = 60
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class Wanted(NamedTuple):
+class MeasureJob(NamedTuple):
     """A clip that is to be looked at.
 
     Args:
@@ -53,7 +53,7 @@ class Wanted(NamedTuple):
     recipe: str
 
 
-class Seen(NamedTuple):
+class ClipMeasurement(NamedTuple):
     """What is in a clip.
 
     Args:
@@ -81,7 +81,7 @@ def look_at(
     timeout_seconds: float,
     progress: Progress,
     what: str,
-) -> tuple[list[Seen], list[BadClip]]:
+) -> tuple[list[ClipMeasurement], list[BadClip]]:
     """Look at clips in other processes; the result does not depend on how many they are.
 
     Args:
@@ -97,8 +97,8 @@ def look_at(
         What is in those that can be read, in their order, and those that cannot.
     """
     recipe = "" if settings is None else json.dumps(settings)
-    jobs = [(Wanted(i, example, store, recipe), timeout_seconds) for i, example in enumerate(examples)]
-    seen: dict[int, Seen] = {}
+    jobs = [(MeasureJob(i, example, store, recipe), timeout_seconds) for i, example in enumerate(examples)]
+    seen: dict[int, ClipMeasurement] = {}
     bad: dict[int, BadClip] = {}
     progress.begin(what, len(jobs), 0)
     for wanted, answer in run_apart(f"{__name__}:look", jobs, num_workers):
@@ -111,7 +111,7 @@ def look_at(
     return [seen[i] for i in sorted(seen)], [bad[i] for i in sorted(bad)]
 
 
-def look(wanted: Wanted) -> Seen | Failure:
+def look(wanted: MeasureJob) -> ClipMeasurement | Failure:
     """What is in one clip, or why it cannot be told; called in a process of its own."""
     torch.set_num_threads(1)
     example = wanted.example
@@ -122,7 +122,7 @@ def look(wanted: Wanted) -> Seen | Failure:
             end = f"the clip ends at {media.seconds:.3f} s"
             return Failure(f"{end}, before its segment starts at {example.start_seconds:g} s")
         width, height, rate = media.pictures() or (0, 0, None)
-        seen = Seen(seconds, (width, height) if width else None, rate)
+        seen = ClipMeasurement(seconds, (width, height) if width else None, rate)
         if not wanted.recipe:
             return seen
         spectrogram = _build(wanted.recipe)
@@ -145,7 +145,7 @@ def _build(recipe: str) -> Spectrogram:
     return kind_of(settings["class_path"])(**settings["init_args"], mean=0.0, std=1.0)
 
 
-def mean_and_std(seen: Sequence[Seen]) -> tuple[float, float]:
+def mean_and_std(seen: Sequence[ClipMeasurement]) -> tuple[float, float]:
     """Mean and standard deviation of all values of the log-mel of some clips, whatever their order."""
     count = sum(clip.num_values for clip in seen)
     mean = math.fsum(clip.total for clip in seen) / count

@@ -115,6 +115,18 @@ class BadClip:
     reason: str
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What a sampler asks of the dataset: in which epoch, which clip, which of its views.
+
+    In training `view` counts how often the epoch has drawn the clip before: each time it gives another window.
+    """
+
+    epoch: int
+    index: int
+    view: int = 0
+
+
 @dataclass
 class Batch:
     """Clips on their way to the model: what the workers send, and `inputs`, what is made of it on the device.

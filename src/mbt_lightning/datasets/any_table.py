@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mbt_lightning.data.media.probe import MEDIA_SUFFIXES
-from mbt_lightning.datasets.base import DataSet, Gathered, Sources
+from mbt_lightning.datasets.base import ClipCollector, DataSet, Sources
 from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.rows import (
     SPLITS,
@@ -60,7 +60,7 @@ class Table(DataSet):
     def read(self, sources: Sources) -> Parsed:
         """Read tables, each by its own header."""
         known = read_names(sources.labels[0]) if sources.labels else None
-        gathered = Gathered()
+        gathered = ClipCollector()
         for path in sources.annotations:
             delimiter = find_delimiter(path)
             header = read_header(path, delimiter=delimiter)

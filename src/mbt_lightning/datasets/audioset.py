@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
-from mbt_lightning.datasets.base import DataSet, Gathered, Sources
+from mbt_lightning.datasets.base import ClipCollector, DataSet, Sources
 from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.rows import (
     BadRow,
@@ -56,7 +56,7 @@ class AudioSet(DataSet):
             raise UserError("audioset: no class list; add --labels class_labels_indices.csv")
         check_variant_files(sources)
         classes, names = read_mids(sources.labels[0])
-        gathered = Gathered()
+        gathered = ClipCollector()
         for path in sources.annotations:
             segments = Segments(sources.split_of(path, balanced="train", unbalanced="train"), classes, names)
             gathered.read(path, segments.to_clip)

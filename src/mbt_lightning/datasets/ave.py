@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-from mbt_lightning.datasets.base import DataSet, Gathered, Sources
+from mbt_lightning.datasets.base import ClipCollector, DataSet, Sources
 from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.rows import BadRow, ClassList, read_names, to_cells, to_seconds, to_youtube_id
 
@@ -29,7 +29,7 @@ class AVE(DataSet):
     def read(self, sources: Sources) -> Parsed:
         """Read the lists of some splits."""
         known = read_names(sources.labels[0]) if sources.labels else None
-        gathered = Gathered()
+        gathered = ClipCollector()
         for path in sources.annotations:
             reader = Reader(sources.split_of(path), known)
             gathered.read(path, reader.to_clip)

@@ -175,7 +175,7 @@ def kind_of(path: Path) -> str | None:
     raise UserError(f"{path}: the file is empty")
 
 
-class Gathered:
+class ClipCollector:
     """Clips as they are read: repeats are dropped, rows at odds with each other refused, and all is told."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
 from mbt_lightning.data.media.probe import MEDIA_SUFFIXES
-from mbt_lightning.datasets.base import DataSet, Gathered, Sources
+from mbt_lightning.datasets.base import ClipCollector, DataSet, Sources
 from mbt_lightning.datasets.clips import OfficialClip, Parsed, Refused
 from mbt_lightning.datasets.rows import SPLITS, BadRow, ClassList, check_line, read_names
 from mbt_lightning.errors import UserError
@@ -37,7 +37,7 @@ class Folder(DataSet):
         if sources.split and all(entry.name.lower() in SPLITS for entry in Path(root).iterdir() if entry.is_dir()):
             raise UserError(f"{root}: its folders are splits; leave out --split")
         known = read_names(sources.labels[0]) if sources.labels else None
-        gathered, others, seen = Gathered(), Counter[str](), set()
+        gathered, others, seen = ClipCollector(), Counter[str](), set()
         for path in walk(Path(root)):
             if is_leftover(path.name) or path.suffix.lower() not in MEDIA_SUFFIXES:
                 others[path.suffix.lower() or path.name] += 1

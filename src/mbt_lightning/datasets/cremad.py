@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from mbt_lightning.datasets.base import DataSet, Gathered, Sources, kind_of
+from mbt_lightning.datasets.base import ClipCollector, DataSet, Sources, kind_of
 from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.rows import BadRow, first_line, list_rows, show, to_cells, to_integer
 from mbt_lightning.errors import UserError
@@ -52,7 +52,7 @@ class CremaD(DataSet):
     def read(self, sources: Sources) -> Parsed:
         """Read lists of clips."""
         by_actor = sources.variant == "by-actor"
-        gathered = Gathered()
+        gathered = ClipCollector()
         for path in sources.annotations:
             header = kind_of(path) is not None
             named = header or first_line(path).partition(",")[0].isdecimal()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from mbt_lightning.datasets.base import DataSet, Gathered, Sources
+from mbt_lightning.datasets.base import ClipCollector, DataSet, Sources
 from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.rows import BadRow, list_rows, read_header, show, to_cells, to_integer
 from mbt_lightning.errors import UserError
@@ -40,7 +40,7 @@ class EpicKitchens(DataSet):
     def read(self, sources: Sources) -> Parsed:
         """Read the lists of some splits."""
         counts = COUNTS | dict(read_class_file(path) for path in sources.labels)
-        gathered = Gathered()
+        gathered = ClipCollector()
         for kind, count in counts.items():
             if count != COUNTS[kind]:
                 gathered.notes.append(f"{count} {kind} classes; officially there are {COUNTS[kind]}")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
-from mbt_lightning.datasets.base import DataSet, Gathered, Sources
+from mbt_lightning.datasets.base import ClipCollector, DataSet, Sources
 from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.rows import (
     BadRow,
@@ -39,7 +39,7 @@ class Kinetics400(DataSet):
     def read(self, sources: Sources) -> Parsed:
         """Read the lists of some splits."""
         known = read_names(sources.labels[0]) if sources.labels else None
-        gathered = Gathered()
+        gathered = ClipCollector()
         for path in sources.annotations:
             gathered.read(path, rows_of(path, known), skip=1)
         parsed = gathered.done(known.names if known else None, official=self.num_classes)

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from mbt_lightning.datasets.base import DataSet, Gathered, Sources, kind_of
+from mbt_lightning.datasets.base import ClipCollector, DataSet, Sources, kind_of
 from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.kinetics400 import rows_of
 from mbt_lightning.datasets.rows import (
@@ -68,7 +68,7 @@ class KineticsSounds(DataSet):
     def read(self, sources: Sources) -> Parsed:
         """Read the lists of some splits."""
         choice = Choice(*read_classes(sources))
-        gathered = Gathered()
+        gathered = ClipCollector()
         for path in sources.annotations:
             if kind_of(path) is None:
                 if choice.wanted.names != CLASSES_31:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from mbt_lightning.datasets.base import DataSet, Gathered, Sources
+from mbt_lightning.datasets.base import ClipCollector, DataSet, Sources
 from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.rows import (
     INTEGER,
@@ -41,7 +41,7 @@ class MomentsInTime(DataSet):
         if not sources.labels:
             raise UserError("moments-in-time: no class list; add --labels moments_categories.txt")
         known = read_categories(sources.labels[0])
-        gathered = Gathered()
+        gathered = ClipCollector()
         for path in sources.annotations:
             refuse_multi(path)
             gathered.read(path, partial(row, split=sources.split_of(path), known=known))

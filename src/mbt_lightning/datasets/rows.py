@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mbt_lightning.data.media.probe import MEDIA_SUFFIXES
-from mbt_lightning.errors import UserError, nearest
+from mbt_lightning.errors import UserError, did_you_mean
 
 SPLITS = {
     **dict.fromkeys(("train", "training", "trainset", "trainingset"), "train"),
@@ -273,7 +273,7 @@ class ClassList:
             return name
         # Comparing takes milliseconds, and a million rows may be wrong.
         if name not in self._hints:
-            self._hints[name] = nearest(name, self.names) if len(self._hints) < 100 else ""
+            self._hints[name] = did_you_mean(name, self.names) if len(self._hints) < 100 else ""
         raise BadRow(f"label {show(name)} is not in {self.source}{self._hints[name]}")
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from mbt_lightning.datasets.base import DataSet, Gathered, Sources
+from mbt_lightning.datasets.base import ClipCollector, DataSet, Sources
 from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.rows import (
     BadRow,
@@ -45,7 +45,7 @@ class VGGSound(DataSet):
     def read(self, sources: Sources) -> Parsed:
         """Read the list, or the lists of both splits."""
         known, groups = read_stat(sources.labels[0]) if sources.labels else (None, ())
-        gathered = Gathered()
+        gathered = ClipCollector()
         for path in sources.annotations:
             if is_file_list(path):
                 gathered.read(path, partial(file_row, split=sources.split_of(path), known=known))

@@ -10,19 +10,17 @@ import csv
 import io
 import json
 import math
-import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import yaml
 
-from mbt_lightning.config.settings import nested
 from mbt_lightning.errors import UserError
-from mbt_lightning.sweep.ledger import read_ledger
+from mbt_lightning.process import is_running
 
 Curves = dict[str, list[tuple[int, float]]]
 """Values of each metric by step: {name: [(step, value), ...]}."""
@@ -82,106 +80,6 @@ class Run:
         return not any(name in self.config for name in NOT_TRAININGS)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep meant to run.
-
-    Args:
-        folder: the folder of the sweep's runs.
-        content: of its `plan.json`: `name`, `parameters`, `points` (values and trial) and `trials` (their settings).
-        states: state and message of trials that have no folder of their own; those that it does not name wait.
-    """
-
-    folder: Path
-    content: dict[str, Any] = field(repr=False)
-    states: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False)
-
-    @property
-    def parameters(self) -> list[str]:
-        """The swept settings by dotted names."""
-        return list(self.content.get("parameters", []))
-
-    @property
-    def points(self) -> list[dict[str, Any]]:
-        """Every point of the grid: its `values` and the `trial` that it is scored by."""
-        return list(self.content.get("points", []))
-
-    @property
-    def trials(self) -> dict[str, dict[str, Any]]:
-        """Settings of every trial, by its id; the ids are those of the runs."""
-        return {name: trial["settings"] for name, trial in self.content.get("trials", {}).items()}
-
-
-def read_plan(folder: Path) -> Plan | None:
-    """The plan of the sweep whose runs lie in a folder, and how it stands with its trials; None if no sweep does."""
-    ledger = read_ledger(folder)
-    if ledger is None:
-        return None
-    states = {trial: (state.name, state.message) for trial, state in ledger.states().items()}
-    return Plan(folder, ledger.plan, states)
-
-
-def read_folders(folders: Sequence[str | Path]) -> tuple[list[Run], list[Plan]]:
-    """All runs in folders, at any depth, and the plans of the sweeps that they belong to.
-
-    Args:
-        folders: folders of runs, of experiments, or of all runs.
-
-    Returns:
-        The runs, those that a sweep has planned and not begun among them; the plans.
-
-    Raises:
-        UserError: a folder that is missing, or a file in it that cannot be read.
-    """
-    runs: dict[str, Run] = {}
-    plans: dict[str, Plan] = {}
-    for name in folders:
-        top = Path(name)
-        if not top.is_dir():
-            raise UserError(f"{top}: no such folder; give folders of runs, by default `runs`")
-        for folder in subfolders(top):
-            if is_run(folder):
-                runs[os.path.realpath(folder)] = read_run(folder)
-            elif plan := read_plan(folder):
-                plans[os.path.realpath(folder)] = plan
-    for path, plan in plans.items():
-        for trial, settings in plan.trials.items():
-            if f"{path}/{trial}" not in runs:
-                state, message = plan.states.get(trial, ("waiting", ""))
-                runs[f"{path}/{trial}"] = Run(trial, str(plan.folder / trial), state, nested(settings), {}, message)
-    return list(runs.values()), list(plans.values())
-
-
-def subfolders(top: Path, seen: set[str] | None = None) -> Iterator[Path]:
-    """A folder and all those in it, sorted, but nothing that lies inside of a run, is W&B's own or a sweep's.
-
-    Args:
-        top: the folder.
-        seen: real paths of folders that came already, which a link may lead to again.
-    """
-    seen = set() if seen is None else seen
-    if (path := os.path.realpath(top)) in seen:
-        return
-    seen.add(path)
-    yield top
-    if is_run(top):
-        return
-    try:
-        entries = sorted(os.scandir(top), key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"{top}: cannot be read ({error.strerror}); {MEND}") from None
-    for entry in entries:
-        if entry.is_dir() and not entry.name.startswith(".") and not is_inner(Path(entry.path)):
-            yield from subfolders(Path(entry.path), seen)
-
-
-def is_inner(folder: Path) -> bool:
-    """Whether a folder is W&B's own or a sweep's plan, not an experiment that happens to be called so."""
-    if folder.name == "sweep":
-        return (folder / "plan.json").is_file()
-    return folder.name == "wandb" and any(folder.glob("*run-*/"))
-
-
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run's."""
     return any((folder / name).is_file() for name in FILES)
@@ -206,7 +104,7 @@ def state_of(summary: dict[str, Any], state: dict[str, Any]) -> tuple[str, str]:
     if name := state.get("state"):
         message, pid = str(state.get("message") or ""), state.get("pid")
         is_here = state.get("host") == socket.gethostname()
-        if name == "running" and is_here and isinstance(pid, int) and not is_alive(pid):
+        if name == "running" and is_here and isinstance(pid, int) and not is_running({"pid": pid}):
             return "killed", message or "its process is gone"
         return str(name), message
     fit = part_of(summary, "fit")
@@ -223,17 +121,6 @@ def part_of(summary: dict[str, Any], name: str) -> dict[str, Any]:
     """A part of a summary; empty if there is none."""
     part = summary.get(name)
     return part if isinstance(part, dict) else {}
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
 
 
 def read_text(path: Path) -> str:

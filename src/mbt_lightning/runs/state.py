@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import threading
@@ -10,19 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mbt_lightning.disk import write_json
 from mbt_lightning.errors import one_line
 
 NAME = "state.json"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file that is complete at every moment, and after a power failure too."""
-    unfinished = path.with_suffix(".json.new")
-    with open(unfinished, "w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def now() -> str:

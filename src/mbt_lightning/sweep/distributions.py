@@ -17,7 +17,7 @@ from random import Random
 from statistics import NormalDist
 from typing import Any
 
-from mbt_lightning.errors import UserError, nearest, one_line
+from mbt_lightning.errors import UserError, did_you_mean, one_line
 
 Settings = Mapping[str, Any]
 
@@ -177,7 +177,7 @@ def read_parameter(name: str, said: Any) -> Parameter:
     for key in said:
         if key not in KEYS:
             raise UserError(
-                f"parameter {name}: unknown key {key!r}{nearest(str(key), KEYS)} (known: {', '.join(KEYS)})"
+                f"parameter {name}: unknown key {key!r}{did_you_mean(str(key), KEYS)} (known: {', '.join(KEYS)})"
             )
     if "parameters" in said:
         alone(name, said, "parameters", ("parameters",))
@@ -186,7 +186,7 @@ def read_parameter(name: str, said: Any) -> Parameter:
 
     distribution = said.get("distribution") or inferred(name, said)
     if distribution not in DISTRIBUTIONS:
-        known = f"{nearest(str(distribution), DISTRIBUTIONS)} (known: {', '.join(DISTRIBUTIONS)})"
+        known = f"{did_you_mean(str(distribution), DISTRIBUTIONS)} (known: {', '.join(DISTRIBUTIONS)})"
         raise UserError(f"parameter {name}: unknown distribution {distribution!r}{known}")
     kind = DISTRIBUTIONS[distribution]
     alone(name, said, distribution, ("distribution", *kind.required, *kind.defaults))

@@ -13,11 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from mbt_lightning.config.settings import nested
-from mbt_lightning.errors import UserError
+from mbt_lightning.errors import UserError, duration
 from mbt_lightning.model.authors_flops import cost_of_settings
-from mbt_lightning.runs.read import Run, read_folders
+from mbt_lightning.runs.read import Run
 from mbt_lightning.sweep.plan import Planner
-from mbt_lightning.sweep.progress import ANY, duration, short, title_of, values_of
+from mbt_lightning.sweep.planned_runs import read_folders
+from mbt_lightning.sweep.progress import ANY, short, title_of, values_of
 
 TRAINING = 3
 """A training step over a forward pass, in multiply-adds: the backward pass makes two products of each one."""

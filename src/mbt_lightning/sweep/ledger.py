@@ -16,20 +16,20 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import signal
 import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from mbt_lightning.disk import write_json
 from mbt_lightning.errors import UserError
+from mbt_lightning.process import identity, is_running, machine, myself
 
 HEARTBEAT_SECONDS = 10.0
 LOST_AFTER_SECONDS = 90.0
@@ -62,13 +62,13 @@ class State:
         """Whether the trial is to be run, or gone on with."""
         return self.name in OPEN
 
-    def is_to_be_retried(self, retries: int) -> bool:
+    def can_retry(self, retries: int) -> bool:
         """Whether the trial has failed, and not more often than it may."""
         return self.name == "failed" and self.failures <= retries
 
-    def is_to_do(self, retries: int) -> bool:
+    def needs_run(self, retries: int) -> bool:
         """Whether the trial is to be run, gone on with or tried again."""
-        return self.is_open or self.is_to_be_retried(retries)
+        return self.is_open or self.can_retry(retries)
 
 
 class Ledger:
@@ -107,7 +107,7 @@ class Ledger:
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Write the plan down, whole or not at all; hold `lock` from reading it to writing it."""
         self.home.mkdir(parents=True, exist_ok=True)
-        write(self.plan_file, plan)
+        write_json(self.plan_file, plan)
 
     def lock(self) -> FileLock:
         """What is held while the plan is made or grows."""
@@ -213,7 +213,7 @@ class Attempt:
 
     def started(self, pid: int) -> None:
         """Note down the trial's process, which leads a process group of its own."""
-        write(self.file, myself() | {"job": self.job, "claimed": self.since, "trial": identity(pid)})
+        write_json(self.file, myself() | {"job": self.job, "claimed": self.since, "trial": identity(pid)})
 
     def beat(self) -> bool:
         """Say that the owner is alive, every few seconds; false when somebody else has taken over."""
@@ -234,7 +234,7 @@ class Attempt:
         """
         seconds = time.time() - self.since
         content = {"state": state, "exit_code": exit_code, "message": message, "seconds": round(seconds, 1)}
-        write(self.file.with_suffix(".end"), content | {"ended": time.time()})
+        write_json(self.file.with_suffix(".end"), content | {"ended": time.time()})
 
 
 def read_ledger(folder: Path) -> Ledger | None:
@@ -246,51 +246,6 @@ def read_ledger(folder: Path) -> Ledger | None:
 # ---------------------------------------------------------------------------------------------------------------------
 # Who is alive
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-@cache
-def machine() -> str:
-    """What tells this machine, since it was started, from all others; containers on one machine are told apart."""
-    parts = [socket.gethostname()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(parts)
-
-
-def identity(pid: int) -> dict[str, Any]:
-    """A process, so that another one with the same number is not taken for it."""
-    return {"pid": pid, "start": start_of(pid)}
-
-
-def myself() -> dict[str, Any]:
-    """This process, as it stands in a claim."""
-    return identity(os.getpid()) | {"host": socket.gethostname(), "machine": machine()}
-
-
-def start_of(pid: int) -> str | None:
-    """When a process of this machine was started, in ticks since the machine was; None if it is gone or unknown."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]  # proc(5): state, start time
-
-
-def is_running(process: Mapping[str, Any]) -> bool:
-    """Whether a process of this machine, as `identity` describes it, is there."""
-    pid = process.get("pid")
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    if platform.system() == "Linux":
-        return process.get("start") is not None and start_of(pid) == process["start"]
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def is_alive(owner: Mapping[str, Any], claim: Path) -> bool:
@@ -336,13 +291,3 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file whole or not at all, also when the power fails."""
-    unfinished = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}")
-    with open(unfinished, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from mbt_lightning.errors import duration
 from mbt_lightning.sweep.ledger import State
 
 SHOWN = ("running", "failed", "killed", "stopped", "done")
@@ -187,12 +188,3 @@ class Progress:
         if len(rows) > MOST_ROWS:
             table.caption = f"and {len(rows) - MOST_ROWS} more"
         return table
-
-
-def duration(seconds: float) -> str:
-    """A length of time as a person says it."""
-    seconds = round(seconds)
-    hours, rest = divmod(seconds, 3600)
-    if hours:
-        return f"{hours} h {rest // 60} min"
-    return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"

@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mbt_lightning.disk import write_json
 from mbt_lightning.errors import UserError, one_line
+from mbt_lightning.process import start_of
 from mbt_lightning.sweep import trial as trials
-from mbt_lightning.sweep.ledger import Ledger, State, read, start_of, write
+from mbt_lightning.sweep.ledger import Ledger, State, read
 from mbt_lightning.sweep.plan import Planner
 
 POLL_SECONDS = 5.0
@@ -92,14 +94,14 @@ class Jobs:
         """
         while True:
             self.states = self.read_states()
-            to_do = [trial for trial, state in self.states.items() if state.is_to_do(self.retries)]
+            to_do = [trial for trial, state in self.states.items() if state.needs_run(self.retries)]
             queued = [trial for trial in to_do if self.is_queued(trial)]
             under_way = len(queued) + sum(state.name == "running" for state in self.states.values())
             for trial in to_do:
                 is_full = under_way >= (self.at_once or len(self.states))
                 if trial in queued or is_full or self.submitted == self.most:
                     continue
-                if (now := self.ledger.state(trial)).is_to_do(
+                if (now := self.ledger.state(trial)).needs_run(
                     self.retries
                 ):  # it may have been claimed and ended meanwhile
                     self.submit(trial, now.attempts)
@@ -147,7 +149,7 @@ class Jobs:
             raise UserError(f"--launcher slurm: the job was not taken: {one_line(error)}") from None
         self.submitted += 1
         about = {"job": job.job_id, "attempts": attempts}
-        write(self.job_file(trial), about | ({"start": start_of(int(job.job_id))} if self.is_local else {}))
+        write_json(self.job_file(trial), about | ({"start": start_of(int(job.job_id))} if self.is_local else {}))
 
     @property
     def is_local(self) -> bool:
@@ -213,7 +215,7 @@ class Job:
             self.follow(ledger, here.job_id, variables, stopping)
             return
         state = ledger.state(self.trial)
-        is_wanted = state.is_to_do(self.retries)
+        is_wanted = state.needs_run(self.retries)
         attempt = ledger.claim(self.trial, above=state.attempts, job=here.job_id) if is_wanted else None
         if attempt is None:
             print(f"trial {self.trial} is {state.name}: nothing to do")

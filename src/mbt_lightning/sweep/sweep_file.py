@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from mbt_lightning.config.yaml_files import nearest_file, read_mapping
-from mbt_lightning.errors import UserError, nearest
+from mbt_lightning.errors import UserError, did_you_mean
 from mbt_lightning.sweep.distributions import DISTRIBUTIONS, Parameter, as_sent, read_parameters
 
 METHODS = ("grid", "random", "bayes")
@@ -103,10 +103,10 @@ def checked(path: Path, said: Mapping[str, Any]) -> SweepFile:
         if key in ELSEWHERE:
             raise UserError(f"{key} belongs to {ELSEWHERE[key]}; sweeps here are grid, random or bayes, without it")
         if key not in KEYS:
-            raise UserError(f"unknown key {key!r}{nearest(str(key), KEYS)} (known: {', '.join(KEYS)})")
+            raise UserError(f"unknown key {key!r}{did_you_mean(str(key), KEYS)} (known: {', '.join(KEYS)})")
     method = said.get("method")
     if method not in METHODS:
-        raise UserError(f"method is {method!r}: choose one of {', '.join(METHODS)}{nearest(str(method), METHODS)}")
+        raise UserError(f"method is {method!r}: choose one of {', '.join(METHODS)}{did_you_mean(str(method), METHODS)}")
     parameters = read_parameters(said.get("parameters"))
     if method == "grid":
         for parameter in leaves(parameters):
@@ -150,7 +150,7 @@ def read_metric(said: Any) -> tuple[str, str]:
         raise UserError(f"metric is {said!r}: give `{{name: test/score, goal: maximize}}`")
     for key in said:
         if key not in known:
-            raise UserError(f"metric: unknown key {key!r}{nearest(str(key), known)} (known: {', '.join(known)})")
+            raise UserError(f"metric: unknown key {key!r}{did_you_mean(str(key), known)} (known: {', '.join(known)})")
     goal = said.get("goal", "minimize")
     if goal not in ("maximize", "minimize"):
         raise UserError(f"metric: goal is {goal!r}: choose maximize or minimize")
@@ -283,7 +283,7 @@ def check_command(sweep: SweepFile) -> None:
         if name in UNFIT:
             raise UserError(f"command: ${{{name}}} writes {UNFIT[name]}, which LightningCLI does not read: {FIX}")
         if name and name not in MACROS:
-            hint = nearest(name, MACROS)
+            hint = did_you_mean(name, MACROS)
             raise UserError(f"command: unknown macro {item}, which W&B's agent would drop without a word{hint}")
         inside = next((macro for macro in MACROS if f"${{{macro}}}" in item and not name), None)
         if inside:

@@ -109,7 +109,7 @@ class Workers:
             self.is_stale |= self.planner.is_changed()
             if self.is_stale or (self.most is not None and self.begun >= self.most):
                 return None
-            for is_chance in (lambda s: s.is_open, lambda s: s.is_to_be_retried(self.retries)):
+            for is_chance in (lambda s: s.is_open, lambda s: s.can_retry(self.retries)):
                 for trial, state in self.states.items():
                     if is_chance(state) and trial in words:
                         now = self.ledger.state(trial)  # what is at hand may be a second old
@@ -129,7 +129,7 @@ class Workers:
         """
         if self.is_stale or (self.most is not None and self.begun >= self.most):
             return True
-        left = [s for s in self.states.values() if s.is_to_do(self.retries) or s.name == "running"]
+        left = [s for s in self.states.values() if s.needs_run(self.retries) or s.name == "running"]
         return not left
 
     def variables(self, gpus: Sequence[str]) -> dict[str, str]:

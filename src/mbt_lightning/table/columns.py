@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from mbt_lightning.errors import duration
 from mbt_lightning.table.compare import Comparison, natural
 from mbt_lightning.table.points import Point
 
@@ -153,7 +154,13 @@ def cost_columns(points: Sequence[Point]) -> list[Column]:
             about="GFLOPs in the authors' code, which runs cross-attention at about twice its cost.",
             rank=3,
         ),
-        Column("training", [duration(n) for n in seconds], list(seconds), about="Mean of a run.", rank=4),
+        Column(
+            "training",
+            [took(n) for n in seconds],
+            list(seconds),
+            about="Mean of a run.",
+            rank=4,
+        ),
         Column("memory (GB)", [short(n) for n in memory], list(memory), about="Peak, mean of the runs.", rank=4),
         Column(
             "coverage (%)",
@@ -184,11 +191,6 @@ def short(value: float | None) -> str:
     return f"{value:.0f}" if value >= 1000 else f"{value:#.4g}".rstrip(".")
 
 
-def duration(seconds: float | None) -> str:
-    """A length of time in the unit that suits it."""
-    if seconds is None:
-        return NONE
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.1f} s"
+def took(seconds: float | None) -> str:
+    """A length of time, if it is known."""
+    return NONE if seconds is None else duration(seconds)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mbt_lightning.config.settings import flat, nested
-from mbt_lightning.runs.read import Plan, Run
+from mbt_lightning.runs.read import Run
+from mbt_lightning.sweep.planned_runs import Plan
 from mbt_lightning.table import paper
 from mbt_lightning.table.paper import class_of
 from mbt_lightning.table.points import (

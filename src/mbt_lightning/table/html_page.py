@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mbt_lightning.config.settings import WITHOUT_EFFECT, flat
+from mbt_lightning.config.settings import RUNTIME_ONLY, flat
 from mbt_lightning.runs.read import Curves, Run
 from mbt_lightning.table.columns import Column
 from mbt_lightning.table.compare import Comparison
@@ -126,7 +126,7 @@ def content(found: Comparison, columns: Sequence[Column]) -> dict[str, Any]:
 
 def matters(name: str) -> bool:
     """Whether a setting tells points apart: the seed and what belongs to the machine do not."""
-    return name != SEED and not any(name == other or name.startswith(f"{other}.") for other in WITHOUT_EFFECT)
+    return name != SEED and not any(name == other or name.startswith(f"{other}.") for other in RUNTIME_ONLY)
 
 
 def told(value: Any) -> str:

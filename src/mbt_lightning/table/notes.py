@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from math import prod
 from typing import NamedTuple
 
-from mbt_lightning.errors import some
+from mbt_lightning.errors import abbreviate, duration
 from mbt_lightning.runs.read import Run, is_finite
 from mbt_lightning.table import paper
-from mbt_lightning.table.columns import NONE, coverage_of, duration, is_on_part
+from mbt_lightning.table.columns import NONE, coverage_of, is_on_part
 from mbt_lightning.table.compare import Comparison
 from mbt_lightning.table.points import Point, seed_of, show, state_of
-from mbt_lightning.table.significance import Duel, duels
+from mbt_lightning.table.significance import PairedComparison, paired_comparisons
 
 SCIPY = "The paired t-test needs scipy: pip install 'mbt-lightning[table]'"
 
@@ -76,7 +76,7 @@ def unreadable_clips(runs: Sequence[Run]) -> list[str]:
     told = [
         f"{run.source} ({run.test['bad_clips']:g})" for run in runs if is_finite(n := run.test.get("bad_clips")) and n
     ]
-    return [f"Clips of the test could not be read: {some(told)}."] if told else []
+    return [f"Clips of the test could not be read: {abbreviate(told)}."] if told else []
 
 
 def data_of(run: Run) -> str:
@@ -92,7 +92,7 @@ def mixed_code(runs: Iterable[Run]) -> list[str]:
     commits: dict[str, int] = Counter(short_commit(run) for run in runs)
     if len(commits) > 1:
         told = [f"{commit} ({n} runs)" for commit, n in commits.items()]
-        lines.append(f"The runs are of several commits: {some(told)}.")
+        lines.append(f"The runs are of several commits: {abbreviate(told)}.")
     versions: dict[str, set[str]] = defaultdict(set)
     for run in runs:
         for name, version in (run.summary.get("versions") or {}).items():
@@ -102,7 +102,7 @@ def mixed_code(runs: Iterable[Run]) -> list[str]:
     machines: dict[str, int] = Counter(machine_of(run) for run in runs)
     if len(machines) > 1:
         told = [f"{name} ({n} run{'s' * (n > 1)})" for name, n in machines.items()]
-        lines.append(f"The runs are of several machines, so training times are not comparable: {some(told)}.")
+        lines.append(f"The runs are of several machines, so training times are not comparable: {abbreviate(told)}.")
     return lines
 
 
@@ -122,7 +122,7 @@ def short_commit(run: Run) -> str:
 def best_against_best(found: Comparison) -> list[str]:
     """The best point of the best strategy against that of every other, in sentences."""
     try:
-        fought, lines = duels(found), []
+        fought, lines = paired_comparisons(found), []
     except ModuleNotFoundError:
         return [SCIPY]
     for one in fought:
@@ -147,7 +147,7 @@ def name_of(point: Point) -> str:
     return ", ".join([point.strategy, *([f"L_f = {point.fusion_layer}"] if is_layer else []), *others])
 
 
-def verdict(one: Duel) -> str:
+def verdict(one: PairedComparison) -> str:
     """The outcome in words."""
     if one.difference is None:
         return "no seed in common"
@@ -216,7 +216,7 @@ def apart(found: Comparison) -> list[str]:
         told = "; ".join(f"{name} {theirs} (here {ours})" for name, (theirs, ours) in gaps.items())
         alike[told].append(run)
     return [
-        f"{len(runs)} run{'s' * (len(runs) > 1)}: {told}: {some([source_of(run) for run in runs])}"
+        f"{len(runs)} run{'s' * (len(runs) > 1)}: {told}: {abbreviate([source_of(run) for run in runs])}"
         for told, runs in alike.items()
     ]
 
@@ -234,7 +234,9 @@ def not_read(found: Comparison) -> list[str]:
     ]
     if found.evaluations:
         sources = [run.source for run in found.evaluations]
-        lines.append(f"{len(sources)} of `mbt test`, `validate` or `predict`, which trained nothing: {some(sources)}")
+        lines.append(
+            f"{len(sources)} of `mbt test`, `validate` or `predict`, which trained nothing: {abbreviate(sources)}"
+        )
     return lines
 
 
@@ -246,7 +248,7 @@ def papers(found: Comparison) -> list[str]:
         if point.paper is None and paper.dataset_of(data):
             why = paper.unmet(point.config, data) or ["the paper has no number for this setting"]
             reasons["; ".join(why)].append(point)
-    lines = [f"No number of the paper for {some(names(points))}: {why}." for why, points in reasons.items()]
+    lines = [f"No number of the paper for {abbreviate(names(points))}: {why}." for why, points in reasons.items()]
     if any(point.paper for point in found.points):
         lines.insert(0, "Paper: Nagrani et al., arXiv:2107.00135v3; numbers of figures are digitised.")
     parts = {coverage_of(p)[1] or 0 for p in found.points if p.paper and is_on_part(p)}

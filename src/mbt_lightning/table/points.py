@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from statistics import fmean, stdev
 from typing import Any
 
-from mbt_lightning.config.settings import OF_MODALITY, OF_SEVERAL_MODALITIES, flat, is_late, meaningful
+from mbt_lightning.config.settings import OF_MODALITY, OF_SEVERAL_MODALITIES, flat, identity_settings, is_late
 from mbt_lightning.model import authors_flops as arithmetic
 from mbt_lightning.runs.read import Run, is_finite
 from mbt_lightning.table import paper
@@ -51,7 +51,7 @@ def settings_of(run: Run, hashes: Mapping[str, str] | None = None) -> Settings:
         KeyError: its configuration lacks what every one has.
     """
     found: Settings = {}
-    for name, value in meaningful(run.config).items():
+    for name, value in identity_settings(run.config).items():
         if name != SEED:
             key = key_of(name)
             if key == name:

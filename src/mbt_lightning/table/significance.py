@@ -21,7 +21,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 @dataclass(frozen=True)
-class Duel:
+class PairedComparison:
     """The best points of two strategies, seed by seed.
 
     Args:
@@ -47,7 +47,7 @@ class Duel:
     as_good: tuple[Point, ...] = ()
 
 
-def duels(found: Comparison) -> list[Duel]:
+def paired_comparisons(found: Comparison) -> list[PairedComparison]:
     """The best point of the best strategy against the best of every other, on each data set by itself.
 
     Raises:
@@ -57,10 +57,10 @@ def duels(found: Comparison) -> list[Duel]:
     for point in found.points:
         if point.mean(found.main) is not None:
             on_data[str(point.settings.get("data.manifest"))].append(point)
-    return [one for points in on_data.values() for one in duels_of(found, points)]
+    return [one for points in on_data.values() for one in paired_comparisons_of(found, points)]
 
 
-def duels_of(found: Comparison, points: Sequence[Point]) -> list[Duel]:
+def paired_comparisons_of(found: Comparison, points: Sequence[Point]) -> list[PairedComparison]:
     """The same of points with a score on one data set."""
     by_kind: dict[str, list[Point]] = defaultdict(list)
     for point in points:
@@ -89,7 +89,7 @@ def is_equal(one: Point, other: Point, name: str) -> bool:
     return math.isclose(one.mean(name) or 0, other.mean(name) or 0, rel_tol=0, abs_tol=1e-9)
 
 
-def duel(one: Point, other: Point, name: str, is_chosen: bool) -> Duel:
+def duel(one: Point, other: Point, name: str, is_chosen: bool) -> PairedComparison:
     """Two points, seed by seed."""
     theirs = {seed_of(run): run.test.get(name) for run in other.runs}
     pairs = [
@@ -99,11 +99,11 @@ def duel(one: Point, other: Point, name: str, is_chosen: bool) -> Duel:
     ]
     gaps = [a - b for a, b in pairs]
     if not gaps:
-        return Duel(one, other, 0, None, None, None, is_chosen)
+        return PairedComparison(one, other, 0, None, None, None, is_chosen)
     std = stdev(gaps) if len(gaps) > 1 else None
     p = None
     if std and std > 1e-12:  # else rounding is all the spread there is
         from scipy.special import stdtr  # what scipy.stats.ttest_rel computes; scipy.stats takes a second to import
 
         p = float(2 * stdtr(len(gaps) - 1, -abs(fmean(gaps)) / (std / math.sqrt(len(gaps)))))
-    return Duel(one, other, len(gaps), fmean(gaps), std, p, is_chosen)
+    return PairedComparison(one, other, len(gaps), fmean(gaps), std, p, is_chosen)

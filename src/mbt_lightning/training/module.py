@@ -104,7 +104,7 @@ class AudioVisualClassifier(L.LightningModule):
         """Refuse labels that make no sense for the task."""
         data = getattr(self.trainer, "datamodule", None)
         for clips in [] if data is None or stage == "predict" else data.clips(stage):
-            for place, labels in clips.labellings():
+            for place, labels in clips.unique_label_sets():
                 if problem := self.task.problem(labels):
                     raise UserError(f"clip {clips[place].clip_id!r} has the labels {list(labels)}: {problem}")
 

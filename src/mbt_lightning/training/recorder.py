@@ -2,163 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import glob
 import json
 import math
-import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
 
-from mbt_lightning.errors import UserError
+from mbt_lightning.disk import write_json
 from mbt_lightning.model.flops import count_parameters, gflops_per_clip
-from mbt_lightning.runs.state import RunState, write_json
+from mbt_lightning.runs.folder import save_config
+from mbt_lightning.runs.state import RunState
+from mbt_lightning.training.metrics_csv import MetricsCsv
 from mbt_lightning.training.wandb_logger import WandbRun
-
-
-def given_id() -> str | None:
-    """The run's id that was given from outside: by W&B (`WANDB_RUN_ID`), or else by whoever starts it (`MBT_RUN_ID`).
-
-    The same id is the same run, which finds its folder again.
-
-    Raises:
-        UserError: it cannot be the name of a folder.
-    """
-    for name in ("WANDB_RUN_ID", "MBT_RUN_ID"):
-        if run_id := os.environ.get(name):
-            if Path(run_id).name != run_id or run_id == "..":
-                raise UserError(f"{name} is {run_id!r}: a run's id is the name of its folder, without slashes")
-            return run_id
-    return None
-
-
-def new_run_folder(runs: Path, experiment: str) -> Path:
-    """Make `<runs>/<experiment>/<run id>/`; no two runs get the same, however closely they start.
-
-    The id is the one given from outside, if there is one; else the time, to the second, with a number behind it if
-    that is taken.
-    """
-    parent = runs / experiment
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--runs {runs}: cannot make folders there ({error.strerror}); name another") from None
-    if run_id := given_id():
-        (parent / run_id).mkdir(exist_ok=True)
-        return parent / run_id
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    for number in range(1, 1000):
-        folder = parent / (stamp if number == 1 else f"{stamp}-{number}")
-        try:
-            folder.mkdir()
-            return folder
-        except FileExistsError:
-            continue
-    raise UserError(f"{parent}: cannot make a folder for the run")
-
-
-def find_checkpoint(runs: Path, experiment: str, which: str) -> Path:
-    """The `last` or `best` checkpoint of the newest run of an experiment; `last` of the run whose id is given, if any.
-
-    Raises:
-        UserError: there is none.
-    """
-    if not experiment:
-        raise UserError(f"--ckpt_path {which}: of which experiment? Name it by --experiment NAME or --config FILE")
-    run_id = given_id() if which == "last" else None
-    found = (runs / experiment).glob(f"{glob.escape(run_id) if run_id else '*'}/checkpoints/{which}.ckpt")
-    newest = max(found, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
-    if newest is None:
-        raise UserError(
-            f"--ckpt_path {which}: no run {f'{run_id!r} ' if run_id else ''}of experiment {experiment!r} has a "
-            f"checkpoint (looked for {runs / experiment}/{run_id or '*'}/checkpoints/{which}.ckpt); "
-            "start one without --ckpt_path"
-        )
-    return newest
-
-
-class MetricsCsv(Logger):
-    """Writes every logged value to `metrics.csv`: a row a step, a column a name, appended to when a run goes on.
-
-    Args:
-        folder: the run's folder.
-    """
-
-    def __init__(self, folder: Path):
-        super().__init__()
-        self.path = folder / "metrics.csv"
-        self.rows: list[dict[str, Any]] = []
-        self.written = -math.inf
-        if self.path.is_file():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                self.rows = list(csv.DictReader(file))
-
-    @property
-    def name(self) -> str:
-        """Name of the experiment."""
-        return self.path.parent.parent.name
-
-    @property
-    def version(self) -> str:
-        """The run's id."""
-        return self.path.parent.name
-
-    @property
-    def save_dir(self) -> str:
-        """The run's folder."""
-        return str(self.path.parent)
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the configuration has a file of its own."""
-
-    @rank_zero_only
-    def go_back_to(self, step: int) -> None:
-        """Forget what was logged after `step`: a resumed run logs it again."""
-        kept = [row for row in self.rows if int(row["step"]) <= step]
-        self.rows = [{k: v for k, v in row.items() if not k.startswith("test/")} for row in kept]
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add values to the row of a step."""
-        step = int(step or 0)
-        if not self.rows or int(self.rows[-1]["step"]) != step:
-            self.rows.append({"step": step})
-        self.rows[-1].update(metrics)
-
-    def save(self) -> None:
-        """Write the file, at most every few seconds (Lightning asks at every step)."""
-        if time.monotonic() - self.written > 5:
-            self.write()
-
-    @rank_zero_only
-    def write(self) -> None:
-        """Write the file; it is complete at every moment."""
-        self.written = time.monotonic()
-        columns = list(dict.fromkeys(["step", *sorted({name for row in self.rows for name in row})]))
-        unfinished = self.path.with_suffix(".csv.new")
-        with open(unfinished, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        unfinished.replace(self.path)
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Write what is left."""
-        self.write()
 
 
 class RunRecorder(L.Callback):
@@ -316,16 +179,6 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_nan(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def save_config(path: Path, text: str) -> None:
-    """Save a configuration; an older, different one of the same run is kept under a numbered name."""
-    if path.is_file() and path.read_text() != text:
-        number = 1
-        while (older := path.with_name(f"config.{number}.yaml")).exists():
-            number += 1
-        path.rename(older)
-    path.write_text(text)
 
 
 def name_of(data: Any) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mbt_lightning.config.settings import meaningful
+from mbt_lightning.config.settings import identity_settings
 from mbt_lightning.errors import UserError
 from mbt_lightning.process import rank
 from mbt_lightning.training.checkpoint import read_about, read_checkpoint
@@ -70,7 +70,7 @@ def refuse_other_settings(path: Path, ours: Mapping[str, Any]) -> None:
     Raises:
         UserError: a setting that a score can depend on differs.
     """
-    there, here = meaningful(read_about(path)["config"]), meaningful(ours)
+    there, here = identity_settings(read_about(path)["config"]), identity_settings(ours)
     differ = [key for key in there | here if there.get(key) != here.get(key)]
     if differ:
         told = "; ".join(f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in differ[:3])

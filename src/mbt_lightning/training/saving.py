@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loops.progress import _BatchProgress
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from mbt_lightning.disk import replacing
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -28,16 +29,8 @@ class WholeFiles(TorchCheckpointIO):
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".new")
-        with open(unfinished, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-        if hasattr(os, "O_DIRECTORY"):  # the folder's entry too
-            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            os.fsync(folder)
-            os.close(folder)
+        with replacing(path, sync=True) as unfinished:
+            torch.save(checkpoint, unfinished)
 
 
 class LastCheckpoint(Checkpoint):

@@ -584,7 +584,7 @@ class TestClips:
             firsts: dict[tuple[str, ...], int] = {}
             for place, clip in enumerate(part):
                 firsts.setdefault(clip.labels, place)
-            assert list(part.labellings()) == [(place, labels) for labels, place in firsts.items()]
+            assert list(part.unique_label_sets()) == [(place, labels) for labels, place in firsts.items()]
 
     def test_travel_by_name(self, clips) -> None:
         (file,) = clips.table.path.parent.glob("*.arrow")

@@ -16,11 +16,12 @@ from media import FPS, SAMPLE_RATE, Recipe, find_sound, read_number, write_clip
 from torch.utils.data import DataLoader
 
 from mbt_lightning.cli.fit import main
-from mbt_lightning.data.dataset import ClassBalanced, ClipDataset, Draw, DrawSampler, WindowSetting, collate
+from mbt_lightning.data.dataset import ClipDataset, collate
 from mbt_lightning.data.manifest.manifest import Manifest, ManifestRow, read_manifest, write_manifest
 from mbt_lightning.data.media import shard_records as shards
 from mbt_lightning.data.media.probe import ClipError
-from mbt_lightning.data.records import Example
+from mbt_lightning.data.records import Draw, Example, WindowSetting
+from mbt_lightning.data.samplers import ClassBalanced, DrawSampler
 from mbt_lightning.data.sharding.reencode import WRITERS, Segment, Target, compare
 from mbt_lightning.data.store import store_of
 from mbt_lightning.errors import UserError

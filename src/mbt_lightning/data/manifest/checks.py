@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mbt_lightning.data.manifest.formats import COLUMNS, SECONDS, Rows, nonsense
 from mbt_lightning.data.manifest.shared_table import STORED
-from mbt_lightning.errors import UserError, nearest
+from mbt_lightning.errors import UserError, did_you_mean
 
 
 class Check:
@@ -91,7 +91,7 @@ class Check:
         if len(unknown := np.flatnonzero(indices < 0)):
             row = usable[pc.list_parent_indices(batch["labels"])[int(unknown[0])].as_py()]
             label = labels[int(unknown[0])].as_py()
-            reason = f"label {label!r} is not in {self.source}{nearest(label, self.index)}"
+            reason = f"label {label!r} is not in {self.source}{did_you_mean(label, self.index)}"
             raise rows.error(row, reason if label else "a label is empty")
         return to_lists(indices, batch["labels"])
 

@@ -339,17 +339,6 @@ def to_list(cells: pa.Array | pa.ChunkedArray) -> list:
     return cells.to_numpy(**kwargs).tolist()
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """The name to write a file by, which takes the place of another one when it is complete."""
-    unfinished = path.with_name(path.name + ".new")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def check_suffix(path: Path) -> None:
     """Refuse a format that is not known."""
     if path.suffix not in READERS:

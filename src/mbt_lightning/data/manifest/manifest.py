@@ -47,10 +47,10 @@ from mbt_lightning.data.manifest.formats import (
     csv_rows,
     open_parquet,
     parse_json,
-    replacing,
     written_rows,
 )
 from mbt_lightning.data.manifest.shared_table import Clips, SharedTable, share
+from mbt_lightning.disk import replacing
 from mbt_lightning.errors import UserError, one_line
 
 log = logging.getLogger(__name__)

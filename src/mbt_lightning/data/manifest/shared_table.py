@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from mbt_lightning.data.cache import cache_folder, keep
-from mbt_lightning.data.manifest.formats import BATCH_ROWS, COLUMNS, replacing, to_list
+from mbt_lightning.data.manifest.formats import BATCH_ROWS, COLUMNS, to_list
 from mbt_lightning.data.records import Example
+from mbt_lightning.disk import cache_folder, mark_used, replacing
 from mbt_lightning.errors import UserError
 
 SHARED_BYTES = 16 * 2**20
@@ -94,7 +94,7 @@ class Clips(Sequence[Example]):
         clips = np.repeat(np.arange(len(self), dtype=np.int64), lengths)
         return clips, pc.list_flatten(labels).to_numpy().astype(np.int64)
 
-    def labellings(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+    def unique_label_sets(self) -> Iterator[tuple[int, tuple[str, ...]]]:
         """Every combination of labels that occurs, once, with the place of the first clip that has it."""
         labels = self.part(0, len(self))["labels"]
         ends = np.cumsum(pc.list_value_length(labels).to_numpy(), dtype=np.int64)
@@ -165,7 +165,7 @@ def share(batches: list[pa.RecordBatch], digest: str) -> SharedTable:
             if not path.is_file():
                 with replacing(path) as unfinished, pa.ipc.new_file(str(unfinished), STORED) as file:
                     file.write_table(table, max_chunksize=BATCH_ROWS)
-        keep(path)
+        mark_used(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; name a folder with room for the table by MBT_CACHE") from None
     return open_table(path)

@@ -19,7 +19,7 @@ from mbt_lightning.data import sampling
 from mbt_lightning.data.media.probe import (
     ClipError,
     MediaInfo,
-    Oddity,
+    StreamQuirk,
     Track,
     best_stream,
     open_media,
@@ -117,7 +117,7 @@ class Torchcodec(FrameReader):
     )
     # Behind these its pictures are off or missing, or it shows what PyAV refuses; edit lists and open groups it does
     # right.
-    untrusted = (Oddity.HIDDEN, Oddity.UNTIMED, Oddity.DAMAGED, Oddity.NO_KEY)
+    untrusted = (StreamQuirk.HIDDEN, StreamQuirk.UNTIMED, StreamQuirk.DAMAGED, StreamQuirk.NO_KEY)
 
     def why_not(self) -> str:  # noqa: D102
         try:

@@ -18,7 +18,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from mbt_lightning.data.cache import cache_folder, keep
+from mbt_lightning.disk import cache_folder, mark_used, replacing
 
 STREAMS = ("video", "audio")
 # How the names of media files end.
@@ -78,7 +78,7 @@ class Track:
         return replace(self, seconds=seconds, key_seconds=keys, end_seconds=float(end))
 
 
-class Oddity(StrEnum):
+class StreamQuirk(StrEnum):
     """What the packets of a stream of pictures show that makes some decoders number the pictures wrongly."""
 
     CUT_AWAY = "pictures that an edit list cuts away"
@@ -108,7 +108,7 @@ class MediaInfo:
     origin: float
     video: Track | None
     audio: Track | None
-    oddities: tuple[Oddity, ...] = ()
+    oddities: tuple[StreamQuirk, ...] = ()
 
     @property
     def has_video(self) -> bool:
@@ -221,13 +221,9 @@ def _save(info: MediaInfo, file: Path) -> None:
             arrays |= {f"{kind}.seconds": track.seconds, f"{kind}.keys": track.key_seconds}
             arrays |= {f"{kind}.facts": json.dumps(facts)}
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.stem}-{os.getpid()}.npz")
-    try:
-        np.savez(unfinished, facts=json.dumps([info.container, info.origin, info.oddities]), **arrays)
-        unfinished.replace(file)
-        keep(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(file) as unfinished, open(unfinished, "wb") as content:
+        np.savez(content, facts=json.dumps([info.container, info.origin, info.oddities]), **arrays)
+    mark_used(file)
 
 
 def _load(path: str, file: Path) -> MediaInfo:
@@ -240,7 +236,7 @@ def _load(path: str, file: Path) -> MediaInfo:
                 tracks[kind] = Track(codec, width, height, arrays[f"{kind}.seconds"], arrays[f"{kind}.keys"], *rest)
         container, origin, oddities = json.loads(str(arrays["facts"]))
     os.utime(file)
-    return MediaInfo(path, container, origin, tracks["video"], tracks["audio"], tuple(map(Oddity, oddities)))
+    return MediaInfo(path, container, origin, tracks["video"], tracks["audio"], tuple(map(StreamQuirk, oddities)))
 
 
 def is_short(seconds: float, promised_seconds: float) -> bool:
@@ -312,18 +308,18 @@ def _track(stream: Any, packets: dict[int, list[_Packet]], container_name: str) 
     return Track(context.name if context else "", width, height, seconds, keys, last + duration, is_counted, problem)
 
 
-def _oddities(video: Track, packets: list[_Packet]) -> tuple[Oddity, ...]:
+def _oddities(video: Track, packets: list[_Packet]) -> tuple[StreamQuirk, ...]:
     """What is odd about a stream of pictures."""
     shown = [p for p in packets if not p.is_discard and not p.is_hidden]
     starts = np.array([-np.inf if p.start is None else p.start for p in packets])
     last_key = np.maximum.accumulate(np.where([p.is_key for p in packets], starts, -np.inf))
     found = {
-        Oddity.CUT_AWAY: any(p.is_discard for p in packets),
-        Oddity.HIDDEN: any(p.is_hidden for p in packets),
-        Oddity.UNTIMED: video.is_counted or len(video.seconds) != len(shown),
-        Oddity.DAMAGED: any(p.is_corrupt for p in packets),
-        Oddity.NO_KEY: not packets or not packets[0].is_key,
-        Oddity.OPEN_GROUPS: bool((starts < last_key).any()),
+        StreamQuirk.CUT_AWAY: any(p.is_discard for p in packets),
+        StreamQuirk.HIDDEN: any(p.is_hidden for p in packets),
+        StreamQuirk.UNTIMED: video.is_counted or len(video.seconds) != len(shown),
+        StreamQuirk.DAMAGED: any(p.is_corrupt for p in packets),
+        StreamQuirk.NO_KEY: not packets or not packets[0].is_key,
+        StreamQuirk.OPEN_GROUPS: bool((starts < last_key).any()),
     }
     return tuple(oddity for oddity, is_there in found.items() if is_there)
 

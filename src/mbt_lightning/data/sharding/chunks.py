@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mbt_lightning.data.manifest.formats import replacing
+from mbt_lightning.disk import replacing
 
 CHUNK_BYTES = 64_000_000
 """Records are gathered into chunks of about this size, which is litdata's own custom."""

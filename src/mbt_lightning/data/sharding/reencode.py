@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbt_lightning.data.dataset import shrink
-from mbt_lightning.data.manifest.formats import replacing
 from mbt_lightning.data.media.probe import ClipError, probe, probe_once
 from mbt_lightning.data.media.shard_records import (
     FULL_SCALE,
@@ -36,6 +35,7 @@ from mbt_lightning.data.records import Example, WindowSetting
 from mbt_lightning.data.sampling import TOLERANCE_SECONDS
 from mbt_lightning.data.store import Files, Media, MediaFile, read_sound, readable_seconds
 from mbt_lightning.data.worker_pool import Failure
+from mbt_lightning.disk import replacing
 
 BLOCK = 16
 """So many pictures are decoded at a time; a film of hours never lies in memory as a whole."""

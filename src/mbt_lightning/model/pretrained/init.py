@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mbt_lightning.errors import UserError, some
+from mbt_lightning.errors import UserError, abbreviate
 from mbt_lightning.model.mbt import MBT
 from mbt_lightning.model.pretrained.positions import INFLATIONS, fit_filter, near_square, sample, spread
 
@@ -79,7 +79,7 @@ class Report:
         return "\n".join([self.source, *(f"{part} {name}" for part, names in parts.items() for name in names)]) + "\n"
 
 
-class Placing:
+class WeightLoader:
     """A model that is being filled.
 
     Args:
@@ -115,7 +115,7 @@ class Placing:
             UserError: weights that do not fit, or none that do.
         """
         if self.problems:
-            raise UserError(f"{some(self.problems, 3)}; set model.size and patches as they were trained")
+            raise UserError(f"{abbreviate(self.problems, 3)}; set model.size and patches as they were trained")
         if not self.values:
             raise UserError("nothing in it fits this model")
         with torch.no_grad():
@@ -138,14 +138,14 @@ class Init:
         Raises:
             UserError: a file that cannot be read, or weights that do not fit.
         """
-        placing = Placing(network)
+        placing = WeightLoader(network)
         try:
             self.fill(placing, network.modalities)
             return placing.finish(str(self))
         except UserError as error:
             raise UserError(f"model.init {self}: {error}") from None
 
-    def fill(self, placing: Placing, modalities: Sequence[str]) -> None:
+    def fill(self, placing: WeightLoader, modalities: Sequence[str]) -> None:
         """Load the weights of these modalities."""
         raise NotImplementedError
 
@@ -172,7 +172,7 @@ class FileInit(Init):
             raise UserError(f"inflate is {inflate!r}: choose one of {', '.join(INFLATIONS)}")
         self.inflate, self.leave_cls = inflate, tuple(leave_cls)
 
-    def place(self, placing: Placing, modality: str, encoder: Encoder) -> set[str]:
+    def place(self, placing: WeightLoader, modality: str, encoder: Encoder) -> set[str]:
         """Put an encoder into a modality's place; returns the names of the parts that were used."""
         for m in self.leave_cls:
             if m not in placing.network.modalities:
@@ -197,7 +197,7 @@ class EncoderInit(FileInit):
         """The encoder in the file."""
         raise NotImplementedError
 
-    def fill(self, placing: Placing, modalities: Sequence[str]) -> None:
+    def fill(self, placing: WeightLoader, modalities: Sequence[str]) -> None:
         """Load the weights of these modalities."""
         encoder = self.read()
         used = set().union(*(self.place(placing, m, encoder) for m in modalities))
@@ -222,7 +222,7 @@ class ModelInit(FileInit):
         """The model in the file."""
         raise NotImplementedError
 
-    def fill(self, placing: Placing, modalities: Sequence[str]) -> None:
+    def fill(self, placing: WeightLoader, modalities: Sequence[str]) -> None:
         """Load the weights of these modalities."""
         source = self.read()
         known = [m for m in modalities if m in source.modalities]
@@ -255,7 +255,7 @@ class PerModality(Init):
     def __init__(self, sources: dict[str, Init]):
         self.sources = sources
 
-    def fill(self, placing: Placing, modalities: Sequence[str]) -> None:
+    def fill(self, placing: WeightLoader, modalities: Sequence[str]) -> None:
         """Load the weights of these modalities."""
         strangers = [m for m in self.sources if m not in modalities]
         if strangers and not set(modalities) <= self.sources.keys():
@@ -274,7 +274,7 @@ class PerModality(Init):
         return ", ".join(f"{m}: {source}" for m, source in self.sources.items())
 
 
-def place(placing: Placing, modality: str, encoder: Encoder, inflate: str, with_cls: bool) -> set[str]:
+def place(placing: WeightLoader, modality: str, encoder: Encoder, inflate: str, with_cls: bool) -> set[str]:
     """Put an encoder into a modality's place.
 
     Args:
@@ -352,7 +352,7 @@ def fit_positions(grid: Tensor, sides: Sequence[int], stride: int | None, patch:
     return spread(grid, sides), f"{there} -> {here}: resampled{tiled}"
 
 
-def place_bottlenecks(placing: Placing, encoder: Encoder) -> None:
+def place_bottlenecks(placing: WeightLoader, encoder: Encoder) -> None:
     """Start bottleneck tokens as positions, as the authors' loader does; nothing to do in a model without any.
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbt_lightning.errors import UserError, some
+from mbt_lightning.errors import UserError, abbreviate
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, JointSelfAttention, TrainOnlyBottleneck
 from mbt_lightning.model.mbt import MBT, SHARED, EncoderSize
 from mbt_lightning.model.pretrained.flax import flatten, read_params, renumber
@@ -66,7 +66,7 @@ def from_params(
         reason = "one modality" if len(network.modalities) == 1 else f"fusion_layer {network.fusion_layer}, the depth"
         warnings.warn(f"parameter 'bottleneck' is not used: with {reason}, nothing is fused", stacklevel=2)
     elif unknown:
-        raise UserError(f"parameters that this configuration does not use: {some(unknown)}")
+        raise UserError(f"parameters that this configuration does not use: {abbreviate(unknown)}")
     check_shapes(network, state)
     network.to_empty(device="cpu")
     network.load_state_dict(state)
@@ -181,7 +181,7 @@ class Settings:
     def array(self, name: str) -> np.ndarray:
         """A parameter by name."""
         if name not in self.flat:
-            raise UserError(f"parameter {name!r} is missing; there are {some(sorted(self.flat))}")
+            raise UserError(f"parameter {name!r} is missing; there are {abbreviate(sorted(self.flat))}")
         return self.flat[name]
 
     def patch_sizes(self) -> dict[str, list[int]]:
@@ -302,7 +302,7 @@ def check_shapes(network: MBT, state: Mapping[str, Tensor]) -> None:
         f"{name} is {list(x.shape)}, not {list(wanted[name])}" for name, x in state.items() if x.shape != wanted[name]
     ]
     if wrong:
-        raise UserError(f"parameters do not fit this configuration: {some(wrong)}")
+        raise UserError(f"parameters do not fit this configuration: {abbreviate(wrong)}")
 
 
 def state_dict(flat: Mapping[str, np.ndarray], network: MBT) -> tuple[dict[str, Tensor], set[str]]:
@@ -341,7 +341,9 @@ def state_dict(flat: Mapping[str, np.ndarray], network: MBT) -> tuple[dict[str, 
         if f"{ours}.weight" in network.state_dict():
             state |= {f"{ours}.weight": take(f"{theirs}/kernel").T, f"{ours}.bias": take(f"{theirs}/bias")}
     if missing:
-        raise UserError(f"parameters are missing: {some(missing)}; there are {some(sorted(flat.keys() - used))}")
+        raise UserError(
+            f"parameters are missing: {abbreviate(missing)}; there are {abbreviate(sorted(flat.keys() - used))}"
+        )
     return state, used
 
 

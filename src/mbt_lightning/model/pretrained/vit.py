@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbt_lightning.errors import UserError, one_line, some
+from mbt_lightning.errors import UserError, abbreviate, did_you_mean, one_line
 from mbt_lightning.model.pretrained.flax import read_npz, read_params
 from mbt_lightning.model.pretrained.init import Encoder, EncoderInit
 from mbt_lightning.model.pretrained.linen import block_state, tensor
@@ -131,12 +130,6 @@ def is_plain(model: Any) -> bool:
     return True
 
 
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """A hint at the names that are most like one that is unknown, or nothing."""
-    close = difflib.get_close_matches(name, known, n=2)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
-
-
 BLOCK_PARTS = {
     f"{layer}.{part}"
     for layer in ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -187,12 +180,12 @@ def parts_of_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     needed = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "pos_embed")
     if any(name not in state for name in needed):
-        raise UserError(f"not a ViT with timm's names; it has {some(sorted(state))}")
+        raise UserError(f"not a ViT with timm's names; it has {abbreviate(sorted(state))}")
     within = {name: name.split(".", 2)[2] for name in state if re.match(r"blocks\.\d+\.", name)}
     foreign = [name for name, part in within.items() if part not in BLOCK_PARTS | SCALES.keys()]
     foreign += [name for name in within if "norm" in name and name.replace(".weight", ".bias") not in state]
     if foreign := foreign + [name for name in state if name.startswith(FOREIGN)]:
-        raise UserError(f"the encoder has no place for {some(sorted(foreign))}: choose a plain ViT")
+        raise UserError(f"the encoder has no place for {abbreviate(sorted(foreign))}: choose a plain ViT")
     parts = {name: state[name] for name, part in within.items() if part in BLOCK_PARTS}
     parts |= {name: state[name] for name in ("norm.weight", "norm.bias") if name in state}
     parts["bias"] = state.get("patch_embed.proj.bias", torch.zeros(len(state["patch_embed.proj.weight"])))
@@ -225,7 +218,7 @@ def encoder_of_google(flat: Mapping[str, Any]) -> Encoder:
 
     def take(name: str) -> Tensor:
         if name not in flat:
-            raise UserError(f"not a ViT of Google's: {name!r} is missing; there are {some(sorted(flat))}")
+            raise UserError(f"not a ViT of Google's: {name!r} is missing; there are {abbreviate(sorted(flat))}")
         used.add(name)
         return tensor(flat[name])
 
