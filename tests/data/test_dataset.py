@@ -15,26 +15,12 @@ import torch
 from media import Recipe, write_clip
 from torch.utils.data import DataLoader
 
-from mbt_lightning.data.dataset import (
-    MAX_STAND_INS,
-    ClassBalanced,
-    ClipDataset,
-    ClipSampler,
-    Draw,
-    DrawSampler,
-    InOrder,
-    Sample,
-    Shuffled,
-    WindowSetting,
-    collate,
-    end_at,
-    shrink,
-    times_before,
-)
+from mbt_lightning.data.dataset import MAX_STAND_INS, ClipDataset, Sample, WindowSetting, collate, end_at, shrink
 from mbt_lightning.data.demo import CLASSES, DemoSize, Facts, demo_manifest, plan
 from mbt_lightning.data.manifest.manifest import ManifestRow, read_manifest, write_manifest
 from mbt_lightning.data.media.probe import ClipError
-from mbt_lightning.data.records import BadClip, Clip, Example
+from mbt_lightning.data.records import BadClip, Clip, Draw, Example
+from mbt_lightning.data.samplers import ClassBalanced, ClipSampler, DrawSampler, InOrder, Shuffled, times_before
 from mbt_lightning.data.sampling import chance
 from mbt_lightning.errors import UserError
 
