@@ -9,7 +9,8 @@ import torch
 import yaml
 from paths import PROJECT
 
-from mbt_lightning.cli.fit import expand, main
+from mbt_lightning.cli.arguments import expand
+from mbt_lightning.cli.main import main
 from mbt_lightning.data.demo import DemoSize, demo_manifest
 from mbt_lightning.errors import UserError
 from mbt_lightning.runs.folder import find_checkpoint, new_run_folder

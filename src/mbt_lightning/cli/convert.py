@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mbt_lightning.cli.arguments import NEWEST
-from mbt_lightning.cli.fit import Parser
+from mbt_lightning.cli.parser import Parser
 from mbt_lightning.data.manifest.manifest import read_classes
 from mbt_lightning.data.records import UNNAMED, DataSpec
 from mbt_lightning.data.spectrogram import LogMel
