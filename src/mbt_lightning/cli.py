@@ -35,6 +35,7 @@ from mbt_lightning.data.spectrogram import Spectrogram
 from mbt_lightning.data.stats import Measured, kind_of, read_measured, scale_given, settings_of
 from mbt_lightning.errors import UserError, leave, one_line
 from mbt_lightning.expand import NEWEST, expand
+from mbt_lightning.finite import FiniteGuard
 from mbt_lightning.guard import BadClipGuard
 from mbt_lightning.keep import LastCheckpoint, WholeFiles
 from mbt_lightning.model.cost import count_parameters, gflops_per_clip
@@ -376,7 +377,7 @@ class MbtCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Add what every run has: its records, checkpoints, progress bar and `metrics.csv`."""
         recorder = RunRecorder(self.folder, yaml.safe_load(self.text), self.text, self.state)
-        own: list[Callback] = [recorder, BadClipGuard(), Stop(self.state)]
+        own: list[Callback] = [recorder, BadClipGuard(), FiniteGuard(), Stop(self.state)]
         chosen = as_list(config.get("callbacks"))
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in chosen):
             own.append(Progress())

@@ -20,6 +20,7 @@ from typing import Any, TypeGuard
 
 import yaml
 
+from mbt_lightning.diverged import divergence
 from mbt_lightning.errors import UserError
 from mbt_lightning.lab.ledger import read_ledger
 from mbt_lightning.settings import nested
@@ -74,7 +75,12 @@ class Run:
     @property
     def is_scored(self) -> bool:
         """Whether the training was ended and its test gave a score."""
-        return self.state == "finished" and is_finite(self.test.get("score"))
+        return self.state == "finished" and is_finite(self.test.get("score")) and not divergence(self.test)
+
+    @property
+    def why(self) -> str:
+        """Why it has no score, in one line: why it failed, or that its model has diverged; empty if nobody knows."""
+        return self.message or divergence(self.test)
 
     @property
     def is_training(self) -> bool:
