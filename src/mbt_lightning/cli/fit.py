@@ -34,6 +34,7 @@ from mbt_lightning.runs.folder import find_checkpoint, given_id, new_run_folder
 from mbt_lightning.runs.state import RunState
 from mbt_lightning.training.bad_clips import BadClipGuard
 from mbt_lightning.training.checkpoint import is_weights_only, read_about, read_checkpoint
+from mbt_lightning.training.finite import FiniteGuard
 from mbt_lightning.training.lightning_internals import restore_fit_progress
 from mbt_lightning.training.metrics_csv import MetricsCsv
 from mbt_lightning.training.module import AudioVisualClassifier
@@ -288,7 +289,8 @@ def spec_of(run: Run) -> DataSpec:
 def build_trainer(run: Run, settings: dict[str, Any]) -> Trainer:
     """The trainer, with what every run has: its records, checkpoints, progress bar and `metrics.csv`."""
     chosen = as_list(settings["callbacks"])
-    own: list[Callback] = [RunRecorder(run.folder, run.config, run.text, run.state), BadClipGuard(), Stop(run.state)]
+    recorder = RunRecorder(run.folder, run.config, run.text, run.state)
+    own: list[Callback] = [recorder, BadClipGuard(), FiniteGuard(), Stop(run.state)]
     if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in chosen):
         own.append(FitProgressBar())
     if settings["enable_checkpointing"] is not False:
