@@ -25,7 +25,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from mbt_lightning.checkpoint import Checkpoint, is_weights_only, read_about, read_checkpoint
+from mbt_lightning.checkpoint import Checkpoint, config_from, is_weights_only, read_about, read_checkpoint
 from mbt_lightning.data.augment import RgbAugment
 from mbt_lightning.data.datamodule import AudioVisualData, manifest_file
 from mbt_lightning.data.mixup import Mixup
@@ -52,6 +52,7 @@ from mbt_lightning.settings import fingerprint
 from mbt_lightning.state import RunState
 from mbt_lightning.stop import Stop
 from mbt_lightning.tasks import Task
+from mbt_lightning.trust import TRUST_HELP, take_trust
 
 SOURCES = (GoogleViT, TimmViT, AST, Scenic, Checkpoint, PerModality)
 """Starting weights: imported here so that files may name them without their module."""
@@ -70,6 +71,9 @@ TOOLS = {
 }
 """What the program does beside the runs: first word to the function that takes the rest; imported when it is called."""
 
+TRUSTING = ("cost", "export")
+"""The tools that build from a weight file or write down what will be built, and so take `--trust`, as all runs do."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the program; what a person can mend ends it with one line and exit code 2."""
@@ -78,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments and arguments[0] in TOOLS:
         module, _, function = TOOLS[arguments[0]].partition(":")
         try:
-            getattr(importlib.import_module(module), function)(arguments[1:])
+            words = take_trust(arguments[1:]) if arguments[0] in TRUSTING else arguments[1:]
+            getattr(importlib.import_module(module), function)(words)
         except KeyboardInterrupt:
             raise
         except Exception as error:
@@ -89,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with SIGNALS.listening():
         bind_children()
         try:
-            MbtCLI(expand(arguments), state=state)
+            MbtCLI(expand(take_trust(arguments)), state=state)
             state.end("finished", 0)
         except BaseException as error:
             if number := stopped_by(error):
@@ -212,6 +217,8 @@ class MbtCLI(LightningCLI):
     """The checkpoint that is tested, resumed or predicted with."""
     measured: Measured | None = None
     """The measurement that the spectrogram's mean and standard deviation were taken from, if they were."""
+    is_own = False
+    """Whether the checkpoint is of the user's own runs, found there, and not a file that was named."""
     is_trained = False
     """Whether the run has its training behind it, so that only the test is left."""
     scale_source: str = "as configured"
@@ -229,7 +236,7 @@ class MbtCLI(LightningCLI):
             parser_kwargs={
                 "prog": "mbt",
                 "description": "Audio-visual classification with transformers: one experiment from clips to scores.",
-                "epilog": f"Tools beside the runs, each with its own --help: {', '.join(TOOLS)}.",
+                "epilog": f"Tools beside the runs, each with its own --help: {', '.join(TOOLS)}. {TRUST_HELP}",
             },
             save_config_callback=None,
             auto_configure_optimizers=False,
@@ -283,6 +290,7 @@ class MbtCLI(LightningCLI):
         goes_on = bool(given_id()) and self.subcommand == "fit" and not self.checkpoint
         if goes_on and (own := own_checkpoint(runs / settings.experiment / str(given_id()))):
             self.checkpoint = str(own)
+        self.is_own = bool(resumed or goes_on)
         self.refuse_unplanned()
         self.fill_in_measured()
         self.text = self._parser(self.subcommand).dump(settings, skip_none=False)
@@ -330,7 +338,10 @@ class MbtCLI(LightningCLI):
         missing = [name for name in ("mean", "std") if name in given and given[name] is None]
         if "spectrogram" not in self.settings.model.modalities or not missing:
             return
-        trained = read_about(self.checkpoint)["config"]["data"] if self.checkpoint else {}
+        trained = {}
+        if self.checkpoint:
+            about = read_about(self.checkpoint)
+            trained = (about["config"] if self.is_own else config_from(about, self.checkpoint, ("data",)))["data"]
         kind = kind_of(chosen.class_path)
         if scale := scale_given(trained.get("spectrogram"), settings_of(kind, given)):
             self.scale_source = f"as in {self.checkpoint}"

@@ -29,6 +29,7 @@ from mbt_lightning.model.cost import Part, blocks_of, by_part, count_parameters,
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention
 from mbt_lightning.model.mbt import MBT, SHARED
 from mbt_lightning.run import find_checkpoint
+from mbt_lightning.trust import TRUST_HELP
 
 AUDIOSET_CLASSES = 527
 
@@ -56,7 +57,8 @@ def main(arguments: list[str]) -> None:
         usage="mbt cost [--config FILE ...] [--classes N] [OPTION VALUE ...]",
         description="Print what a model costs: parameters and multiply-adds of each part, and of every way to fuse.",
         epilog="Files and options are those of `mbt fit` and `mbt test`, --ckpt_path included; without any, the model "
-        "has its default settings (ViT-B) and the classes of the embedded clips. Nothing is run, and no clip is read.",
+        "has its default settings (ViT-B) and the classes of the embedded clips. Nothing is run, and no clip is read. "
+        + TRUST_HELP,
         allow_abbrev=False,
         exit_on_error=False,
     )
