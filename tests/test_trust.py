@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from mbt_lightning.checkpoint import load_checkpoint, read_checkpoint
 from mbt_lightning.cli import main
 from mbt_lightning.errors import UserError
+from mbt_lightning.keep import WholeFiles
 from mbt_lightning.trust import check_config, take_trust
 
 POINT = str(Path(__file__).parent.parent / "experiments/bottleneck_b4_lf8.yaml")
@@ -273,3 +275,16 @@ def test_what_runs_write_passes(part: dict) -> None:
 def test_a_runs_own_file_passes(run: Path) -> None:
     path = run / "checkpoints/last.ckpt"
     check_config(read_checkpoint(path)["mbt_lightning"]["config"], path)
+
+
+def test_whatever_lightning_reads_runs_no_code() -> None:
+    """The best checkpoint is named by the state in another one, and may be anywhere."""
+
+    class Harm:
+        def __reduce__(self):
+            return (Path.touch, (Path("harmed"),))
+
+    torch.save(Harm(), "x.ckpt")
+    with pytest.raises(pickle.UnpicklingError):
+        WholeFiles().load_checkpoint("x.ckpt", weights_only=False)
+    assert is_unharmed()
