@@ -259,7 +259,7 @@ class TestTrust:
         {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3, "betas": [0.9, 0.99]}}},
         {"optimizer": {"class_path": "torch.optim.adamw.AdamW"}},
         {"optimizer": "SGD"},
-        {"fusion": "Bottleneck", "task": "mbt_lightning.tasks.Multihead", "size": "b"},
+        {"fusion": "Bottleneck", "task": "mbt_lightning.training.tasks.Multihead", "size": "b"},
         {"fusion": {"class_path": "mbt_lightning.Bottleneck", "init_args": {"num_bottlenecks": 4}}},
         {"mixup": {"class_path": "ModalityMixup", "init_args": {"alpha": 0.3}}},
         {
