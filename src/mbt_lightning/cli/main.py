@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if word not in COMMANDS:
         exit_with_error(f"{word!r} is no command{did_you_mean(word, COMMANDS)}; choose one of {', '.join(COMMANDS)}")
     die_with_parent()
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # so that files may name classes of the user's own modules, as with python -m
     state = RunState()
     with ExitStack() as stack:
         if word in RUNS:
