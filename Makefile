@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo sweep ablation-table test check format clean
+.PHONY: setup demo sweep ablation-table test check loss-trace format clean
 
 setup: $(VENV)/.installed
 
@@ -40,6 +40,9 @@ check: setup  ## the gate: format, lint, types, tests
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist worksteal
+
+loss-trace: setup  ## tests/goldens/loss_trace.json anew: only for a change that is meant to change numbers
+	$(BIN)/python tests/goldens/make/loss_trace.py
 
 format: setup
 	$(BIN)/ruff format
