@@ -68,7 +68,7 @@ WRONG = {
     "unknown rule": (["--model.fusion.update", "both"], "choose one of sequential, symmetric"),
     "unknown modality": (
         ["--model.modalities", "[rgb,sound]"],
-        "modality 'sound' is unknown: choose from rgb, spectrogram",
+        "modality 'sound' is unknown: data.inputs has rgb, spectrogram",
     ),
     "unknown size": (["--model.size", "xl"], "size is 'xl': choose one of ti, s, b, l"),
     "unknown decoder": (["--data.inputs.rgb.decoder", "ffmpeg"], "decoder is 'ffmpeg': choose one of"),
@@ -98,6 +98,7 @@ def test_a_wrong_value_is_refused_in_one_line(name: str, capsys: pytest.CaptureF
         ("- 1\n", "wrong.yaml: an experiment file holds keys and values, not list"),
         ("config: base.yaml\n", "write `base: FILE` to build on another file"),
         ("base: nope.yaml\n", "nope.yaml: no such file"),
+        ("model: 3\n", "wrong.yaml: model is 3: give its settings"),
         ("base: wrong.yaml\n", "wrong.yaml: is its own base"),
         ("model:\n  fusion_layr: 4\n", "does not accept option 'fusion_layr'; did you mean 'model.fusion_layer'?"),
         ("data: {inputs: {rgb: {init_args: {num_frame: 4}}}}\n", "data.inputs.rgb.init_args.num_frames'?"),
@@ -205,7 +206,7 @@ def test_settings_of_version_0_1_are_read_by_their_new_names(tmp_path: Path, cap
 def test_options_beat_files_wherever_they_stand(tmp_path: Path) -> None:
     words = expand(["fit", "--model.fusion_layer", "2", "--config", POINT])
     assert words.index("--model.fusion_layer") > words.index("--config")
-    (tmp_path / "named.yaml").write_text("experiment: mine\n")
+    (tmp_path / "named.yaml").write_text("experiment: mine\nmodel:\n")
     assert expand(["fit", "--config", POINT, "--config", str(tmp_path / "named.yaml")])[-2:] == ["--experiment", "mine"]
 
 

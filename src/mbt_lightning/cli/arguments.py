@@ -42,6 +42,8 @@ DEFAULTS = {
 LAST: dict[str, Any] = {"layers": [], "options": [], "config": {}}
 """What the last command line was merged from, the options beside it, and the result; for messages about it."""
 
+SECTIONS = {"model", "data", "trainer"}
+
 MERGED = ("data.inputs", "model.head", "model.modalities", "model.patches")
 """Options that are merged with the files; the parser takes the others."""
 
@@ -124,7 +126,10 @@ def layers_of(name: str) -> list[Layer]:
 
 def upgraded(source: str, content: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration of a user's own with today's names; those that have changed are printed."""
-    config = undotted(content)
+    config = undotted({name: value for name, value in content.items() if value is not None or name not in SECTIONS})
+    for name in SECTIONS & config.keys():
+        if not isinstance(config[name], dict):
+            raise UserError(f"{source}: {name} is {config[name]!r}: give its settings as keys and values")
     if (old := old_names(config)) and rank() == 0:
         changed = abbreviate([f"{name} is now {new_name(name)}" for name in old], most=3)
         print(f"{source}: settings have new names: {changed}", flush=True)
