@@ -179,8 +179,7 @@ def model_settings(network: MBT, found: Settings) -> dict[str, Any]:
         },
         "patches": {m: list(network.tokens_of(m).patch) for m in network.modalities},
         "share_encoder": found.share_encoder,
-        "head": found.head,
-        "representation_size": found.representation_size,
+        "head": {"class_path": found.head.__name__, "init_args": found.head_settings},
         "drop_path": found.get("stochastic_droplayer_rate", 0.0),
     }
 
