@@ -33,6 +33,7 @@ from mbt_lightning.runs.folder import find_checkpoint, given_id, new_run_folder
 from mbt_lightning.runs.state import RunState
 from mbt_lightning.training.bad_clips import BadClipGuard
 from mbt_lightning.training.checkpoint import is_weights_only, read_about, read_checkpoint
+from mbt_lightning.training.lightning_internals import restore_fit_progress
 from mbt_lightning.training.metrics_csv import MetricsCsv
 from mbt_lightning.training.module import AudioVisualClassifier
 from mbt_lightning.training.recorder import RunRecorder
@@ -339,9 +340,8 @@ def test_again(run: Run) -> None:
     if trainer.is_global_zero:
         print("this run is trained already: it is tested again")
     content = read_checkpoint(str(run.checkpoint))
-    loop, best = trainer.fit_loop, trainer.checkpoint_callback
-    loop.load_state_dict(content["loops"]["fit_loop"])  # for the step that the scores belong to
-    loop.epoch_progress.current.completed = loop.epoch_progress.current.processed
+    restore_fit_progress(trainer, content)
+    best = trainer.checkpoint_callback
     if isinstance(best, ModelCheckpoint):
         path = content["callbacks"].get(best.state_key, {}).get("best_model_path", "")
         best.best_model_path = path if Path(path).is_file() else str(run.checkpoint)
