@@ -105,7 +105,7 @@ def test_a_mistake_is_refused(given, message, tmp_path: Path) -> None:
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     written(tmp_path)
-    with pytest.raises(UserError, match=r"no such sweep file; did you mean .*some\.yaml\?"):
+    with pytest.raises(UserError, match=r"no such sweep file; did you mean '.*some\.yaml'\?"):
         read_sweep(tmp_path / "sone.yaml")
     (tmp_path / "twice.yaml").write_text("method: grid\nmethod: random\n")
     with pytest.raises(UserError, match=r"twice\.yaml:2: key 'method' stands there twice"):

@@ -256,7 +256,7 @@ def test_a_measured_scale_is_filled_in_when_the_plan_is_made(manifest: Path, tmp
     (tmp_path / "classes.csv").write_text((manifest.parent / "classes.csv").read_text())
     words = [*TINY, "--data.manifest", str(copied), "--data.spectrogram.mean", "null"]
     made = planner(tmp_path, sweep_file(tmp_path, {"model.fusion_layer": [1]}), *words)
-    with pytest.raises(UserError, match="run `mbt stats .*manifest.csv"):
+    with pytest.raises(UserError, match=r"run `mbt stats .*manifest.csv"):
         made.plan()
     entry = {"mean": -2.5, "std": 3.0, "num_clips": 24, "split": "train", "hash": "x"}
     stats = {"spectrograms": [entry | settings_of(LogMel, {"num_mels": 64})]}
@@ -322,7 +322,7 @@ def test_values_as_json_text_win_over_files_behind_the_sweep(tmp_path: Path) -> 
 def test_an_option_of_the_command_cannot_be_a_parameter_too(tmp_path: Path) -> None:
     file = sweep_file(tmp_path, {"model.fusion_layer": [1, 2]})
     file.write_text(file.read_text().replace("- fit\n", "- fit\n- --model.fusion_layer=1\n"))
-    with pytest.raises(UserError, match="--model.fusion_layer=1 is also a parameter; leave the option out"):
+    with pytest.raises(UserError, match=r"--model.fusion_layer=1 is also a parameter; leave the option out"):
         check_options(read_sweep(file), [])
 
 
