@@ -109,7 +109,7 @@ def import_scenic(
         raise UserError(f"{error.found}: set --frame_size and --num_mels") from None
     if not test_with_bottlenecks and "fusion.bottleneck" not in network.state_dict():
         raise UserError("test_with_bottlenecks is false, but no bottleneck is in use in this checkpoint")
-    count = network.head.linear.out_features
+    count = network.head.num_classes
     names = names or (tuple(f"{UNNAMED}{i}" for i in range(count)), ())
     if len(names[0]) != count:
         raise UserError(f"{classes} names {len(names[0])} classes, but the checkpoint has {count}")
@@ -178,8 +178,7 @@ def model_settings(network: MBT, found: Settings) -> dict[str, Any]:
         },
         "patches": {m: list(network.tokens_of(m).patch) for m in network.modalities},
         "share_encoder": found.share_encoder,
-        "head": found.head,
-        "representation_size": found.representation_size,
+        "head": {"class_path": found.head.__name__, "init_args": found.head_settings},
         "drop_path": found.get("stochastic_droplayer_rate", 0.0),
     }
 
@@ -230,7 +229,7 @@ def describe(network: MBT) -> str:
         if isinstance(network.fusion, Bottleneck):
             parts[-1] += f" of {network.fusion.bottleneck.shape[1]} tokens"
     millions = sum(p.numel() for p in network.parameters()) / 1e6
-    return ", ".join([*parts, f"{network.head.linear.out_features} classes", f"{millions:.2f} million parameters"])
+    return ", ".join([*parts, f"{network.head.num_classes} classes", f"{millions:.2f} million parameters"])
 
 
 def export_tool(arguments: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from mbt_lightning.data.mixup import Mixup
 from mbt_lightning.data.spectrogram import Spectrogram
 from mbt_lightning.errors import UserError, did_you_mean, exit_with_error, one_line
 from mbt_lightning.model.fusion import Fusion
+from mbt_lightning.model.heads import Head
 from mbt_lightning.model.mbt import MBT
 from mbt_lightning.model.pretrained.ast import AST
 from mbt_lightning.model.pretrained.init import Init, PerModality
@@ -68,7 +69,7 @@ class Parser(LightningArgumentParser):
         found = re.search(r"(?:Key|option|arguments:) ['\"]?(?:--)?([\w.]+)|import path string: (\w+)", message)
         if not found:
             return ""
-        bases = (Fusion, Task, Mixup, Spectrogram, RgbAugment, Init)
+        bases = (Fusion, Head, Task, Mixup, Spectrogram, RgbAugment, Init)
         known = [c.__name__ for b in bases for c in subclasses(b)] if found[2] else [a.dest for a in self._actions]
         return did_you_mean(found[1] or found[2], known)
 
