@@ -247,7 +247,9 @@ def test_a_trial_reads_its_own_file_which_is_the_experiment_that_was_planned(tmp
         assert config["trainer"]["logger"]["class_path"].endswith("WandbRun")
         assert config["model"]["optimizer"]["init_args"]["lr"] == 1e-5 and config["trainer"]["callbacks"]
         assert costs["parameters"] > 1000 and costs["train_clips"] == 1024
-        assert 0 < costs["gflops_per_clip"] < costs["gflops_as_coded"]
+        assert costs["gflops_per_clip"] > 0
+        is_coded = config["model"]["fusion_layer"] == 2 or "Cross" in config["model"]["fusion"]["class_path"]
+        assert costs["gflops_as_coded"] > costs["gflops_per_clip"] if is_coded else costs["gflops_as_coded"] is None
 
 
 def test_a_measured_scale_is_filled_in_when_the_plan_is_made(manifest: Path, tmp_path: Path) -> None:
