@@ -26,9 +26,10 @@ from mbt_lightning.model.pretrained.scenic import Scenic
 from mbt_lightning.model.pretrained.vit import GoogleViT, TimmViT
 from mbt_lightning.training.checkpoint import Checkpoint
 from mbt_lightning.training.module import AudioVisualClassifier
+from mbt_lightning.training.wandb_logger import WandbRun
 
-SOURCES = (GoogleViT, TimmViT, AST, Scenic, Checkpoint, PerModality)
-"""Starting weights: imported here so that files may name them without their module."""
+NAMED_IN_FILES = (GoogleViT, TimmViT, AST, Scenic, Checkpoint, PerModality, WandbRun)
+"""Starting weights and a logger: imported here so that files may name them without their module."""
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "None", "32", "bf16", "16")
 """Allowed values of `trainer.precision`: 16-true and bf16-true would round the audio before its spectrogram."""
