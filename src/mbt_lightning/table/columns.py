@@ -1,4 +1,4 @@
-"""The columns of a table, each defined in one place: its name in CSV, its heading, its values and how they are shown."""
+"""The columns of a table, each defined once: its name in CSV, its heading, its values and how they are shown."""
 
 from __future__ import annotations
 
@@ -158,9 +158,9 @@ def paper_columns() -> list[Column]:
     about = "arXiv:2107.00135v3, where the setting is the paper's. Figures are digitised."
     distance = "Ours minus the paper's, in points of per cent; *: clips of the official test set are missing."
     return [
-        Column("paper", lambda p: p.paper and p.paper.score / 100, "paper", show, about=about),
+        Column("paper", lambda p: p.paper.score / 100 if p.paper else None, "paper", show, about=about),
         Column("paper std", lambda p: p.paper.std / 100 if p.paper and p.paper.std is not None else None),
-        Column("paper source", lambda p: p.paper and p.paper.source),
+        Column("paper source", lambda p: p.paper.source if p.paper else None),
         Column("difference", lambda p: over(paper_gap(p), 100), "difference", gap, about=distance),
     ]
 

@@ -50,6 +50,7 @@ class Comparison:
             number of its point.
         points: the table's rows, in order.
         swept: the settings that vary.
+        varying: the settings in which any of the runs differ.
         score: name of the score that rows are judged by, e.g. `mAP`.
         excluded: runs that differ in more than what is swept, and where: {dotted name: (theirs, the table's)}.
         unread: runs of which too little is known, and why.
@@ -60,6 +61,7 @@ class Comparison:
     frame: pd.DataFrame
     points: list[Point]
     swept: tuple[str, ...]
+    varying: set[str]
     score: str
     excluded: list[tuple[Run, dict[str, tuple[str, str]]]] = field(default_factory=list)
     unread: list[tuple[Run, str]] = field(default_factory=list)
@@ -160,7 +162,9 @@ def compare(runs: Sequence[Run], plans: Sequence[Plan] = (), score: str | None =
     if roles:
         frame.loc[list(roles), ("run", "role")] = list(roles.values())
     evaluations = [run for run in runs if not run.is_training]
-    found = Comparison(frame, points, swept, score or main_score(points), excluded, unread, evaluations, list(plans))
+    varying = {key for key in {key for own in settings.values() for key in own} if varies(key, settings.values())}
+    score = score or main_score(points)
+    found = Comparison(frame, points, swept, varying, score, excluded, unread, evaluations, list(plans))
     describe(found)
     return found
 
@@ -222,8 +226,8 @@ def describe(found: Comparison) -> None:
 
 def varies(key: str, settings: Iterable[Settings]) -> bool:
     """Whether runs differ in a setting; those for which it has no meaning do not count."""
-    absent = [] if may_be_absent(key) else ["–"]
-    return len({text(value) for own in settings for value in ([own[key]] if key in own else absent)}) > 1
+    values = [own.get(key, "–") for own in settings if key in own or not may_be_absent(key)]
+    return any(value != values[0] for value in values)
 
 
 def known_hashes(runs: Iterable[Run]) -> dict[str, str]:

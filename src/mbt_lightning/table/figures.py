@@ -72,7 +72,7 @@ def draw(found: Comparison, out: Path) -> list[str]:
     """
     import matplotlib
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         figures: dict[str, Figure] = {}
         for axis in axes_of(found):
             lines, others = lines_of(found, axis)
@@ -151,6 +151,8 @@ def caption(found: Comparison, lines: Sequence[Line], others: Sequence[Point]) -
     parts = [f"test, mean of {seeds} seed{'s' * (seeds != '1')}"]
     if max(counts) > 1:
         parts[0] += ", band: ± standard deviation"
+    if any(p.strategy.is_late for line in lines for _, p in line.points):
+        parts.append("at the end: late fusion")
     if any(line.is_best for line in lines):
         parts.append("the best line of each strategy")
     if len(levels) < len(others):

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import PurePath
 from typing import Any
 
-from mbt_lightning.config.settings import flat, identity_settings, is_under, may_be_absent
+from mbt_lightning.config.settings import identity_settings, is_under, may_be_absent
 from mbt_lightning.model.size import SIZES, EncoderSize
 from mbt_lightning.table.strategies import class_of, show, strategy_of
 
@@ -95,7 +95,7 @@ class PaperNumber:
         score: per cent.
         std: standard deviation over runs, per cent; None if not stated.
         source: table or figure.
-        study: the setting that was studied; empty: the main results.
+        study: the setting that was studied; None: the main results.
         strategy: its kind, as tables have it.
         fusion_layer: L_f.
         update: of the bottleneck: `symmetric`, `rgb first` or `spectrogram first`.
@@ -109,7 +109,7 @@ class PaperNumber:
     score: float
     std: float | None
     source: str
-    study: str
+    study: str | None
     strategy: str
     fusion_layer: int | None
     update: str | None
@@ -131,13 +131,20 @@ class PaperNumber:
 @cache
 def numbers() -> tuple[PaperNumber, ...]:
     """All of the paper's scores, the main results first."""
-    types: dict[str, Any] = {"score": float, "std": float, "fusion_layer": int, "window_seconds": float}
-    types |= {"synchronous": lambda text: text == "yes", "study": str}
+    types: dict[str, Callable[[str], Any]] = {
+        "score": float,
+        "std": float,
+        "fusion_layer": int,
+        "window_seconds": float,
+        "synchronous": "yes".__eq__,
+    }
     with files(__package__).joinpath("paper_scores.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return tuple(
-        PaperNumber(**{k: types.get(k, str)(v) if v or k == "study" else None for k, v in row.items()}) for row in rows
-    )
+    found = []
+    for row in rows:
+        values: dict[str, Any] = {name: types.get(name, str)(text) if text else None for name, text in row.items()}
+        found.append(PaperNumber(**values))
+    return tuple(found)
 
 
 @cache

@@ -138,7 +138,17 @@ def collect(
             lists[rows.at[row, "role"]].append(runs[row])
         first = min(rows.index)
         strategy = strategy_of([*lists[COUNTED], *lists[UNSCORED]][0].config)
-        points.append(Point(number, settings[first], strategy, *lists.values(), statistics.get(number, {})))
+        points.append(
+            Point(
+                number,
+                settings[first],
+                strategy,
+                lists[COUNTED],
+                lists[UNSCORED],
+                lists[DUPLICATE],
+                statistics.get(number, {}),
+            )
+        )
     return points
 
 

@@ -84,6 +84,10 @@ def lines_of(found: Comparison, axis: Axis) -> tuple[list[Line], list[Point]]:
     Late fusion is where every strategy's line over L_f ends. Of more lines than can be distinguished each strategy
     keeps its best.
     """
+
+    def peak(line: Line) -> float:
+        return max(point.mean(found.main) or 0 for _, point in line.points)
+
     lines: dict[tuple, Line] = {}
     others: list[Point] = []
     late: list[Point] = []
@@ -104,7 +108,7 @@ def lines_of(found: Comparison, axis: Axis) -> tuple[list[Line], list[Point]]:
         if all(is_number(value) for value, _ in line.points):
             line.points.sort(key=lambda pair: pair[0])
     if len(chosen) > MOST_LINES:
-        best = best_of_each(chosen, lambda line: line.kind, lambda l: max(p.mean(found.main) or 0 for _, p in l.points))
+        best = best_of_each(chosen, lambda line: line.kind, peak)
         chosen = [replace(line, is_best=True) for line in best]
     return chosen, others
 

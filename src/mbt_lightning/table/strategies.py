@@ -122,9 +122,10 @@ def with_distinct_names(strategies: Sequence[Strategy], others: Sequence[tuple])
 
 def styles(kinds: Iterable[str]) -> dict[str, Style]:
     """Colour and marker of each kind of strategy in a table; those without one of their own get the next free one."""
-    others = [kind for kind in dict.fromkeys(kinds) if kind not in OWN_STYLE]
+    kinds = list(dict.fromkeys(kinds))
+    others = [kind for kind in kinds if kind not in OWN_STYLE]
     numbers = OWN_STYLE | {kind: FREE[i % len(FREE)] for i, kind in enumerate(others)}
-    return {kind: STYLES[number] for kind, number in numbers.items()}
+    return {kind: STYLES[numbers[kind]] for kind in kinds}
 
 
 def line_styles(kinds: Sequence[str], of_kind: Mapping[str, Style]) -> list[Style]:
