@@ -19,7 +19,7 @@ from program import Program, stacked
 
 import mbt_lightning.model.mbt as mbt
 from mbt_lightning.cli import prepare, stats, subset
-from mbt_lightning.cli.fit import main
+from mbt_lightning.cli.main import main
 from mbt_lightning.config.yaml_files import read_yaml
 from mbt_lightning.data.augment import ColourJitter, JitteredCrop, SpecAugment
 from mbt_lightning.data.spectrogram import KaldiFbank, LogMel

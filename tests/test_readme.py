@@ -15,7 +15,7 @@ from paths import PROJECT
 from timm.models.vision_transformer import VisionTransformer
 from vits import google_names
 
-from mbt_lightning.cli.fit import main
+from mbt_lightning.cli.main import main
 from mbt_lightning.data.demo import FRAME_RATE, SAMPLE_RATE, SIZE, DemoSize, demo_manifest, encode
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")

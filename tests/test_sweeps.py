@@ -12,7 +12,7 @@ from paths import PROJECT
 from program import Program
 from wandb.sdk.launch.sweeps.utils import load_sweep_config
 
-from mbt_lightning.cli.fit import main
+from mbt_lightning.cli.main import main
 from mbt_lightning.config.settings import flat, identity_settings, nested
 from mbt_lightning.config.yaml_files import files_named
 from mbt_lightning.sweep.sweep_file import arguments, points, read_sweep, write_values

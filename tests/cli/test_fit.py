@@ -9,7 +9,8 @@ import torch
 import yaml
 from paths import PROJECT
 
-from mbt_lightning.cli.fit import expand, main
+from mbt_lightning.cli.arguments import expand
+from mbt_lightning.cli.main import main
 from mbt_lightning.data.demo import DemoSize, demo_manifest
 from mbt_lightning.errors import UserError
 from mbt_lightning.runs.folder import find_checkpoint, new_run_folder
@@ -59,10 +60,10 @@ def refusal(capsys: pytest.CaptureFixture, *arguments: str) -> str:
 
 
 WRONG = {
-    "unknown key": (["--model.fusion_layr", "3"], "did you mean model.fusion_layer?"),
+    "unknown key": (["--model.fusion_layr", "3"], "did you mean 'model.fusion_layer'?"),
     "not a number": (["--model.fusion_layer", "abc"], "Parser key \"model.fusion_layer\": Expected a <class 'int'>"),
     "layer beyond the encoder": (["--model.fusion_layer", "13"], "fusion_layer is 13, but the encoder has 12 layers"),
-    "unknown strategy": (["--model.fusion", "Botleneck"], "did you mean Bottleneck?"),
+    "unknown strategy": (["--model.fusion", "Botleneck"], "did you mean 'Bottleneck'?"),
     "no bottleneck token": (["--model.fusion.num_bottlenecks", "0"], "num_bottlenecks is 0: give at least 1"),
     "unknown rule": (["--model.fusion.update", "both"], "choose one of sequential, symmetric"),
     "unknown modality": (
@@ -98,7 +99,7 @@ def test_a_wrong_value_is_refused_in_one_line(name: str, capsys: pytest.CaptureF
         ("config: base.yaml\n", "write `base: FILE` to build on another file"),
         ("base: nope.yaml\n", "nope.yaml: no such file"),
         ("base: wrong.yaml\n", "wrong.yaml: is its own base"),
-        ("model:\n  fusion_layr: 4\n", "model.fusion_layr"),
+        ("model:\n  fusion_layr: 4\n", "does not accept option 'fusion_layr'; did you mean 'model.fusion_layer'?"),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_line(
@@ -129,7 +130,7 @@ def test_a_class_without_positives_has_no_score(manifest: Path, tmp_path: Path, 
 
 def test_a_misspelt_file_is_hinted_at(capsys: pytest.CaptureFixture) -> None:
     line = refusal(capsys, "fit", "--config", "experiments/botleneck_b4_lf8.yaml")
-    assert "no such file; did you mean experiments/bottleneck_b4_lf8.yaml?" in line
+    assert "no such file; did you mean 'experiments/bottleneck_b4_lf8.yaml'?" in line
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 truncated"])

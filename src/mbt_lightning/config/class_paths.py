@@ -38,7 +38,7 @@ def is_same_class(one: str, other: str) -> bool:
     return one == other or ({one, other} == {PACKAGE + (name := one.rpartition(".")[2]), name})
 
 
-def arguments_of(name: str, replaced: str) -> set[str]:
+def takes(name: str, replaced: str) -> set[str]:
     """What the class of a name takes; nothing if no class is found, which the parser then reports.
 
     Args:
@@ -48,10 +48,11 @@ def arguments_of(name: str, replaced: str) -> set[str]:
     found = found_class(name, replaced)
     if found is None:
         return set()
-    from jsonargparse._parameter_resolvers import get_signature_parameters  # follows **kwargs to where they go
+    from jsonargparse import ArgumentParser  # which follows **kwargs to where they go
 
-    method = "__init__" if inspect.isclass(found) else None
-    return {parameter.name for parameter in get_signature_parameters(found, method)}
+    parser = ArgumentParser()
+    add = parser.add_class_arguments if inspect.isclass(found) else parser.add_function_arguments
+    return {added.split(".")[0] for added in add(found, fail_untyped=False)}
 
 
 def found_class(name: str, kin: str = "") -> Any:

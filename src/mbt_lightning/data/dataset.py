@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, default_collate
 
 from mbt_lightning.data.manifest.manifest import Clips
 from mbt_lightning.data.media.probe import ClipError
@@ -197,23 +196,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
             for f in frames
         ]
     return Batch(
-        frames=stack(frames) if frames else None,
+        frames=default_collate(frames) if frames else None,
         sizes=sizes,
-        waveform=stack(waveforms) if waveforms else None,
+        waveform=default_collate(waveforms) if waveforms else None,
         targets=torch.stack([s.target for s in full]) if full else torch.zeros(0, len(samples[0].target)),
         index=torch.tensor([s.index for s in full], dtype=torch.long),
         view=torch.tensor([s.view for s in full], dtype=torch.long),
         bad=bad,
     )
-
-
-def stack(tensors: Sequence[Tensor]) -> Tensor:
-    """`torch.stack`; in a worker process at once into memory that the parent sees, as torch's own collation does."""
-    if get_worker_info() is None:
-        return torch.stack(list(tensors))
-    shape = (len(tensors), *tensors[0].shape)
-    storage = tensors[0]._typed_storage()._new_shared(math.prod(shape), device="cpu")
-    return torch.stack(list(tensors), out=tensors[0].new(storage).resize_(shape))
-
-
-# Samplers: objects that a configuration names by class path -----------------------------------------------------------
