@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from mbt_lightning.config.settings import nested
-from mbt_lightning.config.upgrade import upgrade
 from mbt_lightning.errors import UserError
 from mbt_lightning.runs.read import MEND, Run, is_run, read_run
 from mbt_lightning.sweep.ledger import read_ledger
@@ -81,9 +80,7 @@ def read_folders(folders: Sequence[str | Path]) -> tuple[list[Run], list[Plan]]:
         for trial, settings in plan.trials.items():
             if f"{path}/{trial}" not in runs:
                 state, message = plan.states.get(trial, ("waiting", ""))
-                runs[f"{path}/{trial}"] = Run(
-                    trial, str(plan.folder / trial), state, upgrade(nested(settings)), {}, message
-                )
+                runs[f"{path}/{trial}"] = Run(trial, str(plan.folder / trial), state, nested(settings), {}, message)
     return list(runs.values()), list(plans.values())
 
 
