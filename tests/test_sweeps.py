@@ -11,11 +11,12 @@ import yaml
 from paths import PROJECT
 from program import Program
 from wandb.sdk.launch.sweeps.utils import load_sweep_config
+from wandb_agent import agent_words
 
 from mbt_lightning.cli.main import main
 from mbt_lightning.config.settings import flat, identity_settings, nested
 from mbt_lightning.config.yaml_files import files_named
-from mbt_lightning.sweep.sweep_file import arguments, points, read_sweep, write_values
+from mbt_lightning.sweep.sweep_file import command_words, points, read_sweep
 
 SWEEPS = {path.stem: path for path in sorted((PROJECT / "sweeps").glob("*.yaml"))}
 REQUIRED = {
@@ -68,12 +69,11 @@ def test_every_point_is_the_settings_that_it_names(name, program: Program, tmp_p
     assert load_sweep_config(str(SWEEPS[name])) == yaml.safe_load(SWEEPS[name].read_text())
     assert (sweep.name, sweep.method, sweep.metric, sweep.goal) == (name, "grid", "test/score", "maximize")
     assert sweep.command[:3] == ("${env}", "mbt", "fit") and sweep.command[-2:] == ("--config", "${args_json_file}")
-    assert all(path.is_relative_to("experiments") for path in files_named(arguments(sweep, {}, "{}")))
+    assert all(path.is_relative_to("experiments") for path in files_named(command_words(sweep)))
 
     def resolve(number: int, values: dict) -> dict:
-        json_file = tmp_path / f"config-{number}.json"
-        write_values(values, json_file)
-        settings = program.plain(*arguments(sweep, values, json_file)[1:])
+        (tmp_path / str(number)).mkdir()
+        settings = program.plain(*agent_words(sweep, values, tmp_path / str(number))[1:])
         check(settings, values)
         assert settings["experiment"] == name
         assert settings["trainer"]["logger"]["class_path"].endswith(".WandbRun")
@@ -114,8 +114,7 @@ def test_the_recipe_that_is_commented_out(name, program: Program, tmp_path: Path
     path.write_text(SWEEPS[name].read_text().replace("  # - ", "  - "))
     sweep = read_sweep(path)
     values = points(sweep)[-1]
-    write_values(values, tmp_path / "values.json")
-    settings = program.plain(*arguments(sweep, values, tmp_path / "values.json")[1:])
+    settings = program.plain(*agent_words(sweep, values, tmp_path)[1:])
     check(settings, values)
     assert settings["data"]["manifest"] == "data/audioset_mini.parquet" and settings["model"]["size"] == "b"
     assert settings["model"]["init"]["init_args"]["path"] == "weights/ViT-B_16.npz"

@@ -1,4 +1,4 @@
-"""A sweep's ledger: one claim a trial however many want it, and what is left of those that died."""
+"""A sweep's ledger: a trial is claimed once however many want it, and what becomes of the claims of the dead."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 from mbt_lightning.errors import UserError
 from mbt_lightning.process import identity, is_running, myself, start_of
 from mbt_lightning.sweep import ledger as ledgers
-from mbt_lightning.sweep.ledger import Ledger, State, read_ledger
+from mbt_lightning.sweep.ledger import Ledger, TrialStatus, read_ledger
 
 TRIALS = [f"trial{i}" for i in range(40)]
 
@@ -22,7 +22,7 @@ TRIALS = [f"trial{i}" for i in range(40)]
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     ledger = Ledger(tmp_path / "runs" / "a")
-    ledger.write_plan({"points": [], "trials": {trial: {"settings": {}, "words": []} for trial in TRIALS}})
+    ledger.write_plan({"points": [], "trials": {trial: {} for trial in TRIALS}})
     return ledger
 
 
@@ -37,28 +37,28 @@ def age(path: Path, seconds: float) -> None:
 
 
 def test_a_trial_from_its_plan_to_its_end(ledger: Ledger) -> None:
-    assert read_ledger(ledger.folder).states()["trial0"] == State("waiting")
-    attempt = ledger.claim("trial0", above=0)
-    assert ledger.state("trial0").name == "running" and f"process {os.getpid()}" in ledger.state("trial0").message
+    assert read_ledger(ledger.folder).statuses()["trial0"] == TrialStatus("waiting")
+    attempt = ledger.claim("trial0", after=0)
+    assert ledger.status("trial0").name == "running" and f"process {os.getpid()}" in ledger.status("trial0").message
     attempt.end("failed", 2, "no such file")
-    state = ledger.state("trial0")
-    assert (state.name, state.message, state.attempts, state.failures) == ("failed", "no such file", 1, 1)
-    ledger.claim("trial0", above=1).end("stopped", 143, "asked to stop")
-    assert (ledger.state("trial0").name, ledger.state("trial0").failures) == ("stopped", 1)
-    ledger.claim("trial0", above=2).end("done", 0)
+    status = ledger.status("trial0")
+    assert (status.name, status.message, status.attempts, status.failures) == ("failed", "no such file", 1, 1)
+    ledger.claim("trial0", after=1).end("stopped", 143, "asked to stop")
+    assert (ledger.status("trial0").name, ledger.status("trial0").failures) == ("stopped", 1)
+    ledger.claim("trial0", after=2).end("done", 0)
     done(ledger, "trial0")
-    assert Ledger(ledger.folder).state("trial0").name == "done"
+    assert Ledger(ledger.folder).status("trial0").name == "done"
 
 
 def test_a_finished_run_whose_folder_was_deleted_is_run_again(ledger: Ledger) -> None:
-    ledger.claim("trial0", above=0).end("done", 0)
-    assert ledger.state("trial0").name == "waiting" and "gone" in ledger.state("trial0").message
+    ledger.claim("trial0", after=0).end("done", 0)
+    assert ledger.status("trial0").name == "waiting" and "gone" in ledger.status("trial0").message
 
 
-def test_a_claim_is_refused_where_somebody_was_quicker(ledger: Ledger) -> None:
-    assert ledger.claim("trial0", above=0) is not None
-    assert ledger.claim("trial0", above=0) is None
-    assert [path.name for path in (ledger.home / "trials" / "trial0").iterdir()] == ["1.json"], "nothing is left lying"
+def test_a_claim_is_refused_where_another_process_was_quicker(ledger: Ledger) -> None:
+    assert ledger.claim("trial0", after=0) is not None
+    assert ledger.claim("trial0", after=0) is None
+    assert [path.name for path in (ledger.home / "trials" / "trial0").iterdir()] == ["1.json"], "no other file is left"
 
 
 CLAIM_ALL = """
@@ -66,7 +66,7 @@ import sys
 from mbt_lightning.sweep.ledger import Ledger
 ledger = Ledger(sys.argv[1])
 for trial in ledger.plan["trials"]:
-    if (attempt := ledger.claim(trial, above=0)):
+    if (attempt := ledger.claim(trial, after=0)):
         print(trial)
         attempt.end("done", 0)
 """
@@ -84,7 +84,7 @@ def test_no_trial_is_claimed_twice_by_processes_that_race(ledger: Ledger) -> Non
 HOLD = """
 import subprocess, sys, time
 from mbt_lightning.sweep.ledger import Ledger
-attempt = Ledger(sys.argv[1]).claim("trial0", above=0)
+attempt = Ledger(sys.argv[1]).claim("trial0", after=0)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 attempt.started(child.pid)
 print(child.pid, flush=True)
@@ -95,38 +95,38 @@ time.sleep(600)
 def test_a_killed_owner_is_seen_at_once_and_its_trial_ended_before_it_is_tried_again(ledger: Ledger) -> None:
     owner = subprocess.Popen([sys.executable, "-c", HOLD, str(ledger.folder)], stdout=subprocess.PIPE, text=True)
     trial = identity(int(owner.stdout.readline()))
-    assert ledger.state("trial0").name == "running" and is_running(trial)
+    assert ledger.status("trial0").name == "running" and is_running(trial)
     owner.send_signal(signal.SIGKILL)
     owner.wait()
-    assert ledger.state("trial0").name == "killed" and is_running(trial)
-    assert ledger.claim("trial0", above=1) is not None
+    assert ledger.status("trial0").name == "killed" and is_running(trial)
+    assert ledger.claim("trial0", after=1) is not None
     assert not is_running(trial), "two processes would write into one run"
-    assert ledger.state("trial0").name == "running"
+    assert ledger.status("trial0").name == "running"
 
 
 def test_another_machine_is_alive_as_long_as_its_claim_is_touched(ledger: Ledger) -> None:
-    attempt = ledger.claim("trial0", above=0)
+    attempt = ledger.claim("trial0", after=0)
     claim = attempt.file
     claim.write_text(json.dumps(myself() | {"machine": "elsewhere", "host": "node7"}))
-    assert ledger.state("trial0").name == "running" and "node7" in ledger.state("trial0").message
+    assert ledger.status("trial0").name == "running" and "node7" in ledger.status("trial0").message
     age(claim, ledgers.LOST_AFTER_SECONDS + 5)
-    assert ledger.state("trial0").name == "killed"
+    assert ledger.status("trial0").name == "killed"
 
 
 def test_an_owner_that_was_taken_for_dead_gives_up(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledgers, "HEARTBEAT_SECONDS", 0.0)
-    attempt = ledger.claim("trial0", above=0)
+    attempt = ledger.claim("trial0", after=0)
     age(attempt.file, 1000)
     assert attempt.beat() is True
     assert time.time() - attempt.file.stat().st_mtime < 60, "the claim was touched"
-    Ledger(ledger.folder).claim("trial0", above=1)
+    Ledger(ledger.folder).claim("trial0", after=1)
     assert attempt.beat() is False
 
 
 def test_a_process_of_the_same_number_is_not_taken_for_the_owner(ledger: Ledger) -> None:
-    attempt = ledger.claim("trial0", above=0)
+    attempt = ledger.claim("trial0", after=0)
     attempt.file.write_text(json.dumps(myself() | {"start": "1"}))
-    assert ledger.state("trial0").name == "killed"
+    assert ledger.status("trial0").name == "killed"
 
 
 def test_a_zombie_is_gone() -> None:
@@ -138,22 +138,30 @@ def test_a_zombie_is_gone() -> None:
     child.wait()
 
 
+def test_a_configuration_is_read_back_as_it_was_written(ledger: Ledger) -> None:
+    config = {"model": {"lr": 1e-05, "optimizer": {"class_path": "torch.optim.SGD", "init_args": {}}, "mixup": None}}
+    config |= {"data": {"betas": [0.9, 1e-3], "name": "0123e5", "classes": "null", "cache": True}}
+    ledger.write_config("trial0", config)
+    assert ledger.config("trial0") == config and ledger.config("trial1") == {}
+    assert ledger.attempts("trial0") == []
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]"])
 def test_a_claim_that_a_power_cut_has_emptied_is_a_dead_one(ledger: Ledger, content: str) -> None:
-    attempt = ledger.claim("trial0", above=0)
+    attempt = ledger.claim("trial0", after=0)
     attempt.file.write_text(content)
     age(attempt.file, 1000)
-    assert ledger.state("trial0").name == "killed"
-    assert ledger.claim("trial0", above=1) is not None
+    assert ledger.status("trial0").name == "killed"
+    assert ledger.claim("trial0", after=1) is not None
 
 
 def test_an_end_that_was_cut_off_counts_as_none(ledger: Ledger) -> None:
-    attempt = ledger.claim("trial0", above=0)
+    attempt = ledger.claim("trial0", after=0)
     attempt.file.with_suffix(".end").write_text("")
-    assert ledger.state("trial0").name == "running"
+    assert ledger.status("trial0").name == "running"
 
 
-def test_a_broken_plan_is_told(ledger: Ledger) -> None:
+def test_a_broken_plan_is_refused(ledger: Ledger) -> None:
     ledger.plan_file.write_text("[]")
     with pytest.raises(UserError, match=r"plan.json: not a sweep's plan; delete it"):
         ledger.plan  # noqa: B018

@@ -1,4 +1,4 @@
-"""A sweep file means here what it means to W&B: its grid, its distributions, its commands; and mistakes are told."""
+"""A sweep file means here what it means to W&B: its grid, its distributions, its command; mistakes are refused."""
 
 import itertools
 import json
@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import scipy.stats
 import yaml
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+from wandb_agent import agent_words
 
 from mbt_lightning.config.yaml_files import files_named
 from mbt_lightning.errors import UserError
 from mbt_lightning.sweep.distributions import DISTRIBUTIONS
-from mbt_lightning.sweep.sweep_file import SweepFile, arguments, draw, points, read_sweep, write_values
+from mbt_lightning.sweep.sweep_file import command_words, draw, points, read_sweep
 
 COMMAND = ["${env}", "mbt", "fit", "--config", "experiments/base.yaml", "--config", "${args_json_file}"]
 
 
-def written(folder: Path, **said) -> Path:
-    """A sweep file of one parameter, with what a test says in the place of it."""
-    content = {"program": "mbt", "method": "grid", "parameters": {"a": {"values": [1, 2]}}, "command": COMMAND} | said
+def written(folder: Path, **given) -> Path:
+    """A sweep file of one parameter, with what a test changes."""
+    content = {"program": "mbt", "method": "grid", "parameters": {"a": {"values": [1, 2]}}, "command": COMMAND} | given
     path = folder / "some.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
     return path
@@ -32,7 +32,7 @@ def written(folder: Path, **said) -> Path:
 
 @pytest.fixture
 def sweep(tmp_path: Path):
-    return lambda **said: read_sweep(written(tmp_path, **said))
+    return lambda **given: read_sweep(written(tmp_path, **given))
 
 
 def refused(path: Path) -> str:
@@ -47,17 +47,17 @@ def refused(path: Path) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_file_says(sweep) -> None:
-    said = sweep(metric={"name": "val/score"}, run_cap=7, method="random", name="mine", early_terminate={"type": "x"})
-    assert (said.name, said.method, said.metric, said.goal) == ("mine", "random", "val/score", "minimize")
-    assert said.run_cap == 7 and said.early_terminate and said.command == tuple(COMMAND)
-    said = sweep()
-    assert (said.name, said.metric, said.goal, said.run_cap) == ("some", "test/score", "maximize", None)
-    assert not said.early_terminate
+def test_what_a_file_holds(sweep) -> None:
+    given = sweep(metric={"name": "val/score"}, run_cap=7, method="random", name="mine", early_terminate={"type": "x"})
+    assert (given.name, given.method, given.metric, given.goal) == ("mine", "random", "val/score", "minimize")
+    assert given.run_cap == 7 and given.early_terminate and given.command == tuple(COMMAND)
+    given = sweep()
+    assert (given.name, given.metric, given.goal, given.run_cap) == ("some", "test/score", "maximize", None)
+    assert not given.early_terminate
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("given", "message"),
     [
         ({"method": "gird"}, "method is 'gird': choose one of grid, random, bayes; did you mean 'grid'?"),
         ({"method": None}, "method is None: choose one of grid, random, bayes"),
@@ -73,13 +73,16 @@ def test_what_a_file_says(sweep) -> None:
         ({"parameters": {"a": {"layer": {"value": 1}}}}, "parameter a: unknown key 'layer'"),
         ({"parameters": {"a": {"parameters": {"b": {"vals": 1}}}}}, "parameter a.b: unknown key 'vals'"),
         ({"parameters": {"a": {"min": 2, "max": 1}}}, "parameter a: min 2 is not less than max 1"),
-        ({"parameters": {"a": {"min": "1e-3", "max": 1}}}, "min is '1e-3', not a number; YAML takes 1e-3 for text"),
+        ({"parameters": {"a": {"min": "1e-3", "max": 1}}}, "min is '1e-3', not a number; YAML reads 1e-3 as text"),
         ({"parameters": {"a": {"min": 1, "max": 2, "q": 1}}}, "q does not go with int_uniform (which has"),
         ({"parameters": {"a": {"distribution": "gauss"}}}, "unknown distribution 'gauss' (known: constant, categor"),
         ({"parameters": {"a": {"distribution": "int_uniform", "min": 1.5, "max": 2}}}, "int_uniform has whole limits"),
         ({"parameters": {"a": {"distribution": "q_uniform", "min": 1}}}, "q_uniform needs min and max; max is miss"),
         ({"parameters": {"a": {"distribution": "normal", "sigma": -1}}}, "sigma is -1: give 0 or more"),
-        ({"parameters": {"a": {"values": [1], "probabilities": [0.5]}}}, "probabilities sum to 0.5 and must to 1"),
+        (
+            {"parameters": {"a": {"values": [1], "probabilities": [0.5]}}},
+            "probabilities sum to 0.5: they must sum to 1",
+        ),
         ({"parameters": {"a": {"values": [1], "probabilities": [1, 0]}}}, "1 values and 2 probabilities"),
         (
             {"parameters": {"a": {"distribution": "log_uniform_values", "min": 0, "max": 1}}},
@@ -96,8 +99,8 @@ def test_what_a_file_says(sweep) -> None:
         ({"run_cap": 0}, "run_cap is 0: give a whole number of trials, at least 1"),
     ],
 )
-def test_a_mistake_is_told(said, told, tmp_path: Path) -> None:
-    assert told in refused(written(tmp_path, **said))
+def test_a_mistake_is_refused(given, message, tmp_path: Path) -> None:
+    assert message in refused(written(tmp_path, **given))
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
@@ -113,7 +116,7 @@ def test_reading_and_drawing_need_no_torch(tmp_path: Path) -> None:
     path = written(tmp_path, method="random", parameters={"a": {"distribution": "beta"}})
     code = (
         "import sys; from mbt_lightning.sweep.sweep_file import *; "
-        f"s = read_sweep({str(path)!r}); draw(s, 0, 0); arguments(s, {{}}, 'x'); import mbt_lightning.sweep.bayes; "
+        f"s = read_sweep({str(path)!r}); draw(s, 0, 0); command_words(s); import mbt_lightning.sweep.bayes; "
         "print([m for m in ('torch', 'numpy', 'scipy', 'wandb', 'optuna') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -148,7 +151,7 @@ def test_parameters_below_a_name_arrive_as_one_mapping(sweep) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "values"),
+    ("given", "values"),
     [
         ({"min": 2, "max": 4}, [2, 3, 4]),
         ({"distribution": "q_uniform", "min": 0, "max": 4}, [0, 1, 2, 3]),  # without its upper end, as W&B has it
@@ -161,8 +164,8 @@ def test_parameters_below_a_name_arrive_as_one_mapping(sweep) -> None:
         ({"value": [1, None]}, [[1, None]]),
     ],
 )
-def test_values_of_a_grid(said, values, sweep) -> None:
-    found = [point["a"] for point in points(sweep(parameters={"a": said}))]
+def test_values_of_a_grid(given, values, sweep) -> None:
+    found = [point["a"] for point in points(sweep(parameters={"a": given}))]
     assert json.dumps(found, sort_keys=True) == json.dumps(values, sort_keys=True)  # types too: True is not 1
 
 
@@ -192,15 +195,15 @@ QUANTISED = {
 }
 
 
-def drawn(sweep, said: dict, count: int) -> list:
-    searched = sweep(method="random", parameters={"a": said})
+def drawn(sweep, given: dict, count: int) -> list:
+    searched = sweep(method="random", parameters={"a": given})
     return [draw(searched, 1, number)["a"] for number in range(count)]
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_a_continuous_distribution(name, sweep) -> None:
-    said, truth = CONTINUOUS[name]
-    assert STATS.kstest(drawn(sweep, {"distribution": name, **said}, 2000), truth.cdf).pvalue > 0.01
+    given, truth = CONTINUOUS[name]
+    assert STATS.kstest(drawn(sweep, {"distribution": name, **given}, 2000), truth.cdf).pvalue > 0.01
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
@@ -210,9 +213,9 @@ def test_what_a_distribution_is_by_default(name, sweep) -> None:
 
 @pytest.mark.parametrize("name", QUANTISED)
 def test_a_quantised_distribution_has_the_mass_around_each_step(name, sweep) -> None:
-    said, truth = QUANTISED[name]
-    q = said.get("q", 1.0)
-    steps = Counter(round(value / q) for value in drawn(sweep, {"distribution": name, **said}, 2000))
+    given, truth = QUANTISED[name]
+    q = given.get("q", 1.0)
+    steps = Counter(round(value / q) for value in drawn(sweep, {"distribution": name, **given}, 2000))
     cells = range(min(steps), max(steps) + 1)
     edges = np.array([-np.inf, *((cell + 0.5) * q for cell in cells[:-1]), np.inf])
     expected = 2000 * np.diff(truth.cdf(edges))
@@ -225,15 +228,15 @@ def test_a_quantised_distribution_has_the_mass_around_each_step(name, sweep) -> 
 
 
 @pytest.mark.parametrize(
-    ("said", "shares"),
+    ("given", "shares"),
     [
         ({"values": ["x", None, [1, 2]]}, {"x": 1 / 3, None: 1 / 3, "[1, 2]": 1 / 3}),
         ({"values": ["x", "y", "z"], "probabilities": [0.2, 0.8, 0]}, {"x": 0.2, "y": 0.8}),
         ({"min": -1, "max": 2}, {-1: 0.25, 0: 0.25, 1: 0.25, 2: 0.25}),
     ],
 )
-def test_a_choice(said, shares, sweep) -> None:
-    found = Counter(str(v) if isinstance(v, list) else v for v in drawn(sweep, said, 2000))
+def test_a_choice(given, shares, sweep) -> None:
+    found = Counter(str(v) if isinstance(v, list) else v for v in drawn(sweep, given, 2000))
     assert found.keys() == shares.keys()
     assert STATS.chisquare([found[k] for k in shares], [2000 * share for share in shares.values()]).pvalue > 0.01
 
@@ -282,63 +285,50 @@ TAILS = [
 ]
 
 
-def as_the_agent(sweep: SweepFile, values: dict, json_file: str) -> list[str]:
-    """What wandb's agent starts: the one loop that stands within it, over its own functions."""
-    macros = create_sweep_command_args({"args": {name: {"value": value} for name, value in values.items()}})
-    macros |= {"interpreter": ["python"], "program": ["mbt"], "args_json_file": [json_file], "env": ["/usr/bin/env"]}
-    words: list[str] = []
-    for item in create_sweep_command(list(sweep.command)):
-        words += macros[item[2:-1]] if item.startswith("${") and item.endswith("}") else [item]
-    return words
-
-
 @pytest.mark.parametrize("head", HEADS, ids=" ".join)
 @pytest.mark.parametrize("tail", TAILS, ids=lambda tail: str(tail[-1]))
-def test_the_words_are_those_of_the_agent(head, tail, sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_words_are_those_of_the_agent(head, tail, sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the values, which the agent puts last here."""
     monkeypatch.setenv("A_PLACE", "/somewhere")
-    said = sweep(command=[*head, "fit", *tail])
-    expected = as_the_agent(said, VALUES, "trials/1/values.json")
-    assert arguments(said, VALUES, "trials/1/values.json") == expected[expected.index("fit") :]
+    content = sweep(command=[*head, "fit", *tail])
+    expected = agent_words(content, VALUES, tmp_path)
+    num_values = {"${args}": len(VALUES), "${args_no_equals}": 2 * len(VALUES)}.get(tail[-1], 2)
+    assert command_words(content) == expected[:-num_values]
     assert "--experiment=NOT_SET" in expected or "NOT_SET" not in str(tail)
-
-
-def test_the_values_are_written_as_the_agent_writes_them(tmp_path: Path) -> None:
-    write_values(VALUES | {"n": None}, tmp_path / "new" / "values.json")
-    assert json.loads((tmp_path / "new" / "values.json").read_text()) == VALUES | {"n": None}
 
 
 JSON_FIX = "write `--config` and `${args_json_file}` as two items"
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
-        (["mbt", "fit", "${args_no_hyphens}"], f"without hyphens, which LightningCLI does not read: {JSON_FIX}"),
+        (["mbt", "fit", "${args_no_hyphens}"], f"without hyphens, which the program does not read: {JSON_FIX}"),
         (["mbt", "fit", "${args_no_boolean_flags}"], "writes booleans as bare flags"),
         (["mbt", "fit", "${args_append_hydra}"], "writes Hydra's +name=value"),
         (["mbt", "fit", "${args_override_hydra}"], "writes Hydra's ++name=value"),
-        (["mbt", "fit", "${arg}"], "which W&B's agent would drop without a word; did you mean 'args'?"),
-        (["mbt", "fit", "--config=${args_json_file}"], f"is mere text, a macro is a whole item: {JSON_FIX}"),
+        (["mbt", "fit", "${arg}"], "which W&B's agent would drop silently; did you mean 'args'?"),
+        (["mbt", "fit", "--config=${args_json_file}"], f"is only text, a macro is a whole item: {JSON_FIX}"),
         (["mbt", "fit", "${args_json_file}"], f"${{args_json_file}} must follow --config: {JSON_FIX}"),
-        (["mbt", "fit", "--config", "${args_json_file}", "--config=x"], "would overrule the sweep's values: put"),
+        (["mbt", "fit", "--config", "${args_json_file}", "--config=x"], "would override the sweep's values: put"),
         (["mbt", "fit", "--config", "x.yaml"], f"so all trials would be the same: {JSON_FIX} at its end"),
         (["mbt", "test", "${args}"], "command runs `mbt test`: a sweep trains, write `mbt fit ...`"),
         (["mbt", "${args}"], "command runs `mbt ${args}`: a sweep trains"),
-        (["bash", "-c", "mbt fit", "${args}"], "runs `bash -c mbt fit ${args}`, which is no trial of this program"),
+        (["bash", "-c", "mbt fit", "${args}"], "runs `bash -c mbt fit ${args}`, which does not start a trial"),
         (["${env}", "A=1", "mbt", "fit", "${args}"], "command runs `A=1 mbt fit ${args}`"),
         (["python", "train.py", "${args}"], "write `mbt fit ...` or `python -m mbt_lightning fit ...`"),
-        (None, "command runs `python mbt ${args}`, which is no trial of this program"),
+        (None, "command runs `python mbt ${args}`, which does not start a trial"),
         ([], "command is []: give a list of words, or nothing"),
         ("mbt fit", "command is 'mbt fit': give a list of words"),
     ],
 )  # fmt: skip
-def test_a_command_that_would_go_wrong_is_told(command, told, tmp_path: Path) -> None:
-    assert told in refused(written(tmp_path, command=command))
+def test_a_command_that_would_go_wrong_is_refused(command, message, tmp_path: Path) -> None:
+    assert message in refused(written(tmp_path, command=command))
 
 
-@pytest.mark.parametrize("said", [{"values": [1, None]}, {"value": None}, {"values": [[1, None]]}])
-def test_null_needs_the_json_file(said, tmp_path: Path, sweep) -> None:
-    parameters = {"m": {"parameters": {"a": said}}}
-    told = refused(written(tmp_path, parameters=parameters, command=["mbt", "fit", "${args}"]))
-    assert told == f"parameter m.a may be null, which ${{args}} writes as 'None': {JSON_FIX}"
+@pytest.mark.parametrize("given", [{"values": [1, None]}, {"value": None}, {"values": [[1, None]]}])
+def test_null_needs_the_json_file(given, tmp_path: Path, sweep) -> None:
+    parameters = {"m": {"parameters": {"a": given}}}
+    message = refused(written(tmp_path, parameters=parameters, command=["mbt", "fit", "${args}"]))
+    assert message == f"parameter m.a may be null, which ${{args}} writes as 'None': {JSON_FIX}"
     assert sweep(parameters=parameters)

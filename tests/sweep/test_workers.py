@@ -1,4 +1,4 @@
-"""`mbt sweep` as a user has it: real trials in processes of their own, interrupted, shared, failed and tried again."""
+"""`mbt sweep` as a user has it: real trials in processes of their own, interrupted, shared, failed and retried."""
 
 import json
 import os
@@ -16,12 +16,19 @@ from paths import PROJECT
 from rich.console import Console
 
 from mbt_lightning.__main__ import main
-from mbt_lightning.cli.main import main as program
+from mbt_lightning.cli.arguments import expand
+from mbt_lightning.cli.parser import as_plain, build_parser, parse
+from mbt_lightning.cli.resolve import resolve
+from mbt_lightning.config.settings import fingerprint, flat
 from mbt_lightning.data.demo import DemoSize, demo_manifest
+from mbt_lightning.data.measure import settings_of
+from mbt_lightning.data.spectrogram import LogMel
 from mbt_lightning.errors import UserError
-from mbt_lightning.sweep.ledger import Ledger, State, read_ledger
-from mbt_lightning.sweep.plan import Planner, score_of
-from mbt_lightning.sweep.progress import Progress, duration, label_of, labels_of
+from mbt_lightning.sweep.ledger import Ledger, TrialStatus, read_ledger
+from mbt_lightning.sweep.plan import Planner, check_options, score_of
+from mbt_lightning.sweep.planned_runs import read_folders
+from mbt_lightning.sweep.progress import SweepProgress, duration, label_of, labels_of
+from mbt_lightning.sweep.slurm import JobWorker
 from mbt_lightning.sweep.sweep_file import read_sweep
 from mbt_lightning.sweep.workers import Workers, gpu_sets
 
@@ -87,7 +94,7 @@ def processes_of(runs: Path) -> list[int]:
 def wait_for(condition, seconds: float = 120) -> None:
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it never came"
+        assert time.monotonic() < until, "it never happened"
         time.sleep(0.02)
 
 
@@ -99,7 +106,7 @@ def scores(ledger: Ledger) -> dict[str, dict]:
 
 
 def ends(ledger: Ledger) -> dict[str, list[str]]:
-    """How every attempt at every trial ended; `None` where its owner did not live to tell."""
+    """How every attempt at every trial ended; `None` where its owner died before."""
     return {
         trial: [(ledger.end_of(trial, n) or {"state": "None"})["state"] for n in ledger.attempts(trial)]
         for trial in ledger.plan["trials"]
@@ -123,7 +130,7 @@ def test_interrupted_again_and_again_a_sweep_ends_as_an_undisturbed_one(manifest
         assert sweep.poll() is None, "it must not be over before it is interrupted"
         if how == "ask it to stop":
             sweep.send_signal(signal.SIGTERM)
-            assert "the same command goes on" in finish(sweep, 143)
+            assert "run the same command to resume" in finish(sweep, 143)
             assert processes_of(runs) == []
         else:
             for pid in processes_of(runs) if how == "kill everything" else []:
@@ -153,18 +160,20 @@ def test_no_trial_outlives_a_sweep_that_is_killed_at_once(manifest: Path, tmp_pa
     wait_for(lambda: processes_of(tmp_path / "runs") == [], 30)
 
 
-def test_a_failed_trial_is_told_and_tried_again_when_asked(manifest: Path, tmp_path: Path) -> None:
+def test_a_failed_trial_is_reported_and_retried_when_asked(manifest: Path, tmp_path: Path) -> None:
     file = sweep_file(
         tmp_path, {"data.media_root": [str(manifest.parent), str(tmp_path / "nowhere")], "model.fusion_layer": [1]}
     )
     output = finish(start(file, tmp_path / "runs", manifest, "--workers", "2"), code=1)
     ledger = read_ledger(tmp_path / "runs" / "small")
     assert sorted(map(tuple, ends(ledger).values())) == [("done",), ("failed",)]
-    assert "1 of 2 trials done" in output and "1 failed; --retries 1 tries it again" in output
-    failed = next(trial for trial, state in ledger.states().items() if state.name == "failed")
-    assert "nowhere" in ledger.state(failed).message
-    (tmp_path / "nowhere").symlink_to(manifest.parent)  # what was wrong is mended
-    assert "1 of 2 trials done" in finish(start(file, tmp_path / "runs", manifest), code=1), "not tried without asking"
+    assert "1 of 2 trials done" in output and "1 failed; retry with --retries 1" in output
+    failed = next(trial for trial, status in ledger.statuses().items() if status.name == "failed")
+    assert "nowhere" in ledger.status(failed).message
+    (tmp_path / "nowhere").symlink_to(manifest.parent)  # the cause is fixed
+    assert "1 of 2 trials done" in finish(start(file, tmp_path / "runs", manifest), code=1), (
+        "not retried without asking"
+    )
     assert "2 of 2 trials done" in finish(start(file, tmp_path / "runs", manifest, "--retries", "1"))
     assert sorted(map(tuple, ends(Ledger(ledger.folder)).values())) == [("done",), ("failed", "done")]
 
@@ -182,7 +191,7 @@ def test_jobs_of_two_tasks_through_submitit(manifest: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_bayes_learns_from_its_trials_and_goes_on(manifest: Path, tmp_path: Path) -> None:
+def test_bayes_learns_from_its_trials_and_resumes(manifest: Path, tmp_path: Path) -> None:
     parameters = {"model.optimizer.init_args.lr": {"min": 1e-6, "max": 1e-2, "distribution": "log_uniform_values"}}
     parameters |= {"model.fusion_layer": {"value": 1}}
     file = sweep_file(tmp_path, parameters, method="bayes")
@@ -199,7 +208,7 @@ def test_bayes_learns_from_its_trials_and_goes_on(manifest: Path, tmp_path: Path
 
 def planner(tmp_path: Path, file: Path, *more: str, count: int = 0) -> Planner:
     sweep = read_sweep(file)
-    return Planner(sweep, Ledger(tmp_path / "runs" / sweep.name), more, count)
+    return Planner(sweep, Ledger(tmp_path / "runs" / sweep.name), resolve, more, count)
 
 
 def test_a_plan_is_made_once_and_again_when_something_changed(tmp_path: Path, monkeypatch) -> None:
@@ -211,10 +220,71 @@ def test_a_plan_is_made_once_and_again_when_something_changed(tmp_path: Path, mo
     again = planner(tmp_path, file, *TINY)
     again.resolver = lambda *_: pytest.fail("nothing changed")
     assert again.plan() == first
+    assert all(again.config(trial)["model"]["size"]["dim"] == 16 for trial in first["trials"])
 
     file = sweep_file(tmp_path, STRATEGIES | {"seed_everything": [0, 1]})
     more = planner(tmp_path, file, *TINY).plan()
     assert len(more["trials"]) == 6 and first["trials"].keys() < more["trials"].keys(), "what was there keeps its name"
+
+
+def test_a_trial_reads_its_own_file_which_is_the_experiment_that_was_planned(tmp_path: Path) -> None:
+    """Loggers, callbacks and other classes included."""
+    over = tmp_path / "over.yaml"
+    stopping = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "val/score"}}
+    over.write_text(
+        yaml.safe_dump({"trainer": {"callbacks": [stopping]}, "base": str(PROJECT / "experiments/base.yaml")})
+    )
+    parameters = STRATEGIES | {"model.optimizer.init_args.lr": [1.0e-5], "model.mixup": ["ModalityMixup"]}
+    logger = ["--config", str(PROJECT / "experiments/loggers/wandb.yaml")]
+    made = planner(tmp_path, sweep_file(tmp_path, parameters), *TINY, *logger, "--config", str(over))
+    trials = made.plan()["trials"]
+    assert len(trials) == 3
+    parser = build_parser("fit")
+    for trial, costs in trials.items():
+        config = as_plain(parser, parse(parser, expand(made.command(trial))[1:]))
+        assert fingerprint(config) == trial and config["experiment"] == "small"
+        assert flat(config) | {"experiment": 0, "runs": 0} == flat(made.config(trial)) | {"experiment": 0, "runs": 0}
+        assert config["trainer"]["logger"]["class_path"].endswith("WandbRun")
+        assert config["model"]["optimizer"]["init_args"]["lr"] == 1e-5 and config["trainer"]["callbacks"]
+        assert costs["parameters"] > 1000 and costs["train_clips"] == 1024
+        assert 0 < costs["gflops_per_clip"] < costs["gflops_as_coded"]
+
+
+def test_a_measured_scale_is_filled_in_when_the_plan_is_made(manifest: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "manifest.csv"
+    copied.write_text(manifest.read_text())
+    (tmp_path / "classes.csv").write_text((manifest.parent / "classes.csv").read_text())
+    words = [*TINY, "--data.manifest", str(copied), "--data.spectrogram.mean", "null"]
+    made = planner(tmp_path, sweep_file(tmp_path, {"model.fusion_layer": [1]}), *words)
+    with pytest.raises(UserError, match="run `mbt stats .*manifest.csv"):
+        made.plan()
+    entry = {"mean": -2.5, "std": 3.0, "num_clips": 24, "split": "train", "hash": "x"}
+    stats = {"spectrograms": [entry | settings_of(LogMel, {"num_mels": 64})]}
+    copied.with_name("manifest.csv.stats.json").write_text(json.dumps(stats))
+    (trial,) = made.plan()["trials"]
+    scale = made.config(trial)["data"]["spectrogram"]["init_args"]
+    assert (scale["mean"], scale["std"]) == (-2.5, 3.4)
+
+
+def test_a_plan_of_version_0_1_is_replaced_and_its_trials_stay_readable(tmp_path: Path) -> None:
+    made = planner(tmp_path, sweep_file(tmp_path, {"model.fusion_layer": [1]}), *TINY)
+    old = {"settings": {"model.fusion_layer": 1, "data.batch_size": 8}, "words": ["fit"]}
+    plan = {"digest": "old", "parameters": ["model.fusion_layer"], "trials": {"0123456789": old}}
+    made.ledger.write_plan(plan | {"points": [{"values": {"model.fusion_layer": 1}, "trial": "0123456789"}]})
+    runs, _ = read_folders([made.ledger.folder])
+    assert [(run.name, run.state, run.config["data"]) for run in runs] == [("0123456789", "waiting", {"batch_size": 8})]
+    (trial,) = made.plan()["trials"]
+    runs, _ = read_folders([made.ledger.folder])
+    assert [(run.name, run.state, run.config["data"]["batch_size"]) for run in runs] == [(trial, "waiting", 8)]
+
+
+def test_a_job_does_not_wait_for_trials_that_others_run(tmp_path: Path) -> None:
+    made = planner(tmp_path, sweep_file(tmp_path, STRATEGIES), *TINY)
+    trials = list(made.plan()["trials"])
+    job, worker = JobWorker(made, [[]]), Workers(made, [[]])
+    attempts = [made.ledger.claim(trial, after=0) for trial in trials[1:]]
+    assert not job.is_over() and job.claim().trial == trials[0]
+    assert all(attempts) and job.is_over() and not worker.is_over()
 
 
 def test_a_file_that_changes_while_a_sweep_runs_ends_it(tmp_path: Path) -> None:
@@ -228,14 +298,7 @@ def test_a_file_that_changes_while_a_sweep_runs_ends_it(tmp_path: Path) -> None:
     assert workers.claim() is None and workers.is_over()
     with pytest.raises(UserError, match="has changed since the trials were planned"):
         workers.run(lambda states: None)
-    assert set(made.ledger.states().values()) == {State("waiting")}
-
-
-def test_a_trial_refuses_settings_that_were_not_planned(manifest: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setenv("MBT_EXPERIMENT", "0123456789")
-    with pytest.raises(SystemExit) as stop:
-        program(["fit", "--config", str(PROJECT / "experiments/base.yaml"), "--data.manifest", str(manifest)])
-    assert stop.value.code == 2 and "not the settings that trial 0123456789 was planned with" in capsys.readouterr().err
+    assert set(made.ledger.statuses().values()) == {TrialStatus("waiting")}
 
 
 def test_another_command_of_the_same_name_does_not_change_a_sweep_that_runs(tmp_path: Path) -> None:
@@ -251,8 +314,16 @@ def test_values_as_json_text_win_over_files_behind_the_sweep(tmp_path: Path) -> 
     file.write_text(file.read_text().replace("${args_json_file}", "${args_json}"))
     over = tmp_path / "over.yaml"
     over.write_text("model: {fusion_layer: 0}\n")
-    plan = planner(tmp_path, file, *TINY, "--config", str(over)).plan()
-    assert [trial["settings"]["model.fusion_layer"] for trial in plan["trials"].values()] == [1, 2]
+    made = planner(tmp_path, file, *TINY, "--config", str(over))
+    plan = made.plan()
+    assert [made.config(trial)["model"]["fusion_layer"] for trial in plan["trials"]] == [1, 2]
+
+
+def test_an_option_of_the_command_cannot_be_a_parameter_too(tmp_path: Path) -> None:
+    file = sweep_file(tmp_path, {"model.fusion_layer": [1, 2]})
+    file.write_text(file.read_text().replace("- fit\n", "- fit\n- --model.fusion_layer=1\n"))
+    with pytest.raises(UserError, match="--model.fusion_layer=1 is also a parameter; leave the option out"):
+        check_options(read_sweep(file), [])
 
 
 def test_a_random_search_is_the_same_for_all_who_share_it(tmp_path: Path) -> None:
@@ -287,7 +358,7 @@ def test_a_random_search_is_the_same_for_all_who_share_it(tmp_path: Path) -> Non
             "Unknown|need to be prefixed",
         ),
         (["FILE", "--launcher", "slurm", "--slurm", "timeout_min=9"], "there is no srun here"),
-        (["FILE", "--launcher", "slurm"], "say how long a trial may take: --slurm timeout_min=MINUTES"),
+        (["FILE", "--launcher", "slurm"], "give the time limit of a job: --slurm timeout_min=MINUTES"),
         (["FILE", "--name", "null"], "--name null: give a word that names a folder"),
         (["FILE", "--name", ".."], "--name ..: give a word that names a folder"),
         (["FILE", "--runs", "small.yaml/x"], "cannot make this folder .Not a directory.; give --runs FOLDER"),
@@ -342,16 +413,22 @@ def test_workers_share_gpus_evenly(monkeypatch) -> None:
 def test_what_the_view_says(capsys) -> None:
     labels = {"a": "Bottleneck, fusion_layer 8", "b": "CrossAttention, fusion_layer 8", "c": "late"}
     reached = {"a": 0.5, "b": 0.75}
-    show = Progress(
+    show = SweepProgress(
         lambda: labels, "test/score", "maximize", reached.get, workers=1, console=Console(force_terminal=False)
     )
-    show({"a": State("running", attempts=1), "b": State("waiting"), "c": State("waiting")})
-    show({"a": State("done", attempts=1, seconds=60), "b": State("running", attempts=1), "c": State("waiting")})
+    show({"a": TrialStatus("running", attempts=1), "b": TrialStatus("waiting"), "c": TrialStatus("waiting")})
     show(
         {
-            "a": State("done", attempts=1, seconds=60),
-            "b": State("done", attempts=1, seconds=70),
-            "c": State("failed", "no such file", 1, 1),
+            "a": TrialStatus("done", attempts=1, seconds=60),
+            "b": TrialStatus("running", attempts=1),
+            "c": TrialStatus("waiting"),
+        }
+    )
+    show(
+        {
+            "a": TrialStatus("done", attempts=1, seconds=60),
+            "b": TrialStatus("done", attempts=1, seconds=70),
+            "c": TrialStatus("failed", "no such file", 1, 1),
         }
     )
     lines = capsys.readouterr().out.splitlines()

@@ -208,15 +208,15 @@ def test_the_recipe_is_the_papers_setting() -> None:
     four = ["--data.window_seconds=4.0", "--model.fusion_layer=8"]
     files = ["bottleneck_symmetric_b4_lf8", "recipes/audioset_mini", "init/imagenet21k"]
     words = ["fit", *(word for name in files for word in ("--config", str(EXPERIMENTS / f"{name}.yaml")))]
-    whole, window = resolve([{}, {}], [words, [*words, *four]])
+    whole, window = (resolve(line, [{}])[0].config for line in (words, [*words, *four]))
     assert unmet(whole, MINI) == unmet(window, MINI) == []
     assert scores(whole) == (43.9, "Table 1")
     assert scores(window, swept={"model.fusion_layer"}) == (42.44, "Fig. 3")
     others = {"vggsound": "vggsound", "epic_kitchens": "epic-kitchens", "kinetics400": "kinetics400"}
     others["moments_in_time"] = "moments-in-time"
     lines = [[*words[:3], "--config", str(EXPERIMENTS / f"recipes/{name}.yaml"), *words[5:]] for name in others]
-    for config, name in zip(resolve([{}] * 4, lines), others.values(), strict=True):
-        assert unmet(config, {"dataset": name, "variant": None}) == [], name
+    for line, name in zip(lines, others.values(), strict=True):
+        assert unmet(resolve(line, [{}])[0].config, {"dataset": name, "variant": None}) == [], name
 
 
 def test_nothing_is_changed() -> None:

@@ -22,10 +22,9 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mbt_lightning.cli.arguments import NEWEST, expand
+from mbt_lightning.cli.measured import Scale, fill_in_measured
 from mbt_lightning.cli.parser import Parser, as_plain, as_text, build_parser, parse
-from mbt_lightning.config.settings import fingerprint
-from mbt_lightning.data.datamodule import AudioVisualData, manifest_file
-from mbt_lightning.data.measure import Measured, kind_of, read_measured, scale_given, settings_of
+from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.data.records import UNNAMED, DataSpec
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.flops import count_parameters, gflops_per_clip
@@ -110,9 +109,8 @@ class Run:
     """Whether the run has an id of its own, by which it finds its checkpoint."""
     is_trained: bool = False
     """Whether its training has ended already, so that only the test is left."""
-    measured: Measured | None = None
-    """The measurement that the spectrogram's mean and standard deviation come from, if they do."""
-    scale_source: str = "as configured"
+    scale: Scale = field(default_factory=Scale)
+    """Where the spectrogram's mean and standard deviation come from."""
     folder: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
     """The resolved configuration as it is recorded."""
@@ -178,35 +176,9 @@ def find_its_checkpoint(run: Run) -> None:
         run.checkpoint, run.is_resumed_by_id = (str(own), True) if own else (None, False)
 
 
-def refuse_unplanned(run: Run) -> None:
-    """Refuse, in a trial of a sweep, settings that are not those that were planned."""
-    planned = os.environ.get("MBT_EXPERIMENT")
-    if planned and fingerprint(as_plain(run.parser, run.settings)) != planned:
-        raise UserError(
-            f"these are not the settings that trial {planned} was planned with: a file of the sweep has changed; "
-            "start the sweep again"
-        )
-
-
-def fill_in_measured(run: Run) -> None:
-    """Replace `null` as the spectrogram's mean or std by the checkpoint's, or else by what `mbt stats` has measured.
-
-    The run's configuration and its checkpoints then hold numbers, and need no statistics any more.
-    """
-    data, chosen = run.settings.data, run.settings.data.spectrogram
-    given = vars(chosen.get("init_args", {}))
-    missing = [name for name in ("mean", "std") if name in given and given[name] is None]
-    if "spectrogram" not in run.settings.model.modalities or not missing:
-        return
-    trained = read_about(run.checkpoint)["config"]["data"] if run.checkpoint else {}
-    kind = kind_of(chosen.class_path)
-    if scale := scale_given(trained.get("spectrogram"), settings_of(kind, given)):
-        run.scale_source = f"as in {run.checkpoint}"
-    else:
-        run.measured = read_measured(manifest_file(data.manifest), kind, given)
-        run.scale_source, scale = f"{' and '.join(missing)} {run.measured}", run.measured._asdict()
-    for name in missing:
-        given[name] = scale[name]
+def fill_in_scale(run: Run) -> None:
+    """Fill in the spectrogram's mean and standard deviation."""
+    run.scale = fill_in_measured(run.settings, run.checkpoint)
 
 
 def record_settings(run: Run) -> None:
@@ -262,8 +234,7 @@ STEPS: tuple[Callable[[Run], None], ...] = (
     set_seed,
     complete,
     find_its_checkpoint,
-    refuse_unplanned,
-    fill_in_measured,
+    fill_in_scale,
     record_settings,
     resume_by_id,
     make_folder,
@@ -355,10 +326,10 @@ def print_start(run: Run) -> None:
 def print_scale(run: Run) -> None:
     """Print the spectrogram's mean and standard deviation, and where they come from."""
     data = run.data
-    print(f"spectrogram: mean {data.spectrogram.mean:.6g}, std {data.spectrogram.std:.6g}; {run.scale_source}")
-    if run.measured and run.measured.hash != data.manifest.digest:
+    print(f"spectrogram: mean {data.spectrogram.mean:.6g}, std {data.spectrogram.std:.6g}; {run.scale.source}")
+    if run.scale.measured and run.scale.measured.hash != data.manifest.digest:
         print(
-            f"warning: they were measured when the manifest's hash was {run.measured.hash}; it is now "
+            f"warning: they were measured when the manifest's hash was {run.scale.measured.hash}; it is now "
             f"{data.manifest.digest}; `mbt stats {data.manifest_path}` measures them again"
         )
 

@@ -1,4 +1,4 @@
-"""`mbt sweep`: a W&B sweep file run with no account, on one machine, several, or a cluster."""
+"""`mbt sweep`: a W&B sweep file run without an account, on one machine, several, or a cluster."""
 
 from __future__ import annotations
 
@@ -16,85 +16,91 @@ from rich.markup import escape
 from rich.table import Table
 
 from mbt_lightning.errors import UserError, duration
-from mbt_lightning.sweep.ledger import Ledger, State
+from mbt_lightning.sweep.ledger import Ledger, TrialStatus
 from mbt_lightning.sweep.plan import Planner, check_options
-from mbt_lightning.sweep.progress import Progress, labels_of
+from mbt_lightning.sweep.progress import SweepProgress, labels_of
+from mbt_lightning.sweep.resolved import Resolved
 from mbt_lightning.sweep.sweep_file import SweepFile, read_sweep
 from mbt_lightning.sweep.workers import Workers, gpu_sets
 
 
 def main(arguments: list[str]) -> None:
-    """Run a sweep, or go on with it.
+    """Run a sweep, or resume it.
 
     Args:
-        arguments: what stands behind `mbt sweep`.
+        arguments: the words after `mbt sweep`.
 
     Raises:
         UserError: a file or options that make no sense.
     """
-    options, more = parse(arguments)
+    options, extra = parse(arguments)
     sweep = read_sweep(options.file)
-    check_options(sweep, more)
+    check_options(sweep, extra)
     count = options.count or sweep.run_cap
     if sweep.method != "grid" and not count:
-        raise UserError(
-            f"{sweep.path}: {sweep.method} search has no end of its own: give --count N, or run_cap in the file"
-        )
+        raise UserError(f"{sweep.path}: a {sweep.method} search needs an end: give --count N, or run_cap in the file")
     ledger = Ledger(Path(options.runs) / checked_name(options.name or sweep.name))
-    planner = Planner(sweep, ledger, more, count or 0, options.seed)
+    planner = Planner(sweep, ledger, resolve, extra, count or 0, options.seed)
     plan = planner.plan(write=not options.dry_run)
-    tell_plan(sweep, plan, count)
+    print_plan(sweep, plan, count)
     if options.dry_run:
         from mbt_lightning.sweep.dry_run import print_estimate
 
         print_estimate(planner, len(gpu_sets(options.workers)), options.rate)
         return
-    begin = options.count if sweep.method == "grid" else None
+    start_at_most = options.count if sweep.method == "grid" else None
     if options.launcher == "slurm":
         from mbt_lightning.sweep.slurm import Jobs
 
-        crew: Any = Jobs(planner, options.slurm, options.retries, begin, options.workers)
+        crew: Any = Jobs(planner, options.slurm, options.retries, start_at_most, options.workers)
     else:
-        crew = Workers(planner, gpu_sets(options.workers), options.retries, begin)
-    stopped = watch(crew, planner)
-    tell_end(ledger, labels_of(planner.made), crew.states, stopped)
+        crew = Workers(planner, gpu_sets(options.workers), options.retries, start_at_most)
+    stopped_by = watch(crew, planner)
+    print_end(ledger, labels_of(planner.made), crew.statuses, stopped_by)
+
+
+def resolve(words: Sequence[str], points: Sequence[Mapping[str, Any]]) -> list[Resolved]:
+    """Resolve points by the program's own parser, which takes torch and seconds to import."""
+    from mbt_lightning.cli import resolve as program
+
+    return program.resolve(words, points)
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The command line: what is the sweep's, and what is for every trial."""
+    """The command line: options of the sweep, and words for every trial."""
     parser = argparse.ArgumentParser(
         prog="mbt sweep",
         usage="mbt sweep FILE [OPTION ...] [--config FILE ...] [--SETTING VALUE ...]",
-        description="Run every trial of a W&B sweep file as an `mbt fit` of its own, with no account. Started again, "
-        "the same command goes on: finished trials are kept, interrupted ones resume. Several machines that share the "
+        description="Run every trial of a W&B sweep file as an `mbt fit` of its own, without an account. Run the same "
+        "command to resume: finished trials are kept, interrupted ones continue. Several machines that share the "
         "folder of the runs share the work.",
         epilog="Experiment files and settings that are not listed here go to every trial; swept values win over files.",
         allow_abbrev=False,
         exit_on_error=False,
     )
     parser.add_argument("file", metavar="FILE", nargs="?", help="a sweep file, as for `wandb sweep`")
-    parser.add_argument("--name", help="name of the sweep and of its runs' folder; default: of the file")
+    parser.add_argument("--name", help="name of the sweep and of its runs' folder; default: that of the file")
     parser.add_argument("--runs", default="runs", metavar="FOLDER", help="folder that all runs' folders lie in (runs)")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="trials at a time; default: one a GPU, or a core where there is none"
+        "--workers", type=int, metavar="N", help="trials at a time; default: one a GPU, or one a core without GPUs"
     )
     parser.add_argument(
         "--retries",
         type=int,
         default=0,
         metavar="N",
-        help="how often a trial may have failed and be tried again (0)",
+        help="retry trials that have failed at most N times (0)",
     )
     parser.add_argument(
-        "--count", type=int, metavar="N", help="random, bayes: points of the search; grid: begin at most N trials now"
+        "--count", type=int, metavar="N", help="random, bayes: points of the search; grid: start at most N trials now"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of a random or bayes search (0)")
-    parser.add_argument("--dry-run", action="store_true", help="print the trials and what they would cost; run none")
+    parser.add_argument("--dry-run", action="store_true", help="print the trials and their costs; run none")
     parser.add_argument(
         "--rate",
         type=float,
         metavar="GFLOPS",
-        help="of --dry-run: speed of training; default: as measured on finished runs",
+        help="of --dry-run: speed of training; default: measured on finished runs",
     )
     parser.add_argument("--launcher", choices=("here", "slurm"), default="here", help="where trials run (here)")
     parser.add_argument(
@@ -121,7 +127,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def watch(crew: Any, planner: Planner) -> int | None:
-    """Run the trials and show how they come along; returns the signal that ended it, if one did."""
+    """Run the trials and show the progress; returns the signal that ended it, if one did."""
     caught: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
@@ -129,7 +135,7 @@ def watch(crew: Any, planner: Planner) -> int | None:
             sys.exit(128 + number)  # asked twice: the trials die with this process
         caught.append(number)
         crew.stopping.set()
-        print("stopping: the running trials save their state (once more to leave them at once)", file=sys.stderr)
+        print("stopping: the running trials save their state (repeat to leave at once)", file=sys.stderr)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -137,7 +143,7 @@ def watch(crew: Any, planner: Planner) -> int | None:
         return labels_of(planner.made)
 
     try:
-        with Progress(labels, planner.sweep.metric, planner.sweep.goal, planner.score, crew.num_workers) as show:
+        with SweepProgress(labels, planner.sweep.metric, planner.sweep.goal, planner.score, crew.num_workers) as show:
             crew.run(show)
     finally:
         for number, handler in before.items():
@@ -145,18 +151,18 @@ def watch(crew: Any, planner: Planner) -> int | None:
     return caught[0] if caught else None
 
 
-def tell_plan(sweep: SweepFile, plan: Mapping[str, Any], count: int | None) -> None:
-    """Say what will be run."""
+def print_plan(sweep: SweepFile, plan: Mapping[str, Any], count: int | None) -> None:
+    """Print how many points and trials there are."""
     num_points, num_trials = len(plan["points"]), len(plan["trials"])
     same = f", {num_trials} of them different experiments" if num_trials < num_points else ""
     of_how_many = f" (of {count})" if sweep.method == "bayes" else ""
     print(f"sweep {plan['name']}: {num_points} points{of_how_many}{same}", flush=True)
     if sweep.early_terminate:
-        print("early_terminate is W&B's: here every trial runs to its end", flush=True)
+        print("early_terminate works only in W&B: here every trial runs to its end", flush=True)
 
 
 def checked_name(name: str) -> str:
-    """The name of a sweep, which its runs' folder and their `experiment` bear.
+    """The name of a sweep, which its runs' folder and their `experiment` have.
 
     Raises:
         UserError: a name that cannot be both.
@@ -167,23 +173,24 @@ def checked_name(name: str) -> str:
     return name
 
 
-def tell_end(ledger: Ledger, labels: Mapping[str, str], states: Mapping[str, State], caught: int | None) -> None:
-    """Say how it ended; leave with 1 if trials failed, with 128 + number of the signal if one ended the sweep."""
-    count = Counter(state.name for state in states.values())
-    took = sum(state.seconds for state in states.values())
-    print(f"{count['done']} of {len(states)} trials done ({duration(took)} of work): {ledger.folder}", flush=True)
-    failed = [(trial, state) for trial, state in states.items() if state.name == "failed"]
+def print_end(
+    ledger: Ledger, labels: Mapping[str, str], statuses: Mapping[str, TrialStatus], stopped_by: int | None
+) -> None:
+    """Print the result; exit with 1 if trials failed, with 128 + number of the signal if one ended the sweep."""
+    count = Counter(status.name for status in statuses.values())
+    seconds = sum(status.seconds for status in statuses.values())
+    print(f"{count['done']} of {len(statuses)} trials done ({duration(seconds)} of work): {ledger.folder}", flush=True)
+    failed = [(trial, status) for trial, status in statuses.items() if status.name == "failed"]
     if failed:
-        again = max(state.failures for _, state in failed)
-        title = f"{len(failed)} failed; --retries {again} tries {'it' if len(failed) == 1 else 'them'} again"
-        table = Table("trial", "point", "failed", title=title)
-        for trial, state in failed:
-            table.add_row(trial, escape(labels.get(trial, "")), escape(state.message))
+        retries = max(status.failures for _, status in failed)
+        table = Table("trial", "point", "failed", title=f"{len(failed)} failed; retry with --retries {retries}")
+        for trial, status in failed:
+            table.add_row(trial, escape(labels.get(trial, "")), escape(status.message))
         Console().print(table)
-        for trial, state in failed:
-            print(ledger.claim_file(trial, state.attempts).with_suffix(".log"))
-    if caught:
-        print("the same command goes on where this one was stopped")
-        sys.exit(128 + caught)
+        for trial, status in failed:
+            print(ledger.claim_file(trial, status.attempts).with_suffix(".log"))
+    if stopped_by:
+        print("interrupted; run the same command to resume")
+        sys.exit(128 + stopped_by)
     if failed:
         sys.exit(1)

@@ -1,10 +1,10 @@
-"""Bayesian search without W&B: the next point from the points that were tried, by Optuna.
+"""Bayesian search without W&B: Optuna suggests the next point from the ones that were tried.
 
-The sampler is Optuna's Gaussian process, as W&B's own engine is one: a trial is a training, so few trials matter more
-than a cheap suggestion (about 0.1 s after 40 trials). With 40 trials of a function of four parameters and noise, its
-best point was 0.009 below the optimum on average over 5 seeds, that of Optuna's default (TPE) 0.035 over 12. Trials
-that are still running are taken into account, so that workers keep away from each other. It needs torch and scipy,
-which are imported at the first suggestion.
+The sampler is a Gaussian process, as that of W&B's own engine: a trial is a training, so few trials matter more than a
+cheap suggestion (about 0.1 s after 40 trials). With 40 trials of a function of four parameters and noise, its best
+point was 0.009 below the optimum on average over 5 seeds, that of Optuna's default (TPE) 0.035 over 12. Running trials
+are taken into account, so that workers try different regions. It needs torch and scipy, which are imported at the first
+suggestion.
 
 Nothing is remembered between calls: the sweep's ledger is the only memory.
 """
@@ -25,11 +25,11 @@ from mbt_lightning.sweep.distributions import Parameter, as_sent, quantise
 from mbt_lightning.sweep.sweep_file import SweepFile, arranged, draw, leaves, same_if
 
 NUM_RANDOM = 10
-"""Points that are drawn at random before there is something to learn from."""
+"""Points that are drawn at random before the search learns from them."""
 NUM_TRIES = 100
-"""How many points are drawn at random in the place of one that has been tried or is being tried already."""
+"""How many random points are drawn to replace one that has been or is being tried already."""
 EDGE = 1e-3
-"""How far from 0 and 1 a share of an unbounded distribution stays: a normal one is searched to 3.1 sigma."""
+"""Margin of a quantile from 0 and 1: a normal distribution is searched to 3.1 sigma."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,13 @@ def suggest(
     Args:
         sweep: a sweep with method bayes.
         seed: which search.
-        history: tried points with their metric; one that is no finite number (a failed trial) counts as the worst.
-        pending: points that are being tried; like those of the history, none is suggested again if another is found.
-        number: which of the search's points this is, from 0.
+        history: tried points with their metric; one that is not finite (a failed trial) counts as the worst.
+        pending: points that are being tried; neither these nor those of the history are suggested again if there is
+            another one.
+        number: index of this point in the search, from 0.
 
     Raises:
-        UserError: Optuna is missing, or a distribution has no equal there.
+        UserError: Optuna is missing, or has no such distribution.
     """
     optuna = import_optuna()
     axes = {p.name: axis(optuna, p) for p in leaves(sweep.parameters) if p.distribution != "constant"}
@@ -99,7 +100,7 @@ def suggest(
 
 
 def as_text(point: Mapping[str, Any]) -> str:
-    """What is equal for equal points."""
+    """A key that is equal for equal points."""
     return json.dumps(as_sent(dict(point)), sort_keys=True)
 
 
@@ -126,7 +127,7 @@ def point_of(sweep: SweepFile, axes: Mapping[str, Axis], params: Mapping[str, An
 
 
 def numbers(sweep: SweepFile, axes: Mapping[str, Axis], point: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A point as Optuna's numbers; None if it is not of the sweep as the file has it now, and teaches nothing."""
+    """A point as Optuna's numbers; None if it is not one of the sweep as the file is now."""
     values = dict(placed(sweep.parameters, point))
     if not axes.keys() <= values.keys():
         return None
@@ -135,7 +136,7 @@ def numbers(sweep: SweepFile, axes: Mapping[str, Axis], point: Mapping[str, Any]
 
 
 def placed(parameters: Mapping[str, Parameter], point: Any) -> list[tuple[str, Any]]:
-    """The leaves' names with a point's values."""
+    """The names of the leaves with the values of a point."""
     found: list[tuple[str, Any]] = []
     for name, p in parameters.items():
         if isinstance(point, Mapping) and name in point:
@@ -166,20 +167,20 @@ def axis(optuna: Any, parameter: Parameter) -> Axis:
         is_log = kind.endswith("log_normal")
         bell = NormalDist()
 
-        def from_share(share: float) -> float:
-            x = s["mu"] + s["sigma"] * bell.inv_cdf(share)
+        def from_quantile(quantile: float) -> float:
+            x = s["mu"] + s["sigma"] * bell.inv_cdf(quantile)
             return rounded(math.exp(x) if is_log else x)
 
-        def share_of(value: float) -> float | None:
+        def quantile_of(value: float) -> float | None:
             if (is_log and value <= 0) or not s["sigma"]:
                 return EDGE if s["sigma"] else 0.5
             x = math.log(value) if is_log else value
             return min(max(bell.cdf((x - s["mu"]) / s["sigma"]), EDGE), 1 - EDGE)
 
-        return Axis(spaces.FloatDistribution(EDGE, 1 - EDGE), from_share, share_of)
+        return Axis(spaces.FloatDistribution(EDGE, 1 - EDGE), from_quantile, quantile_of)
     if kind not in LIMITS_OF:
         raise UserError(
-            f"parameter {parameter.name} is {kind}, which the bayes search here does not have: "
+            f"parameter {parameter.name} is {kind}, which the bayes search does not have: "
             "give values or a uniform, log_uniform_values or normal range, or use `method: random`"
         )
     low, high = LIMITS_OF[kind](s["min"], s["max"])
@@ -197,9 +198,9 @@ LIMITS_OF: Mapping[str, Callable[[float, float], tuple[float, float]]] = {
     "q_log_uniform_values": lambda low, high: (low, high),
     "inv_log_uniform_values": lambda low, high: (low, high),
 }
-"""Smallest and largest value of a range, from the `min` and `max` that stand for it."""
+"""Smallest and largest value of a range, from its `min` and `max`."""
 
 
 def inside(value: float, low: float, high: float, slack: float) -> float | None:
-    """A value in its range, to which a little beyond is moved back; None if it is far outside."""
+    """A value clamped to its range; None if it is further outside than the slack."""
     return min(max(value, low), high) if low - slack <= value <= high + slack else None

@@ -1,8 +1,8 @@
-"""The parameters of a sweep: what W&B lets one be, which values a grid walks through, and how one is drawn.
+"""The parameters of a sweep: every kind that W&B has, the values of its grid, and how one is drawn.
 
 Names, defaults and formulas are those of W&B's own engine (the package `sweeps`), so that a sweep file means the same
 with and without it: quantising rounds to the nearest multiple of q, half to even; the grid of a range with a step
-leaves out its upper end; `log_uniform` counts its limits as exponents of e and `log_uniform_values` as values.
+omits its upper end; the limits of `log_uniform` are exponents of e and those of `log_uniform_values` are values.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Distribution:
-    """What a kind of parameter is made of.
+    """A kind of parameter.
 
     Args:
         draw: settings and a source of random numbers to a value.
         required: names of the settings that must be given.
-        defaults: the other settings, with the values that they have if they are not given.
-        grid: settings to the values that a grid walks through; None where a grid is impossible.
+        defaults: default values of the other settings.
+        grid: settings to the values of a grid; None where a grid is impossible.
     """
 
     draw: Callable[[Settings, Random], Any]
@@ -55,7 +55,7 @@ def normal(s: Settings, random: Random) -> float:
 
 
 def choose(s: Settings, random: Random) -> Any:
-    """One of the values, each as likely as its probability says, or all alike."""
+    """One of the values, by their probabilities, or all equally likely."""
     weights = s.get("probabilities") or [1 / len(s["values"])] * len(s["values"])
     left = uniform_number(random) * sum(weights)
     for value, weight in zip(s["values"], weights, strict=True):
@@ -76,7 +76,7 @@ def quantised(draw: Callable[[Settings, Random], float], s: Settings, random: Ra
 
 
 def steps(s: Settings) -> list[float]:
-    """The range with a step `q`, without its upper end, as `numpy.arange` counts."""
+    """The range with a step `q`, without its upper end, as by `numpy.arange`."""
     low, high, q = s["min"], s["max"], s["q"]
     stride = (low + q) - low
     return [low + i * stride for i in range(math.ceil((high - low) / q))]
@@ -139,7 +139,7 @@ def kinds() -> dict[str, Distribution]:
 
 DISTRIBUTIONS = kinds()
 KEYS = sorted({"distribution", "parameters"} | {k for d in DISTRIBUTIONS.values() for k in (*d.required, *d.defaults)})
-"""Everything that may be said of a parameter."""
+"""Keys of a parameter in a sweep file."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Parameter:
     Args:
         name: dotted name, as the command line has it.
         distribution: one of `DISTRIBUTIONS`; `nested` for parameters below it.
-        settings: what the distribution is made of, complete with defaults.
+        settings: of the distribution, complete with defaults.
         parameters: those below it, in the order of their names.
     """
 
@@ -159,41 +159,43 @@ class Parameter:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
 
-def read_parameter(name: str, said: Any) -> Parameter:
-    """Check what a sweep file says of a parameter, and complete it as W&B does.
+def read_parameter(name: str, given: Any) -> Parameter:
+    """A parameter of a sweep file, checked and completed as by W&B.
 
     Without a `distribution`, `value` is a constant, `values` a choice, and `min` with `max` a uniform range: of whole
     numbers if both are whole.
 
     Args:
         name: dotted name for errors.
-        said: what stands below the name.
+        given: the content below the name.
 
     Raises:
-        UserError: whatever W&B could not make sense of.
+        UserError: whatever W&B could not read.
     """
-    if not isinstance(said, dict):
-        raise UserError(f"parameter {name} is {said!r}: write `{{value: {said}}}` for a constant, `{{values: [...]}}`")
-    for key in said:
+    if not isinstance(given, dict):
+        raise UserError(
+            f"parameter {name} is {given!r}: write `{{value: {given}}}` for a constant, `{{values: [...]}}`"
+        )
+    for key in given:
         if key not in KEYS:
             raise UserError(
                 f"parameter {name}: unknown key {key!r}{did_you_mean(str(key), KEYS)} (known: {', '.join(KEYS)})"
             )
-    if "parameters" in said:
-        alone(name, said, "parameters", ("parameters",))
-        below = read_parameters(said["parameters"], f"{name}.")
+    if "parameters" in given:
+        check_keys(name, given, "parameters", ("parameters",))
+        below = read_parameters(given["parameters"], f"{name}.")
         return Parameter(name, "nested", parameters=below)
 
-    distribution = said.get("distribution") or inferred(name, said)
+    distribution = given.get("distribution") or inferred(name, given)
     if distribution not in DISTRIBUTIONS:
         known = f"{did_you_mean(str(distribution), DISTRIBUTIONS)} (known: {', '.join(DISTRIBUTIONS)})"
         raise UserError(f"parameter {name}: unknown distribution {distribution!r}{known}")
     kind = DISTRIBUTIONS[distribution]
-    alone(name, said, distribution, ("distribution", *kind.required, *kind.defaults))
+    check_keys(name, given, distribution, ("distribution", *kind.required, *kind.defaults))
     for key in kind.required:
-        if key not in said:
+        if key not in given:
             raise UserError(f"parameter {name}: {distribution} needs {' and '.join(kind.required)}; {key} is missing")
-    settings = {**kind.defaults, **{key: value for key, value in said.items() if key != "distribution"}}
+    settings = {**kind.defaults, **{key: value for key, value in given.items() if key != "distribution"}}
     for key, value in settings.items():
         if key == "value":
             check_json(name, value)
@@ -205,46 +207,46 @@ def read_parameter(name: str, said: Any) -> Parameter:
     return Parameter(name, distribution, settings)
 
 
-def read_parameters(said: Any, prefix: str = "") -> dict[str, Parameter]:
-    """All parameters of a sweep or below a name, in the order of their names."""
-    if not isinstance(said, dict) or not said:
+def read_parameters(given: Any, prefix: str = "") -> dict[str, Parameter]:
+    """All parameters of a sweep, or those below a name, in the order of their names."""
+    if not isinstance(given, dict) or not given:
         raise UserError(f"{prefix}parameters: give at least one name with its value, values or range")
-    for name in said:
+    for name in given:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", str(name)):
             raise UserError(f"parameter {prefix}{name}: a name has letters, digits, '_', '.' and '-', no digit first")
-    return {name: read_parameter(f"{prefix}{name}", said[name]) for name in sorted(said)}
+    return {name: read_parameter(f"{prefix}{name}", given[name]) for name in sorted(given)}
 
 
-def inferred(name: str, said: Settings) -> str:
-    """The distribution that W&B takes a parameter for that names none."""
-    if "values" in said:
-        return "categorical_w_probabilities" if "probabilities" in said else "categorical"
-    if "value" in said:
+def inferred(name: str, given: Settings) -> str:
+    """The distribution that W&B infers for a parameter that names none."""
+    if "values" in given:
+        return "categorical_w_probabilities" if "probabilities" in given else "categorical"
+    if "value" in given:
         return "constant"
-    if "min" in said and "max" in said:
-        return "int_uniform" if all(type(said[limit]) is int for limit in LIMITS) else "uniform"
-    got = f"has {', '.join(map(str, said))}" if said else "is empty"
+    if "min" in given and "max" in given:
+        return "int_uniform" if all(type(given[limit]) is int for limit in LIMITS) else "uniform"
+    got = f"has {', '.join(map(str, given))}" if given else "is empty"
     raise UserError(f"parameter {name} {got}: give value, values, min with max, or a distribution")
 
 
-def alone(name: str, said: Settings, what: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a key that does not belong to what a parameter is."""
-    for key in said:
+def check_keys(name: str, given: Settings, what: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a key that does not belong to the kind of a parameter."""
+    for key in given:
         if key not in allowed:
             hint = "; a choice with probabilities is `categorical_w_probabilities`" if key == "probabilities" else ""
             raise UserError(f"parameter {name}: {key} does not go with {what} (which has {', '.join(allowed)}){hint}")
 
 
 def check_json(name: str, value: Any) -> None:
-    """Refuse a value that cannot be handed over as JSON."""
+    """Refuse a value that JSON cannot hold."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise UserError(f"parameter {name}: {value!r} cannot be handed over: {one_line(error)}; quote it") from None
+        raise UserError(f"parameter {name}: {value!r} cannot be written as JSON: {one_line(error)}; quote it") from None
 
 
 def check_list(name: str, key: str, value: Any) -> None:
-    """Refuse what is no list with something in it."""
+    """Refuse what is no list, or an empty one."""
     if not isinstance(value, list) or not value:
         raise UserError(f"parameter {name}: {key} is {value!r}: give a list with at least one item")
     check_json(name, value)
@@ -253,7 +255,7 @@ def check_list(name: str, key: str, value: Any) -> None:
 def check_number(name: str, distribution: str, key: str, value: Any) -> None:
     """Refuse a setting that is no number, or out of its range."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        text = "; YAML takes 1e-3 for text, write 1.0e-3" if isinstance(value, str) and "e" in value.lower() else ""
+        text = "; YAML reads 1e-3 as text, write 1.0e-3" if isinstance(value, str) and "e" in value.lower() else ""
         raise UserError(f"parameter {name}: {key} is {value!r}, not a number{text}")
     if distribution == "int_uniform" and not isinstance(value, int):
         raise UserError(f"parameter {name}: {key} is {value}: int_uniform has whole limits; uniform has any")
@@ -276,11 +278,13 @@ def check_together(name: str, distribution: str, settings: Settings) -> None:
         for weight in weights:
             check_number(name, distribution, "probabilities", weight)
         if min(weights) < 0 or not math.isclose(sum(weights), 1, rel_tol=1e-5, abs_tol=1e-8):
-            raise UserError(f"parameter {name}: probabilities sum to {sum(weights):g} and must to 1, none below 0")
+            raise UserError(
+                f"parameter {name}: probabilities sum to {sum(weights):g}: they must sum to 1, none below 0"
+            )
 
 
 def as_sent(value: Any) -> Any:
-    """A value as W&B's server hands it over: a whole number has no decimal point (3.0 arrives as 3)."""
+    """A value as W&B's server sends it: a whole number has no decimal point (3.0 arrives as 3)."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
         return int(value)
     if isinstance(value, list):

@@ -1,15 +1,17 @@
-"""A sweep's ledger on disk: what is to be run, and who runs it, has run it, or has died over it.
+"""A sweep's ledger on disk: which trials exist and the state of each attempt.
 
 It lies in `<runs>/<sweep>/sweep/`, beside the folders of the runs:
 
-    plan.json                  every point of the sweep, and the trial (one `mbt fit`) that it is
-    trials/<trial>/<n>.json    the n-th attempt at a trial: who has claimed it, since when
-    trials/<trial>/<n>.end     how that attempt ended
-    trials/<trial>/<n>.log     what it printed
+    plan.json                     every point of the sweep, and the trial (one `mbt fit`) that computes it
+    trials/<trial>/config.yaml    the trial's resolved configuration
+    trials/<trial>/<n>.json       the n-th attempt at the trial: who has claimed it, since when
+    trials/<trial>/<n>.end        how that attempt ended
+    trials/<trial>/<n>.log        what it printed
 
 Several `mbt sweep` on several machines may share the folder. A claim is a file that only one of them can create; to
 take over from one that has died is to create the next number. The owner of an attempt touches its claim every few
-seconds, and gives up when it finds a higher number than its own. Nothing is ever deleted, or changed by another.
+seconds, and gives up when it finds a higher number than its own. No claim or end is ever deleted, or changed by
+another.
 """
 
 from __future__ import annotations
@@ -25,30 +27,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock
 
-from mbt_lightning.disk import write_json
+from mbt_lightning.disk import write_json, write_text
 from mbt_lightning.errors import UserError
 from mbt_lightning.process import identity, is_running, machine, myself
+from mbt_lightning.runs.read import read_yaml
 
 HEARTBEAT_SECONDS = 10.0
 LOST_AFTER_SECONDS = 90.0
-"""An attempt on another machine whose claim has not been touched for as long has died with its machine."""
+"""An attempt on another machine whose claim has not been touched for as long is dead, with its machine."""
 
-OPEN = ("waiting", "killed", "stopped")
-"""States of a trial that is to be run, or gone on with."""
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+PENDING = ("waiting", "killed", "stopped")
+"""Statuses of a trial that is to be run or resumed."""
 
 
 @dataclass(frozen=True)
-class State:
-    """How it stands with a trial.
+class TrialStatus:
+    """The status of a trial.
 
     Args:
         name: `waiting` (never tried), `running`, `done`, `failed`, `stopped` (asked to), `killed` (its owner is gone).
         message: why it failed, or who runs it.
         attempts: how often it was tried.
         failures: how many of these failed.
-        seconds: how long the attempts took that have ended.
+        seconds: duration of the attempts that have ended.
     """
 
     name: str
@@ -58,17 +64,17 @@ class State:
     seconds: float = 0.0
 
     @property
-    def is_open(self) -> bool:
-        """Whether the trial is to be run, or gone on with."""
-        return self.name in OPEN
+    def is_pending(self) -> bool:
+        """Whether the trial is to be run or resumed."""
+        return self.name in PENDING
 
     def can_retry(self, retries: int) -> bool:
         """Whether the trial has failed, and not more often than it may."""
         return self.name == "failed" and self.failures <= retries
 
     def needs_run(self, retries: int) -> bool:
-        """Whether the trial is to be run, gone on with or tried again."""
-        return self.is_open or self.can_retry(retries)
+        """Whether the trial is to be run, resumed or retried."""
+        return self.is_pending or self.can_retry(retries)
 
 
 class Ledger:
@@ -101,45 +107,63 @@ class Ledger:
             plan = json.loads(self.plan_file.read_text(encoding="utf-8"))
             plan["points"], plan["trials"]
         except (ValueError, TypeError, KeyError):
-            raise UserError(f"{self.plan_file}: not a sweep's plan; delete it, and it is made anew") from None
+            raise UserError(f"{self.plan_file}: not a sweep's plan; delete it, and the sweep plans again") from None
         return plan
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
-        """Write the plan down, whole or not at all; hold `lock` from reading it to writing it."""
+        """Write the plan, whole or not at all; hold `lock` from reading it to writing it."""
         self.home.mkdir(parents=True, exist_ok=True)
         write_json(self.plan_file, plan)
 
     def lock(self) -> FileLock:
-        """What is held while the plan is made or grows."""
+        """The lock to hold while the plan is made or grows."""
         try:
             self.home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.home}: cannot make this folder ({error.strerror}); give --runs FOLDER") from None
         return FileLock(self.home / "plan.lock")
 
-    def states(self) -> dict[str, State]:
-        """How it stands with every trial of the plan."""
-        return {trial: self.state(trial) for trial in self.plan["trials"]}
+    def config_file(self, trial: str) -> Path:
+        """Where a trial's resolved configuration lies."""
+        return self.home / "trials" / trial / "config.yaml"
 
-    def state(self, trial: str) -> State:
-        """How it stands with a trial."""
+    def config(self, trial: str) -> dict[str, Any]:
+        """A trial's resolved configuration; empty if there is none.
+
+        Raises:
+            UserError: a file that cannot be read.
+        """
+        return read_yaml(self.config_file(trial))
+
+    def write_config(self, trial: str, config: Mapping[str, Any]) -> None:
+        """Write a trial's resolved configuration."""
+        path = self.config_file(trial)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, yaml.dump(config, Dumper=DUMPER, sort_keys=False), sync=True)
+
+    def statuses(self) -> dict[str, TrialStatus]:
+        """The status of every trial of the plan."""
+        return {trial: self.status(trial) for trial in self.plan["trials"]}
+
+    def status(self, trial: str) -> TrialStatus:
+        """The status of a trial."""
         attempts = self.attempts(trial)
         ends = {n: self.end_of(trial, n) for n in attempts}
         failures = sum(end["state"] == "failed" for end in ends.values() if end)
         seconds = sum(end["seconds"] for end in ends.values() if end)
         if not attempts:
-            return State("waiting")
+            return TrialStatus("waiting")
         last = attempts[-1]
         if end := ends[last]:
             if end["state"] == "done" and not (self.folder / trial / "summary.json").is_file():
-                return State("waiting", "its run's folder is gone", last, failures)
-            return State(end["state"], end["message"], last, failures, seconds)
+                return TrialStatus("waiting", "its run's folder is gone", last, failures)
+            return TrialStatus(end["state"], end["message"], last, failures, seconds)
         claim = self.claim_file(trial, last)
         owner = read(claim)
         where = f"on {owner.get('host', '?')}, process {owner.get('pid', '?')}"
         if is_alive(owner, claim):
-            return State("running", where, last, failures, seconds)
-        return State("killed", f"its sweep is gone, {where}", last, failures, seconds)
+            return TrialStatus("running", where, last, failures, seconds)
+        return TrialStatus("killed", f"its sweep is gone, {where}", last, failures, seconds)
 
     def attempts(self, trial: str) -> list[int]:
         """Numbers of the attempts at a trial, in order."""
@@ -159,27 +183,25 @@ class Ledger:
             self._ended[path] = read(path)
         return self._ended.get(path)
 
-    def claim(self, trial: str, above: int, job: str | None = None) -> Attempt | None:
+    def claim(self, trial: str, after: int) -> Attempt | None:
         """Claim the next attempt at a trial.
 
         Args:
             trial: its id.
-            above: the number of attempts that the decision to try was made on; if there are more by now, somebody else
-                was quicker.
-            job: the cluster's job that it runs in, if it does.
+            after: the number of attempts when it was chosen; if there are more by now, another process was quicker.
 
         Returns:
-            The attempt; None if somebody else has it.
+            The attempt; None if another process has it.
         """
-        path = self.claim_file(trial, above + 1)
+        path = self.claim_file(trial, after + 1)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written aside and linked: the claim is there as a whole or not at all, and one only gets the name.
+        # Written aside and linked: the claim is whole or not there at all, and only one process gets the name.
         aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}")
-        aside.write_text(json.dumps(myself() | {"job": job, "claimed": time.time()}))
+        aside.write_text(json.dumps(myself() | {"claimed": time.time()}))
         try:
             os.link(aside, path)
         except FileExistsError:
-            if aside.stat().st_nlink < 2:  # else it is ours: NFS has lost the answer and asked again
+            if aside.stat().st_nlink < 2:  # else it is ours: NFS lost the reply and repeated the request
                 return None
         except OSError:  # no hard links here
             try:
@@ -189,9 +211,9 @@ class Ledger:
                 return None
         finally:
             aside.unlink()
-        if above:
-            end_leftovers(read(self.claim_file(trial, above)))
-        return Attempt(self, trial, above + 1, job)
+        if after:
+            end_leftovers(read(self.claim_file(trial, after)))
+        return Attempt(self, trial, after + 1)
 
 
 class Attempt:
@@ -201,22 +223,21 @@ class Attempt:
         ledger: the sweep's ledger.
         trial: the trial's id.
         number: which attempt it is, from 1.
-        job: the cluster's job that it runs in.
     """
 
-    def __init__(self, ledger: Ledger, trial: str, number: int, job: str | None = None):
-        self.ledger, self.trial, self.number, self.job = ledger, trial, number, job
+    def __init__(self, ledger: Ledger, trial: str, number: int):
+        self.ledger, self.trial, self.number = ledger, trial, number
         self.file = ledger.claim_file(trial, number)
         self.log = self.file.with_suffix(".log")
         self.since = time.time()
         self.touched = time.monotonic()
 
     def started(self, pid: int) -> None:
-        """Note down the trial's process, which leads a process group of its own."""
-        write_json(self.file, myself() | {"job": self.job, "claimed": self.since, "trial": identity(pid)})
+        """Record the trial's process, which leads a process group of its own."""
+        write_json(self.file, myself() | {"claimed": self.since, "trial": identity(pid)})
 
     def beat(self) -> bool:
-        """Say that the owner is alive, every few seconds; false when somebody else has taken over."""
+        """Touch the claim every few seconds; false when another process has taken over."""
         if time.monotonic() - self.touched > HEARTBEAT_SECONDS:
             self.touched = time.monotonic()
             with suppress(OSError):  # a network's hiccup; a longer one lets others take over
@@ -224,16 +245,16 @@ class Attempt:
             return not self.ledger.claim_file(self.trial, self.number + 1).exists()
         return True
 
-    def end(self, state: str, exit_code: int | None, message: str = "") -> None:
-        """Write down how it ended.
+    def end(self, status: str, exit_code: int | None, message: str = "") -> None:
+        """Record how it ended.
 
         Args:
-            state: `done`, `failed` or `stopped`.
+            status: `done`, `failed` or `stopped`.
             exit_code: of the trial's process, negative for a signal.
-            message: what a person should know.
+            message: the reason, in one line.
         """
         seconds = time.time() - self.since
-        content = {"state": state, "exit_code": exit_code, "message": message, "seconds": round(seconds, 1)}
+        content = {"state": status, "exit_code": exit_code, "message": message, "seconds": round(seconds, 1)}
         write_json(self.file.with_suffix(".end"), content | {"ended": time.time()})
 
 
@@ -258,19 +279,19 @@ def is_alive(owner: Mapping[str, Any], claim: Path) -> bool:
 
 
 def now_in(folder: Path) -> float:
-    """The time by the clock of the file system, which may be another machine's."""
+    """The time by the file system's clock, which may be another machine's."""
     probe = folder / f".clock.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
     try:
         probe.touch()
         now = probe.stat().st_mtime
         probe.unlink()
-    except OSError:  # only to be read
+    except OSError:  # read-only
         return time.time()
     return now
 
 
 def end_leftovers(claim: Mapping[str, Any]) -> None:
-    """End what is left of an attempt whose owner has died: a trial without its sweep, on this machine."""
+    """End the trial of an attempt whose owner has died, if it still runs on this machine."""
     trial = claim.get("trial") or {}
     if claim.get("machine") == machine() and is_running(trial):
         with suppress(ProcessLookupError):
@@ -285,7 +306,7 @@ def end_leftovers(claim: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A small file of the ledger; empty if it is unreadable, as after a power cut."""
+    """A small file of the ledger; empty if it is unreadable, as after a power failure."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""From a sweep file to trials: every point resolved to an experiment, equal ones told once.
+"""From a sweep file to trials: every point is resolved to an experiment; points that are equal ones share a trial.
 
-Resolving asks the program's own parser, which takes torch and seconds; its results are written down in the ledger, and
-asked for again only when the sweep file, a file that it names, the command line or the program has changed.
+Resolving asks the program's own parser, which needs torch and seconds. Its results are kept in the ledger, and asked
+for again only when the sweep file, a file that it names, the command line or the program has changed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ import mbt_lightning
 from mbt_lightning.config.settings import fingerprint, flat
 from mbt_lightning.config.yaml_files import files_named
 from mbt_lightning.errors import UserError
-from mbt_lightning.sweep.ledger import Ledger
-from mbt_lightning.sweep.sweep_file import SweepFile, arguments, draw, points
+from mbt_lightning.sweep.ledger import Ledger, TrialStatus
+from mbt_lightning.sweep.resolved import Resolved
+from mbt_lightning.sweep.sweep_file import SweepFile, command_words, draw, points
 
-VALUES_HERE = "{values}"
-"""Stands in a command for the JSON of a trial's values until they are known."""
+Resolver = Callable[[Sequence[str], Sequence[Mapping[str, Any]]], list[Resolved]]
+"""The words after `mbt` that all trials share, and the values of each point, which win over files, to experiments."""
 
 NO_LOGGER = json.dumps({"trainer": {"logger": False}})
-"""Behind the sweep's own files: with no account only the runs' folders are logged to, unless a file given says more."""
+"""After the sweep's own files: only the runs' folders are logged to, unless a file of the command line adds more."""
 
 TRIES_FOR_A_NEW_POINT = 20
 
@@ -38,48 +39,56 @@ class Planner:
     Args:
         sweep: the sweep.
         ledger: where the plan lies.
-        more: words of the command line for all trials: experiment files and options.
-        count: how many points a random or bayes search has.
+        resolver: the program's own.
+        extra: words of the command line for all trials: experiment files and options.
+        count: number of points of a random or bayes search.
         seed: of a random or bayes search.
     """
 
     sweep: SweepFile
     ledger: Ledger
-    more: Sequence[str] = ()
+    resolver: Resolver = field(repr=False)
+    extra: Sequence[str] = ()
     count: int = 0
     seed: int = 0
-    resolver: Any = field(default=None, repr=False)
     made: dict[str, Any] = field(default_factory=dict, repr=False)
     """The plan that this process works on; another one of the same name does not change it."""
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    """Resolved configurations that the ledger does not have yet, by trial."""
 
-    def words(self, values: Mapping[str, Any]) -> list[str]:
-        """The command line of a point, behind `mbt`; the same on all machines, see `at_home`."""
-        words = arguments(self.sweep, values, VALUES_HERE)
-        more = [*("--config", NO_LOGGER), *self.more]
-        # The sweep's values are said last of all files; where they come as options, they win in any case.
-        said = [i for i, word in enumerate(words) if word in (VALUES_HERE, json.dumps(values))]
-        at = said[0] - 1 if said else len(words)
-        words = [*words[:at], *more, *words[at:]]
-        return [json.dumps(values) if word == VALUES_HERE else word for word in words]
+    @property
+    def words(self) -> list[str]:
+        """The words after `mbt` that all trials share; values of a point win over the files among them."""
+        return [*command_words(self.sweep), "--config", NO_LOGGER, *self.extra]
 
-    def at_home(self, words: Sequence[str]) -> list[str]:
-        """A trial's command line with the folder that its run shall lie in, as this machine knows it."""
-        return [*words, "--experiment", self.ledger.folder.name, "--runs", str(self.ledger.folder.parent)]
+    def command(self, trial: str) -> list[str]:
+        """The words after `mbt` that start a trial on this machine."""
+        folder = self.ledger.folder
+        config = str(self.ledger.config_file(trial))
+        return ["fit", "--config", config, "--experiment", folder.name, "--runs", str(folder.parent)]
+
+    def config(self, trial: str) -> dict[str, Any]:
+        """A trial's resolved configuration."""
+        return self.configs.get(trial) or self.ledger.config(trial)
+
+    def statuses(self) -> dict[str, TrialStatus]:
+        """The status of every trial of the plan that this process works on."""
+        return {trial: self.ledger.status(trial) for trial in self.current()["trials"]}
 
     def digest(self) -> str:
         """A hash of all that the plan follows from."""
         found = hashlib.sha256(self.sweep.path.read_bytes())
         package = Path(mbt_lightning.__file__).parent
-        for path in (*files_named(self.words({})), *sorted(package.rglob("*.py"))):
+        for path in (*files_named(self.words), *sorted(package.rglob("*.py"))):
             found.update(path.read_bytes())
-        found.update(json.dumps([self.words({}), self.count, self.seed]).encode())
+        found.update(json.dumps([self.words, self.count, self.seed]).encode())
         return found.hexdigest()
 
     def plan(self, write: bool = True) -> dict[str, Any]:
-        """The plan, made if it is not there or no longer true.
+        """The plan, made if there is none yet or it is outdated.
 
         Args:
-            write: whether a new one is written down, in the place of the one before.
+            write: whether a new one is written, in the place of the one before.
         """
         self.made = self.known() or {}
         if self.made:
@@ -88,24 +97,33 @@ class Planner:
             return self.new(self.ledger.plan)
         with self.ledger.lock():
             before = self.ledger.plan
-            if before.get("digest") != self.digest():  # nobody was quicker
-                self.ledger.write_plan(self.new(before))
+            if not self.known():  # no other process was quicker
+                self.write(self.new(before))
                 if gone := [t for t in before["trials"] if t not in self.made["trials"] and self.ledger.attempts(t)]:
                     print(f"{len(gone)} runs of an earlier plan are not in this one; they stay in {self.ledger.folder}")
             self.made = self.ledger.plan
         return self.made
 
     def known(self) -> dict[str, Any] | None:
-        """The plan that is written down, if it is still true."""
+        """The plan of the ledger, if it is up to date and has the configuration of every trial."""
         plan = self.ledger.plan
-        return plan if plan.get("digest") == self.digest() else None
+        is_current = plan.get("digest") == self.digest()
+        return plan if is_current and all(self.ledger.config_file(t).is_file() for t in plan["trials"]) else None
 
-    def is_changed(self) -> bool:
-        """Whether something that the plan follows from has changed since it was made."""
-        return self.made["digest"] != self.digest()
+    def check_unchanged(self) -> None:
+        """Refuse to start more trials of an outdated plan.
+
+        Raises:
+            UserError: something that the plan follows from has changed since it was made.
+        """
+        if self.made["digest"] != self.digest():
+            raise UserError(
+                f"{self.sweep.path}, a file that it names or the program has changed since the trials were planned, "
+                "so no more are started; start the sweep again"
+            )
 
     def current(self) -> dict[str, Any]:
-        """The plan that this process works on, with what others have added to it (bayes)."""
+        """The plan that this process works on, with what other processes have added to it (bayes)."""
         if self.sweep.method == "bayes" and (plan := self.ledger.plan).get("digest") == self.made["digest"]:
             self.made = plan
         return self.made
@@ -133,66 +151,73 @@ class Planner:
         return self.made
 
     def grow(self) -> bool:
-        """Let the results so far suggest a new trial (bayes); false if there are points enough, or none is new."""
+        """Add the trial that the results so far suggest (bayes); false if there are enough points, or none is new."""
         if self.sweep.method != "bayes":
             return False
         from mbt_lightning.sweep.bayes import suggest
 
         with self.ledger.lock():
             plan = self.current()
-            states = self.ledger.states()
+            statuses = self.ledger.statuses()
             for _ in range(TRIES_FOR_A_NEW_POINT):
                 number, known = len(plan["points"]), len(plan["trials"])
                 if number >= self.count:
                     return False
                 history, pending = [], []
                 for point in plan["points"]:
-                    state = states.get(point["trial"])
-                    if state and state.name in ("failed", "done"):
-                        score = self.score(point["trial"]) if state.name == "done" else None
+                    status = statuses.get(point["trial"])
+                    if status and status.name in ("failed", "done"):
+                        score = self.score(point["trial"]) if status.name == "done" else None
                         history.append((point["values"], math.nan if score is None else score))
                     else:
                         pending.append(point["values"])
                 self.add(plan, [suggest(self.sweep, self.seed, history, pending, number)])
-                self.ledger.write_plan(plan)
+                self.write(plan)
                 if len(plan["trials"]) > known:
                     return True
         return False
 
     def add(self, plan: dict[str, Any], values: Sequence[Mapping[str, Any]]) -> None:
         """Resolve points and add them to a plan; a point that is the experiment of an earlier one shares its trial."""
-        if self.resolver is None and values:
-            from mbt_lightning.cli.resolve import resolve  # the program, and torch with it
-
-            self.resolver = resolve
-        lines = [self.words(v) for v in values]
-        for point, words, config in zip(values, lines, self.resolver(values, lines) if values else [], strict=True):
-            trial = fingerprint(config)
+        for point, resolved in zip(values, self.resolver(self.words, values) if values else [], strict=True):
+            trial = fingerprint(resolved.config)
             plan["points"].append({"values": dict(point), "trial": trial})
-            plan["trials"].setdefault(trial, {"settings": flat(config), "words": words})
+            if trial not in plan["trials"]:
+                plan["trials"][trial] = {name: value for name, value in vars(resolved).items() if name != "config"}
+                self.configs[trial] = resolved.config
+
+    def write(self, plan: Mapping[str, Any]) -> None:
+        """Write a plan, and before it the configurations of its new trials."""
+        for trial, config in self.configs.items():
+            self.ledger.write_config(trial, config)
+        self.ledger.write_plan(plan)
+        self.configs.clear()
 
     def score(self, trial: str) -> float | None:
         """What a trial's run has reached in the sweep's metric."""
         return score_of(self.ledger.folder / trial, self.sweep.metric, self.sweep.goal)
 
 
-def check_options(sweep: SweepFile, more: Sequence[str]) -> None:
+def check_options(sweep: SweepFile, extra: Sequence[str]) -> None:
     """Refuse options that would override what is swept, or what the sweep decides itself."""
     chosen = [flat(values) for values in points(sweep)] if sweep.method == "grid" else [dict.fromkeys(sweep.parameters)]
-    names = {name for values in chosen for name in values}
-    if "ckpt_path" in names:
-        raise UserError(f"{sweep.path}: ckpt_path cannot be swept: a trial goes on from its own; sweep model.init.path")
-    for word in more:
+    swept = sorted({name for values in chosen for name in values})
+    if "ckpt_path" in swept:
+        raise UserError(f"{sweep.path}: ckpt_path cannot be swept: a trial resumes from its own; sweep model.init.path")
+    for word in command_words(sweep):
+        if word.startswith("--") and word[2:].split("=")[0] in swept:
+            raise UserError(f"{sweep.path}: the command's {word} is also a parameter; leave the option out")
+    for word in extra:
         name = word.removeprefix("--").split("=")[0]
-        for swept in sorted(names) if word.startswith("--") else ():
-            if name == swept or name.startswith(f"{swept}.") or swept.startswith(f"{name}."):
-                raise UserError(f"{word}: {swept} is what {sweep.path} varies; leave the option out")
+        for other in swept if word.startswith("--") else ():
+            if name == other or name.startswith(f"{other}.") or other.startswith(f"{name}."):
+                raise UserError(f"{word}: {other} is what {sweep.path} varies; leave the option out")
         if word.startswith("--") and name in ("experiment", "ckpt_path", "print_config"):
             raise UserError(f"{word}: a sweep names its runs and resumes them itself; leave the option out")
 
 
 def score_of(folder: Path, metric: str, goal: str) -> float | None:
-    """What a run has reached in a metric: `test/…` in its test, anything else at its best while training."""
+    """What a run has reached in a metric: `test/…` in its test, any other at its best during training."""
     part, _, name = metric.partition("/")
     try:
         if part == "test":

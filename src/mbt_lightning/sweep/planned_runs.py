@@ -1,4 +1,4 @@
-"""The runs of sweeps and what their plans mean to run, from folders. Without torch."""
+"""The runs in folders, and those that the plans of sweeps add to them. Without torch."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 from mbt_lightning.config.settings import nested
 from mbt_lightning.errors import UserError
 from mbt_lightning.runs.read import MEND, Run, is_run, read_run
-from mbt_lightning.sweep.ledger import read_ledger
+from mbt_lightning.sweep.ledger import Ledger, TrialStatus, read_ledger
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep meant to run.
+    """The plan of a sweep.
 
     Args:
         folder: the folder of the sweep's runs.
-        content: of its `plan.json`: `name`, `parameters`, `points` (values and trial) and `trials` (their settings).
-        states: state and message of trials that have no folder of their own; those that it does not name wait.
+        content: of its `plan.json`: `name`, `parameters`, `points` (values and trial) and `trials` (their costs).
+        statuses: of its trials.
     """
 
     folder: Path
     content: dict[str, Any] = field(repr=False)
-    states: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+    statuses: dict[str, TrialStatus] = field(default_factory=dict, repr=False)
 
     @property
     def parameters(self) -> list[str]:
@@ -35,22 +35,21 @@ class Plan:
 
     @property
     def points(self) -> list[dict[str, Any]]:
-        """Every point of the grid: its `values` and the `trial` that it is scored by."""
+        """Every point of the sweep: its `values` and the `trial` that computes it."""
         return list(self.content.get("points", []))
 
-    @property
-    def trials(self) -> dict[str, dict[str, Any]]:
-        """Settings of every trial, by its id; the ids are those of the runs."""
-        return {name: trial["settings"] for name, trial in self.content.get("trials", {}).items()}
+    def planned_run(self, trial: str) -> Run:
+        """A trial that has no run yet."""
+        status = self.statuses.get(trial, TrialStatus("waiting"))
+        settings = self.content["trials"][trial].get("settings")  # in plans of version 0.1
+        config = nested(settings) if settings else Ledger(self.folder).config(trial)
+        return Run(trial, str(self.folder / trial), status.name, config, {}, status.message)
 
 
 def read_plan(folder: Path) -> Plan | None:
-    """The plan of the sweep whose runs lie in a folder, and how it stands with its trials; None if no sweep does."""
+    """The plan of the sweep whose runs lie in a folder, with the status of its trials; None if there is none."""
     ledger = read_ledger(folder)
-    if ledger is None:
-        return None
-    states = {trial: (state.name, state.message) for trial, state in ledger.states().items()}
-    return Plan(folder, ledger.plan, states)
+    return Plan(folder, ledger.plan, ledger.statuses()) if ledger else None
 
 
 def read_folders(folders: Sequence[str | Path]) -> tuple[list[Run], list[Plan]]:
@@ -60,7 +59,7 @@ def read_folders(folders: Sequence[str | Path]) -> tuple[list[Run], list[Plan]]:
         folders: folders of runs, of experiments, or of all runs.
 
     Returns:
-        The runs, those that a sweep has planned and not begun among them; the plans.
+        The runs, among them those that a sweep has planned and not started; the plans.
 
     Raises:
         UserError: a folder that is missing, or a file in it that cannot be read.
@@ -77,19 +76,18 @@ def read_folders(folders: Sequence[str | Path]) -> tuple[list[Run], list[Plan]]:
             elif plan := read_plan(folder):
                 plans[os.path.realpath(folder)] = plan
     for path, plan in plans.items():
-        for trial, settings in plan.trials.items():
+        for trial in plan.content.get("trials", {}):
             if f"{path}/{trial}" not in runs:
-                state, message = plan.states.get(trial, ("waiting", ""))
-                runs[f"{path}/{trial}"] = Run(trial, str(plan.folder / trial), state, nested(settings), {}, message)
+                runs[f"{path}/{trial}"] = plan.planned_run(trial)
     return list(runs.values()), list(plans.values())
 
 
 def subfolders(top: Path, seen: set[str] | None = None) -> Iterator[Path]:
-    """A folder and all those in it, sorted, but nothing that lies inside of a run, is W&B's own or a sweep's.
+    """A folder and all those in it, sorted, without the inside of runs and the folders of W&B and of a sweep's plan.
 
     Args:
         top: the folder.
-        seen: real paths of folders that came already, which a link may lead to again.
+        seen: real paths of folders already visited, which a link may lead to again.
     """
     seen = set() if seen is None else seen
     if (path := os.path.realpath(top)) in seen:
@@ -108,7 +106,7 @@ def subfolders(top: Path, seen: set[str] | None = None) -> Iterator[Path]:
 
 
 def is_inner(folder: Path) -> bool:
-    """Whether a folder is W&B's own or a sweep's plan, not an experiment that happens to be called so."""
+    """Whether a folder is W&B's own or holds a sweep's plan, and is no experiment of that name."""
     if folder.name == "sweep":
         return (folder / "plan.json").is_file()
     return folder.name == "wandb" and any(folder.glob("*run-*/"))

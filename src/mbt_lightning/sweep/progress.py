@@ -1,4 +1,4 @@
-"""How a sweep is coming along: a live view on a terminal, a line for each event elsewhere."""
+"""The progress of a sweep: a live view on a terminal, a line for each event elsewhere."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from mbt_lightning.errors import duration
-from mbt_lightning.sweep.ledger import State
+from mbt_lightning.sweep.ledger import TrialStatus
 
 SHOWN = ("running", "failed", "killed", "stopped", "done")
-"""States in the order in which the view shows their trials."""
+"""Statuses in the order in which the view shows their trials."""
 
 MOST_ROWS = 16
 
 ANY = "any"
-"""In the place of a value that means nothing to a trial."""
+"""Shown for a value that has no effect on a trial."""
 
 
 def label_of(values: Mapping[str, Any]) -> str:
-    """A point in a few words: its values, numbers with the last part of their names."""
+    """A point in a few words: its values; numbers after the last part of their names."""
     return ", ".join(
         short(value) if isinstance(value, str | list | dict) and value != ANY else f"{title_of(name)} {short(value)}"
         for name, value in values.items()
@@ -33,12 +33,12 @@ def label_of(values: Mapping[str, Any]) -> str:
 
 
 def title_of(name: str) -> str:
-    """A setting's name in short: its last part."""
+    """The last part of a setting's name."""
     return name.rpartition(".")[2].removesuffix("_everything")
 
 
 def values_of(plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The values of each trial of a plan; `ANY` where the points that it stands for have different ones."""
+    """The values of each trial of a plan; `ANY` where the points that share it have different ones."""
     found: dict[str, dict[str, Any]] = {}
     for point in plan["points"]:
         values = found.setdefault(point["trial"], dict(point["values"]))
@@ -64,14 +64,14 @@ def short(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-class Progress:
-    """Shows how it stands with the trials of a sweep.
+class SweepProgress:
+    """Shows the progress of a sweep.
 
     Args:
         labels: each trial in words.
         metric: name of what the sweep watches.
         goal: maximize or minimize.
-        score: what a trial's run has reached.
+        score: what a trial's run has reached in the metric.
         workers: how many trials are run at a time.
         console: where it is shown.
     """
@@ -88,11 +88,11 @@ class Progress:
         self.labels, self.metric, self.goal, self.score, self.workers = labels, metric, goal, score, workers
         self.console = console or Console()
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
-        self.last: dict[str, State] | None = None
+        self.last: dict[str, TrialStatus] | None = None
         self.scores: dict[str, float | None] = {}
-        self.began: dict[str, float] = {}
+        self.started_at: dict[str, float] = {}
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> SweepProgress:
         if self.live:
             self.live.start()
         return self
@@ -101,48 +101,48 @@ class Progress:
         if self.live:
             self.live.stop()
 
-    def __call__(self, states: dict[str, State]) -> None:
-        """Show how it stands now."""
-        for trial, state in states.items():
-            if state.name == "done" and trial not in self.scores:
+    def __call__(self, statuses: dict[str, TrialStatus]) -> None:
+        """Show the present status of every trial."""
+        for trial, status in statuses.items():
+            if status.name == "done" and trial not in self.scores:
                 self.scores[trial] = self.score(trial)
-            if state.name == "running":
-                self.began.setdefault(trial, time.monotonic())
+            if status.name == "running":
+                self.started_at.setdefault(trial, time.monotonic())
             else:
-                self.began.pop(trial, None)
+                self.started_at.pop(trial, None)
         if self.live:
-            self.live.update(self.table(states), refresh=True)
+            self.live.update(self.table(statuses), refresh=True)
         else:
-            self.tell_events(states)
-        self.last = dict(states)
+            self.print_events(statuses)
+        self.last = dict(statuses)
 
-    def tell_events(self, states: dict[str, State]) -> None:
-        """Print a line for what has changed."""
+    def print_events(self, statuses: dict[str, TrialStatus]) -> None:
+        """Print a line for each change."""
         if self.last is None:
-            print(self.line(states), flush=True)
+            print(self.line(statuses), flush=True)
             return
         has_ended = False
-        for trial, state in states.items():
-            before = self.last.get(trial, State("waiting"))
-            if (state.name, state.attempts) == (before.name, before.attempts) or state.name == "waiting":
+        for trial, status in statuses.items():
+            before = self.last.get(trial, TrialStatus("waiting"))
+            if (status.name, status.attempts) == (before.name, before.attempts) or status.name == "waiting":
                 continue
-            told = state.name
-            if state.name == "done":
+            text = status.name
+            if status.name == "done":
                 score = self.scores[trial]
-                told = f"done in {duration(state.seconds)}" + ("" if score is None else f", {self.metric} {score:.3f}")
-            elif state.message and state.name != "running":
-                told += f": {state.message}"
-            print(f"{trial} {self.labels().get(trial, '')}: {told}", flush=True)
-            has_ended |= state.name != "running"
+                text = f"done in {duration(status.seconds)}" + ("" if score is None else f", {self.metric} {score:.3f}")
+            elif status.message and status.name != "running":
+                text += f": {status.message}"
+            print(f"{trial} {self.labels().get(trial, '')}: {text}", flush=True)
+            has_ended |= status.name != "running"
         if has_ended:
-            print(self.line(states), flush=True)
+            print(self.line(statuses), flush=True)
 
-    def line(self, states: Mapping[str, State]) -> str:
-        """Everything in one line: done, running, failed, time left, best so far."""
-        count = Counter(state.name for state in states.values())
-        parts = [f"{count['done']} of {len(states)} done"]
+    def line(self, statuses: Mapping[str, TrialStatus]) -> str:
+        """A summary in one line: done, running, failed, time left, best so far."""
+        count = Counter(status.name for status in statuses.values())
+        parts = [f"{count['done']} of {len(statuses)} done"]
         parts += [f"{count[name]} {name}" for name in ("running", "failed", "killed", "stopped") if count[name]]
-        if (left := self.seconds_left(states)) is not None:
+        if (left := self.seconds_left(statuses)) is not None:
             parts.append(f"about {duration(left)} left")
         if best := self.best():
             trial, score = best
@@ -157,34 +157,32 @@ class Progress:
         trial = (max if self.goal == "maximize" else min)(scores, key=scores.__getitem__)
         return trial, scores[trial]
 
-    def seconds_left(self, states: Mapping[str, State]) -> float | None:
+    def seconds_left(self, statuses: Mapping[str, TrialStatus]) -> float | None:
         """An estimate by the mean of the trials that are done; None before one is."""
-        took = [state.seconds for state in states.values() if state.name == "done"]
-        ahead = [trial for trial, state in states.items() if state.name not in ("done", "failed")]
-        if not took or not ahead:
+        durations = [status.seconds for status in statuses.values() if status.name == "done"]
+        num_left = sum(status.name not in ("done", "failed") for status in statuses.values())
+        if not durations or not num_left:
             return None
-        mean = sum(took) / len(took)
-        spent = sum(min(mean, time.monotonic() - since) for since in self.began.values())
-        return max(0.0, mean * len(ahead) - spent) / max(1, min(self.workers, len(ahead)))
+        mean = sum(durations) / len(durations)
+        spent = sum(min(mean, time.monotonic() - since) for since in self.started_at.values())
+        return max(0.0, mean * num_left - spent) / max(1, min(self.workers, num_left))
 
-    def table(self, states: Mapping[str, State]) -> Table:
+    def table(self, statuses: Mapping[str, TrialStatus]) -> Table:
         """The live view."""
-        table = Table(title=escape(self.line(states)), title_justify="left")
+        table = Table(title=escape(self.line(statuses)), title_justify="left")
         table.add_column("trial")
         table.add_column("point", overflow="fold")
-        table.add_column("state")
+        table.add_column("status")
         table.add_column(self.metric, justify="right")
-        rows = [
-            (trial, state) for name in SHOWN for trial, state in reversed(list(states.items())) if state.name == name
-        ]
-        for trial, state in rows[:MOST_ROWS]:
+        latest = list(statuses.items())[::-1]
+        rows = [(trial, status) for name in SHOWN for trial, status in latest if status.name == name]
+        for trial, status in rows[:MOST_ROWS]:
             score = self.scores.get(trial)
-            told = state.name if state.name in ("done", "running") else f"{state.name}: {state.message}"
-            if state.name == "running" and trial in self.began:
-                told += f", {duration(time.monotonic() - self.began[trial])}"
-            table.add_row(
-                trial, escape(self.labels().get(trial, "")), escape(told), "" if score is None else f"{score:.3f}"
-            )
+            text = status.name if status.name in ("done", "running") else f"{status.name}: {status.message}"
+            if status.name == "running" and trial in self.started_at:
+                text += f", {duration(time.monotonic() - self.started_at[trial])}"
+            label = self.labels().get(trial, "")
+            table.add_row(trial, escape(label), escape(text), "" if score is None else f"{score:.3f}")
         if len(rows) > MOST_ROWS:
             table.caption = f"and {len(rows) - MOST_ROWS} more"
         return table

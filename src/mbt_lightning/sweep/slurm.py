@@ -1,33 +1,34 @@
-"""The trials of a sweep as jobs of a cluster, handed over by submitit; a trial may span several nodes.
+"""Workers of a sweep as jobs of a cluster, through submitit; a trial may span several nodes.
 
-A job claims its trial when it starts, as a worker here does, so that a sweep that is started again, here or elsewhere,
-doubles nothing. Its first task keeps the ledger, the others only run the same command.
+A job is a worker: it claims and runs one trial after the other, as a worker of `mbt sweep` on this machine does, so
+that jobs, machines and a sweep that is started again share the work and double nothing. The first task of a job is the
+worker; the others run their part of its trials.
 """
 
 from __future__ import annotations
 
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mbt_lightning.disk import write_json
 from mbt_lightning.errors import UserError, one_line
-from mbt_lightning.process import start_of
+from mbt_lightning.process import identity, is_running
 from mbt_lightning.sweep import trial as trials
-from mbt_lightning.sweep.ledger import Ledger, State, read
+from mbt_lightning.sweep.ledger import Attempt, TrialStatus, read
 from mbt_lightning.sweep.plan import Planner
+from mbt_lightning.sweep.workers import Workers
 
 POLL_SECONDS = 5.0
 SECONDS_TO_CLAIM = 120.0
-"""The other tasks of a job wait for its first one to claim the trial for as long."""
+"""The other tasks of a job wait for its first one to claim a trial for as long."""
 
 QUEUED = ("PENDING", "CONFIGURING", "RUNNING", "REQUEUED", "COMPLETING", "SUSPENDED", "UNKNOWN", "READY")
 """States of a job that may still do something."""
@@ -35,39 +36,39 @@ QUEUED = ("PENDING", "CONFIGURING", "RUNNING", "REQUEUED", "COMPLETING", "SUSPEN
 
 @dataclass
 class Jobs:
-    """Hands every open trial to the cluster as a job, and waits for what becomes of them.
+    """Submits as many jobs as there are trials to run, and watches them until nothing is left.
 
     Args:
         planner: the sweep's planner.
         settings: `NAME=VALUE` of submitit's executor; `cluster` is slurm or local.
-        retries: how often a failed trial is tried again.
-        most: how many jobs are submitted at most; None: all that are needed.
-        at_once: how many may wait or run at a time; None: as many as there are.
+        retries: how often a failed trial is retried.
+        count: how many trials are started at most; None: all.
+        at_once: how many jobs may wait or run at a time; None: one a trial.
     """
 
     planner: Planner
     settings: Sequence[str]
     retries: int = 0
-    most: int | None = None
+    count: int | None = None
     at_once: int | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self.ledger: Ledger = self.planner.ledger
         self.parameters = read_settings(self.settings)
         self.cluster = self.parameters.pop("cluster", "slurm")
         if not {"timeout_min", "slurm_time"} & self.parameters.keys():
-            raise UserError("--launcher slurm: say how long a trial may take: --slurm timeout_min=MINUTES")
+            raise UserError("--launcher slurm: give the time limit of a job: --slurm timeout_min=MINUTES")
         self.parameters.setdefault("tasks_per_node", self.parameters.get("gpus_per_node", 1))
-        self.folder = self.ledger.home / "jobs"
-        self.states: dict[str, State] = self.read_states()
+        self.folder = self.planner.ledger.home / "jobs"
+        self.statuses: dict[str, TrialStatus] = self.planner.statuses()
         self.executor = self.make_executor()
-        self.submitted = 0
+        self.submitted: list[str] = []
+        self.ended: set[str] = set()
 
     @property
     def num_workers(self) -> int:
         """How many trials run at a time: as many as the cluster lets."""
-        return max(1, sum(state.name == "running" for state in self.states.values()))
+        return max(1, sum(status.name == "running" for status in self.statuses.values()))
 
     def make_executor(self) -> Any:
         """Submitit's executor with the settings."""
@@ -81,96 +82,73 @@ class Jobs:
             raise UserError("--launcher slurm: there is no srun here; run it where jobs are submitted")
         executor = submitit.AutoExecutor(folder=self.folder / "%j", cluster=self.cluster)
         try:
-            executor.update_parameters(name=f"mbt-{self.ledger.folder.name}"[:40], **self.parameters)
+            executor.update_parameters(name=f"mbt-{self.planner.ledger.folder.name}"[:40], **self.parameters)
         except (NameError, AssertionError, ValueError, TypeError) as error:
             raise UserError(f"--slurm: {error}") from None
         return executor
 
-    def run(self, show: Callable[[dict[str, State]], None]) -> None:
-        """Submit what is open, and watch until nothing is left; stopping leaves the jobs to the cluster.
+    def run(self, show: Callable[[dict[str, TrialStatus]], None]) -> None:
+        """Submit jobs and watch until nothing is left; stopping leaves the jobs to the cluster.
 
         Args:
-            show: is called every few seconds with how it stands with every trial.
+            show: is called every few seconds with the status of every trial.
+
+        Raises:
+            UserError: the plan is outdated, or a job ended without having started a trial.
         """
         while True:
-            self.states = self.read_states()
-            to_do = [trial for trial, state in self.states.items() if state.needs_run(self.retries)]
-            queued = [trial for trial in to_do if self.is_queued(trial)]
-            under_way = len(queued) + sum(state.name == "running" for state in self.states.values())
-            for trial in to_do:
-                is_full = under_way >= (self.at_once or len(self.states))
-                if trial in queued or is_full or self.submitted == self.most:
-                    continue
-                if (now := self.ledger.state(trial)).needs_run(
-                    self.retries
-                ):  # it may have been claimed and ended meanwhile
-                    self.submit(trial, now.attempts)
-                    under_way += 1
-            if self.submitted == self.most and not queued and not under_way:
-                to_do = []
-            if not to_do and not self.planner.grow():
-                show(self.states)
-                if not any(state.name == "running" for state in self.states.values()):
-                    return
-            else:
-                show(self.states)
+            alive = self.alive()
+            self.statuses = self.planner.statuses()
+            show(self.statuses)
+            to_run = sum(status.needs_run(self.retries) for status in self.statuses.values())
+            running = sum(status.name == "running" for status in self.statuses.values())
+            if not to_run and self.planner.grow():
+                continue
+            allowed = sys.maxsize if self.count is None else self.count - len(self.submitted)
+            wanted = min(to_run + running, self.at_once or sys.maxsize) - len(alive)
+            for _ in range(min(wanted, to_run, allowed)):
+                self.submit()
+            if not running and (not to_run or not (alive or allowed)):
+                return
             if self.stopping.wait(1.0 if self.cluster == "local" else POLL_SECONDS):
                 print(f"the jobs stay with the cluster; their folder is {self.folder}", file=sys.stderr)
                 return
 
-    def read_states(self) -> dict[str, State]:
-        """How it stands with every trial of the plan."""
-        return {trial: self.ledger.state(trial) for trial in self.planner.current()["trials"]}
-
-    def submit(self, trial: str, attempts: int) -> None:
-        """Make a job of a trial that has been tried so often.
+    def submit(self) -> None:
+        """Submit a job.
 
         Raises:
-            UserError: the job before it ended without having tried.
+            UserError: the plan is outdated, the cluster refuses, or an earlier job ended without starting a trial.
         """
-        before = read(self.job_file(trial))
-        if before.get("attempts") == attempts:
-            raise UserError(
-                f"job {before['job']} ended and has not run its trial {trial}; "
-                f"its output is in {self.folder / before['job']}; delete {self.job_file(trial)} to submit it again"
-            )
-        if self.planner.is_changed():
-            raise UserError(
-                f"{self.planner.sweep.path}, a file that it names or the program has changed since the trials were "
-                "planned; start the sweep again"
-            )
-        words = self.planner.at_home(self.planner.made["trials"][trial]["words"])
+        self.planner.check_unchanged()
+        for job in self.ended.intersection(self.submitted):
+            if not turn_file(self.folder, job).exists():
+                raise UserError(f"job {job} ended before it could start a trial; its output is in {self.folder / job}")
         nodes, tasks = self.parameters.get("nodes", 1), self.parameters["tasks_per_node"]
-        if nodes * tasks > 1:
-            words += ["--trainer.num_nodes", str(nodes), "--trainer.devices", str(tasks)]
         try:
-            job: Any = self.executor.submit(Job(str(self.ledger.folder), trial, words, self.retries))
+            job = self.executor.submit(Job(self.planner, nodes, tasks, self.retries, None if self.count is None else 1))
         except (OSError, RuntimeError) as error:
-            raise UserError(f"--launcher slurm: the job was not taken: {one_line(error)}") from None
-        self.submitted += 1
-        about = {"job": job.job_id, "attempts": attempts}
-        write_json(self.job_file(trial), about | ({"start": start_of(int(job.job_id))} if self.is_local else {}))
+            raise UserError(f"--launcher slurm: the job was not accepted: {one_line(error)}") from None
+        self.submitted.append(job.job_id)
+        process = identity(int(job.job_id)) if self.cluster == "local" else {}
+        write_json(self.folder / f"{job.job_id}.json", {"cluster": self.cluster} | process)
 
-    @property
-    def is_local(self) -> bool:
-        """Whether jobs are processes of this machine."""
-        return self.cluster == "local"
+    def alive(self) -> list[str]:
+        """The jobs of this process and earlier ones that wait or run."""
+        known = {path.stem: read(path) for path in self.folder.glob("*.json") if path.stem not in self.ended}
+        known = {job: about for job, about in known.items() if about.get("cluster") == self.cluster}
+        if self.cluster == "local":
+            found = [job for job, process in known.items() if is_running(process)]
+        else:
+            import submitit
 
-    def job_file(self, trial: str) -> Path:
-        """Where it is noted down which job a trial was given to."""
-        return self.folder / f"{trial}.json"
-
-    def is_queued(self, trial: str) -> bool:
-        """Whether the job that a trial was given to, by this process or an earlier one, may still run it."""
-        about = read(self.job_file(trial))
-        if not about.get("job"):
-            return False
-        if self.is_local:
-            return about.get("start") is not None and start_of(int(about["job"])) == about["start"]
-        import submitit
-
-        job: Any = submitit.SlurmJob(folder=self.folder / about["job"], job_id=about["job"])
-        return job.get_info(mode="force").get("State", "UNKNOWN").split(" ")[0] in QUEUED
+            watcher = submitit.SlurmJob.watcher
+            for job in known:
+                watcher.register_job(job)
+            watcher.update()  # asks for all at once
+            found = [job for job in known if watcher.get_state(job, mode="cache").split(" ")[0] in QUEUED]
+        self.ended |= known.keys() - set(found)
+        return found
 
 
 @dataclass
@@ -178,83 +156,106 @@ class Job:
     """What a job does, in each of its tasks; submitit carries it to the nodes.
 
     Args:
-        folder: the sweep's folder.
-        trial: the trial's id.
-        words: the command line behind `mbt`.
-        retries: how often a failed trial is tried again.
+        planner: the sweep's planner, with the plan that was made where the job was submitted.
+        nodes: number of nodes.
+        tasks: number of tasks a node.
+        retries: how often a failed trial is retried.
+        count: how many trials are started at most; None: all.
     """
 
-    folder: str
-    trial: str
-    words: list[str]
+    planner: Planner
+    nodes: int
+    tasks: int
     retries: int
+    count: int | None
 
     def __call__(self) -> None:
-        """Run the trial, or this task's part in it."""
+        """Work, or follow the task that does."""
         import submitit
 
         here = submitit.JobEnvironment()
-        ledger = Ledger(Path(self.folder))
-        stopping = threading.Event()
+        worker = JobWorker(self.planner, [[]], self.retries, self.count)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopping.set())
-        variables = {}
+            signal.signal(number, lambda *_: worker.stopping.set())
+        worker.turn_file = turn_file(self.planner.ledger.home / "jobs", here.job_id)
         if here.num_tasks > 1:
             ranks = submitit.helpers.TorchDistributedEnvironment()
-            variables = {
+            worker.words = ["--trainer.num_nodes", str(self.nodes), "--trainer.devices", str(self.tasks)]
+            worker.ranks = {
                 "MASTER_ADDR": ranks.master_addr,
                 "MASTER_PORT": str(ranks.master_port),
                 "NODE_RANK": str(here.node),
                 "LOCAL_RANK": str(here.local_rank),
                 "RANK": str(here.global_rank),
                 "WORLD_SIZE": str(here.num_tasks),
-                # Every process must know the run's folder, which the first one makes.
-                "MBT_RUN_FOLDER": str(ledger.folder / self.trial),
             }
         if here.global_rank:
-            self.follow(ledger, here.job_id, variables, stopping)
+            worker.follow()
             return
-        state = ledger.state(self.trial)
-        is_wanted = state.needs_run(self.retries)
-        attempt = ledger.claim(self.trial, above=state.attempts, job=here.job_id) if is_wanted else None
-        if attempt is None:
-            print(f"trial {self.trial} is {state.name}: nothing to do")
-            return
-        trials.run(attempt, self.words, variables, stopping.is_set)
-
-    def follow(self, ledger: Ledger, job: str, variables: dict[str, str], stopping: threading.Event) -> None:
-        """Run the command in a task that does not keep the ledger, once its job's first task has claimed the trial."""
-        until = time.monotonic() + SECONDS_TO_CLAIM
-        while True:
-            attempts = ledger.attempts(self.trial)
-            number = attempts[-1] if attempts else 0
-            claim = read(ledger.claim_file(self.trial, number)) if number else {}
-            if claim.get("job") == job and not ledger.end_of(self.trial, number):
-                break
-            if time.monotonic() > until or stopping.is_set() or ledger.state(self.trial).name == "done":
-                print(f"trial {self.trial}: the first task of job {job} has not claimed it")
-                return
-            time.sleep(0.2)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mbt_lightning", *self.words],
-            stdin=subprocess.DEVNULL,
-            env=trials.environment(self.trial, variables),
-            start_new_session=True,
-        )
-        try:
-            while process.poll() is None and not stopping.is_set():
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=0.5)
-                if ledger.end_of(self.trial, number):
-                    break  # the first process is gone
-        finally:
-            trials.end_group(process, trials.SECONDS_TO_STOP if stopping.is_set() else 10.0)
+        worker.work([])  # in this thread, where submitit interrupts it before a time limit
+        write_json(worker.turn_file, {"is_over": True})
+        worker.raise_errors()
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> Any:
-        """Asked by submitit before a time limit or a preemption: the same job again, which resumes the trial."""
+        """Called by submitit before a time limit or a preemption: the same job again, which resumes the trial."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
+
+
+class JobWorker(Workers):
+    """The worker of a job, in each of its tasks: the first claims trials and announces them to the others."""
+
+    turn_file: Path
+    """Where the first task announces which attempt starts."""
+    words: Sequence[str] = ()
+    """What every task adds to a trial's command."""
+    ranks: Mapping[str, str] = MappingProxyType({})
+    """This task's place among those of the job, if there are several."""
+
+    def run_trial(self, attempt: Attempt, gpus: Sequence[str]) -> None:
+        """Run a claimed trial together with the other tasks."""
+        write_json(self.turn_file, {"trial": attempt.trial, "attempt": attempt.number})
+        words, variables = self.part_of(attempt.trial)
+        trials.run(attempt, words, self.variables(gpus) | variables, self.stopping.is_set)
+
+    def is_over(self) -> bool:
+        """Whether no trial waits: a job does not hold its nodes for trials that others run."""
+        self.refresh()
+        return self.may_start_no_more() or not any(s.needs_run(self.retries) for s in self.statuses.values())
+
+    def part_of(self, trial: str) -> tuple[list[str], dict[str, str]]:
+        """The words after `mbt` and the variables of this task's part of a trial."""
+        # Every process must know the run's folder, which the first one makes.
+        folder = {"MBT_RUN_FOLDER": str(self.ledger.folder / trial)} if self.ranks else {}
+        return [*self.planner.command(trial), *self.words], {**self.ranks, **folder}
+
+    def follow(self) -> None:
+        """Run this task's part of every trial that the first task announces."""
+        since = time.monotonic()
+        while not self.stopping.wait(0.2) and not (turn := read(self.turn_file)).get("is_over"):
+            if turn and not self.ledger.end_of(turn["trial"], turn["attempt"]):
+                self.take_part(turn["trial"], turn["attempt"])
+                since = time.monotonic()
+            elif time.monotonic() - since > SECONDS_TO_CLAIM:
+                print(f"the first task of this job has started no trial for {SECONDS_TO_CLAIM:.0f} s")
+                return
+
+    def take_part(self, trial: str, attempt: int) -> None:
+        """Run this task's part of a trial until the attempt has ended, or another one has started."""
+        words, variables = self.part_of(trial)
+        process = trials.start(trial, words, variables)
+        try:
+            while not self.stopping.wait(0.3):
+                if self.ledger.end_of(trial, attempt) or self.ledger.attempts(trial)[-1] > attempt:
+                    return
+        finally:
+            trials.end_group(process, trials.SECONDS_TO_STOP if self.stopping.is_set() else 10.0)
+
+
+def turn_file(jobs: Path, job: str) -> Path:
+    """The file in which the first task of a job announces its trials."""
+    return jobs / job / "turn.json"
 
 
 def read_settings(settings: Sequence[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""A W&B sweep file without W&B: read strictly, its points in W&B's order, its commands as W&B's agent makes them.
+"""A W&B sweep file without W&B: read strictly, its points in W&B's order, its command as W&B's agent reads it.
 
-What the client and the engine do is followed to the letter (wandb 0.31, sweeps 0.3), and what they would let pass
-silently is refused: a misspelt key, a macro that stands inside a word, a value that would arrive as text.
+What the client and the engine do is followed to the letter (wandb 0.31, sweeps 0.3), and what they would accept
+silently is refused: a misspelt key, a macro inside a word, a value that would arrive as text.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ KEYS = (
     *("apiVersion", "command", "controller", "description", "early_terminate", "entity", "kind", "method", "metric"),
     *("name", "parameters", "program", "project", "run_cap"),
 )
-"""What may stand in a sweep file."""
+"""Keys of a sweep file."""
 ELSEWHERE = {
     "image_uri": "W&B Launch",
     "job": "W&B Launch",
     "metrics": "a scheduler of your own",
     "scheduler": "a scheduler of your own",
 }
-"""What W&B allows in a sweep file and means nothing here, with what it belongs to."""
+"""Keys that W&B allows and that mean nothing here, with what they belong to."""
 
 VALUES = ("args", "args_no_equals", "args_json", "args_json_file")
-"""Macros that hand over the values in a form that the program reads."""
+"""Macros that pass the values in a form that the program reads."""
 UNFIT = {
     "args_no_hyphens": "options without hyphens",
     "args_no_boolean_flags": "booleans as bare flags, and false ones not at all",
     "args_append_hydra": "Hydra's +name=value",
     "args_override_hydra": "Hydra's ++name=value",
 }
-"""Macros that LightningCLI cannot read, with what they write."""
+"""Macros whose form the program cannot read, with that form."""
 MACROS = ("env", "interpreter", "program", *VALUES, *UNFIT)
 FIX = "write `--config` and `${args_json_file}` as two items"
 ENVVAR = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
-FORMS = "`mbt fit ...` or `python -m mbt_lightning fit ...`, behind ${env} or not"
+FORMS = "`mbt fit ...` or `python -m mbt_lightning fit ...`, after ${env} or without it"
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class SweepFile:
         metric: name of what is optimised, or only watched.
         goal: maximize or minimize.
         parameters: by name, in the order of their names.
-        command: items as they stand in the file, or W&B's default.
-        program: what ${program} stands for.
-        run_cap: most trials; None if it is not said.
+        command: items as in the file, or W&B's default.
+        program: value of ${program}.
+        run_cap: most trials; None: no limit.
         early_terminate: whether the file asks W&B to stop poor trials early.
     """
 
@@ -79,10 +79,9 @@ class SweepFile:
 
 
 def read_sweep(path: Path | str) -> SweepFile:
-    """Read a sweep file, and refuse what W&B or the program could not make sense of.
+    """Read a sweep file, and refuse what W&B or the program could not read.
 
-    A file without `metric` is watched by test/score, the higher the better; a metric without `goal` is minimised, as
-    W&B does.
+    Without `metric` it is test/score, the higher the better; a metric without `goal` is minimised, as in W&B.
 
     Raises:
         UserError: in one line, with the file, what is wrong and the fix.
@@ -90,24 +89,24 @@ def read_sweep(path: Path | str) -> SweepFile:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such sweep file{nearest_file(path)}")
-    said = read_mapping(path, "a sweep file")
+    content = read_mapping(path, "a sweep file")
     try:
-        return checked(path, said)
+        return checked(path, content)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def checked(path: Path, said: Mapping[str, Any]) -> SweepFile:
+def checked(path: Path, given: Mapping[str, Any]) -> SweepFile:
     """The content of a sweep file, complete with W&B's defaults."""
-    for key in said:
+    for key in given:
         if key in ELSEWHERE:
             raise UserError(f"{key} belongs to {ELSEWHERE[key]}; sweeps here are grid, random or bayes, without it")
         if key not in KEYS:
             raise UserError(f"unknown key {key!r}{did_you_mean(str(key), KEYS)} (known: {', '.join(KEYS)})")
-    method = said.get("method")
+    method = given.get("method")
     if method not in METHODS:
         raise UserError(f"method is {method!r}: choose one of {', '.join(METHODS)}{did_you_mean(str(method), METHODS)}")
-    parameters = read_parameters(said.get("parameters"))
+    parameters = read_parameters(given.get("parameters"))
     if method == "grid":
         for parameter in leaves(parameters):
             if DISTRIBUTIONS[parameter.distribution].grid is None:
@@ -116,49 +115,49 @@ def checked(path: Path, said: Mapping[str, Any]) -> SweepFile:
                     f"parameter {parameter.name} is {parameter.distribution}, which a grid cannot walk through "
                     f"(it can through {walked}): give values, or `method: random`"
                 )
-    metric, goal = read_metric(said.get("metric"))
-    if method == "bayes" and "metric" not in said:
+    metric, goal = read_metric(given.get("metric"))
+    if method == "bayes" and "metric" not in given:
         raise UserError("bayes optimises a metric: give `metric: {name: val/score, goal: maximize}`")
-    run_cap = said.get("run_cap")
+    run_cap = given.get("run_cap")
     if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
         raise UserError(f"run_cap is {run_cap!r}: give a whole number of trials, at least 1")
-    command = said.get("command", ["${env}", "${interpreter}", "${program}", "${args}"])
+    command = given.get("command", ["${env}", "${interpreter}", "${program}", "${args}"])
     if not isinstance(command, list) or not command:
         raise UserError(f"command is {command!r}: give a list of words, or nothing")
     sweep = SweepFile(
         path,
-        name=str(said.get("name") or path.stem),
+        name=str(given.get("name") or path.stem),
         method=method,
         metric=metric,
         goal=goal,
         parameters=parameters,
         command=tuple(map(str, command)),
-        program=str(said.get("program", "")),
+        program=str(given.get("program", "")),
         run_cap=run_cap,
-        early_terminate="early_terminate" in said,
+        early_terminate="early_terminate" in given,
     )
     check_command(sweep)
     return sweep
 
 
-def read_metric(said: Any) -> tuple[str, str]:
+def read_metric(given: Any) -> tuple[str, str]:
     """Name and goal of what a sweep optimises."""
-    if said is None:
+    if given is None:
         return "test/score", "maximize"
     known = ("name", "goal", "target", "impute", "impute_while_running")
-    if not isinstance(said, dict) or not isinstance(said.get("name"), str):
-        raise UserError(f"metric is {said!r}: give `{{name: test/score, goal: maximize}}`")
-    for key in said:
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+        raise UserError(f"metric is {given!r}: give `{{name: test/score, goal: maximize}}`")
+    for key in given:
         if key not in known:
             raise UserError(f"metric: unknown key {key!r}{did_you_mean(str(key), known)} (known: {', '.join(known)})")
-    goal = said.get("goal", "minimize")
+    goal = given.get("goal", "minimize")
     if goal not in ("maximize", "minimize"):
         raise UserError(f"metric: goal is {goal!r}: choose maximize or minimize")
-    return said["name"], goal
+    return given["name"], goal
 
 
 def leaves(parameters: Mapping[str, Parameter]) -> list[Parameter]:
-    """All parameters that have values of their own, those below other names among them, in W&B's order."""
+    """All parameters that have values of their own, nested ones included, in W&B's order."""
     return [leaf for p in parameters.values() for leaf in (leaves(p.parameters) if p.distribution == "nested" else [p])]
 
 
@@ -177,14 +176,14 @@ def points(sweep: SweepFile) -> list[dict[str, Any]]:
     for parameter in leaves(sweep.parameters):
         kind = DISTRIBUTIONS[parameter.distribution]
         assert kind.grid is not None
-        # W&B tells values apart before it sends them: 1 and 1.0 are the same, [1] and [1.0] are not.
-        found_once = {same_if(value): as_sent(value) for value in kind.grid(parameter.settings)}
-        choices.append(list(found_once.values()))
+        # W&B compares values before it sends them: 1 and 1.0 are the same, [1] and [1.0] are not.
+        unique = {same_if(value): as_sent(value) for value in kind.grid(parameter.settings)}
+        choices.append(list(unique.values()))
     return [arranged(sweep.parameters, iter(chosen)) for chosen in itertools.product(*choices)]
 
 
 def same_if(value: Any) -> str:
-    """What is equal for values that W&B's grid takes for the same."""
+    """A key that is equal for values that are the same to W&B's grid."""
     return json.dumps(as_sent(value) if isinstance(value, float) else value, sort_keys=True)
 
 
@@ -198,7 +197,7 @@ def draw(sweep: SweepFile, seed: int, number: int) -> dict[str, Any]:
     """
     drawn = []
     for parameter in leaves(sweep.parameters):
-        random = Random(f"{seed}/{number}/{parameter.name}")  # so that no parameter depends on another one's presence
+        random = Random(f"{seed}/{number}/{parameter.name}")  # whatever other parameters there are
         drawn.append(as_sent(DISTRIBUTIONS[parameter.distribution].draw(parameter.settings, random)))
     return arranged(sweep.parameters, iter(drawn))
 
@@ -216,46 +215,28 @@ def arranged(parameters: Mapping[str, Parameter], values: Iterator[Any]) -> dict
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def arguments(sweep: SweepFile, values: Mapping[str, Any], json_file: Path | str) -> list[str]:
-    """The words behind `mbt` of one trial, as W&B's agent makes them from the sweep's command.
-
-    Args:
-        sweep: the sweep.
-        values: the trial's point.
-        json_file: what ${args_json_file} stands for; `write_values` writes it.
-
-    Returns:
-        `["fit", "--config", ...]`.
-    """
-    options = [(f"--{name}", str(value)) for name, value in values.items()]
-    macros = {
-        "args": [f"{name}={value}" for name, value in options],
-        "args_no_equals": [word for option in options for word in option],
-        "args_json": [json.dumps(values)],
-        "args_json_file": [str(json_file)],
-    }
-    items = behind_mbt(sweep)
-    return [word for item in items for word in (macros[item[2:-1]] if is_macro(item) else [item])]
-
-
-def write_values(values: Mapping[str, Any], json_file: Path | str) -> None:
-    """Write a trial's point as the flat JSON that ${args_json_file} names, its folder too."""
-    json_file = Path(json_file)
-    json_file.parent.mkdir(parents=True, exist_ok=True)
-    json_file.write_text(json.dumps(values), encoding="utf-8")
+def command_words(sweep: SweepFile) -> list[str]:
+    """The words after `mbt` of a sweep's command without the values, the first of them `fit`."""
+    words: list[str] = []
+    for item in fit_items(sweep):
+        if not is_macro(item):
+            words.append(item)
+        elif item in ("${args_json}", "${args_json_file}"):
+            words.pop()  # their --config
+    return words
 
 
 def is_macro(item: str) -> bool:
-    """Whether the agent takes a whole item for a macro."""
+    """Whether an item is a macro to the agent."""
     return item.startswith("${") and item.endswith("}")
 
 
 def with_environment(command: Sequence[str]) -> list[str]:
-    """A command with the environment's variables in the place of ${envvar:X}; an unset one is its own name."""
+    """A command with ${envvar:X} replaced by the environment's variable; an unset one is its own name."""
     return [ENVVAR.sub(lambda m: os.environ.get(m[1], m[1]), item) for item in command]
 
 
-def behind_mbt(sweep: SweepFile) -> list[str]:
+def fit_items(sweep: SweepFile) -> list[str]:
     """The command's items from `fit` on.
 
     Raises:
@@ -269,36 +250,36 @@ def behind_mbt(sweep: SweepFile) -> list[str]:
     elif words and re.fullmatch(r"python[\d.]*", Path(words[0]).name) and words[1:3] == ["-m", "mbt_lightning"]:
         words = words[3:]
     else:
-        raise UserError(f"command runs `{' '.join(words)}`, which is no trial of this program: write {FORMS}")
+        raise UserError(f"command runs `{' '.join(words)}`, which does not start a trial: write {FORMS}")
     if words[:1] != ["fit"]:
         raise UserError(f"command runs `mbt {' '.join(words[:1])}`: a sweep trains, write {FORMS}")
     return words
 
 
 def check_command(sweep: SweepFile) -> None:
-    """Refuse a command that W&B's agent would hand over in another way than was meant."""
+    """Refuse a command that W&B's agent would pass on in another way than was meant."""
     passes = None
     for before, item in itertools.pairwise(("", *with_environment(sweep.command))):
         name = item[2:-1] if is_macro(item) else ""
         if name in UNFIT:
-            raise UserError(f"command: ${{{name}}} writes {UNFIT[name]}, which LightningCLI does not read: {FIX}")
+            raise UserError(f"command: ${{{name}}} writes {UNFIT[name]}, which the program does not read: {FIX}")
         if name and name not in MACROS:
             hint = did_you_mean(name, MACROS)
-            raise UserError(f"command: unknown macro {item}, which W&B's agent would drop without a word{hint}")
+            raise UserError(f"command: unknown macro {item}, which W&B's agent would drop silently{hint}")
         inside = next((macro for macro in MACROS if f"${{{macro}}}" in item and not name), None)
         if inside:
-            raise UserError(f"command: in {item!r} ${{{inside}}} is mere text, a macro is a whole item: {FIX}")
+            raise UserError(f"command: in {item!r} ${{{inside}}} is only text, a macro is a whole item: {FIX}")
         if name in ("args_json", "args_json_file") and before not in ("--config", "-c"):
             raise UserError(f"command: {item} must follow --config: {FIX}")
         if passes in ("args_json", "args_json_file") and item.split("=")[0] in ("--config", "-c"):
             raise UserError(
-                f"command: the --config behind ${{{passes}}} would overrule the sweep's values: put it before"
+                f"command: the --config after ${{{passes}}} would override the sweep's values: put it before"
             )
         if name in VALUES:
             passes = name
-    behind_mbt(sweep)
+    fit_items(sweep)
     if passes is None:
-        raise UserError(f"command hands no values over, so all trials would be the same: {FIX} at its end")
+        raise UserError(f"command passes no values, so all trials would be the same: {FIX} at its end")
     if passes in ("args", "args_no_equals"):
         for parameter in leaves(sweep.parameters):
             if has_null(parameter.settings.get("value", 0)) or has_null(parameter.settings.get("values", [])):
