@@ -7,7 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from mbt_lightning.config.settings import identity_settings
+from mbt_lightning.config.settings import identity_settings, nested
+from mbt_lightning.runs.read import Run
+from mbt_lightning.table import paper
 
 CONFIG = yaml.safe_load("""
 seed_everything: 0
@@ -157,3 +159,30 @@ def make_sweep(folder: Path, layers=(0, 2, 4, 6, 8, 10, 12), seeds=(0, 1, 2)) ->
                     score += 0.004 * ((seed * 7 + layer * 3) % 5 - 2)
                     make_run(folder / trial, score, **settings)
     make_plan(folder, points, trials)
+
+
+def made(seed: int = 0, score: float = 0.7, parts: dict | None = None, state: str = "finished", **settings) -> Run:
+    """A run without a folder."""
+    config = configuration(seed_everything=seed, **settings)
+    name = f"run-{score}-{seed}"
+    return Run(name, f"runs/made/{name}", state, config, summary_of(config, score, **(parts or {})))
+
+
+def unscored(name: str, state: str = "failed", message: str = "boom", **settings) -> Run:
+    """A run without a folder and without a score."""
+    return Run(name, f"runs/{name}", state, configuration(**settings), {}, message)
+
+
+MINI = {"dataset": "audioset", "variant": "mini", "subset": None}
+"""What a summary holds about the paper's main data set."""
+
+
+def paper_setting(dataset: str = "audioset_mini", **settings) -> dict:
+    """The paper's best setting on a data set."""
+    return changed(nested(paper.recipe(dataset)), **settings)
+
+
+def paper_run(name: str, score: float, data: dict | None = None, **settings) -> Run:
+    """A run in the paper's setting."""
+    config = paper_setting(**settings)
+    return Run(name, f"runs/{name}", "finished", config, summary_of(config, score, data=MINI | (data or {})))

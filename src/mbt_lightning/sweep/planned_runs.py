@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mbt_lightning.config.settings import nested
+from mbt_lightning.config.upgrade import upgrade
 from mbt_lightning.errors import UserError
 from mbt_lightning.runs.read import MEND, Run, is_run, read_run
 from mbt_lightning.sweep.ledger import Ledger, TrialStatus, read_ledger
@@ -42,7 +43,7 @@ class Plan:
         """A trial that has no run yet."""
         status = self.statuses.get(trial, TrialStatus("waiting"))
         settings = self.content["trials"][trial].get("settings")  # in plans of version 0.1
-        config = nested(settings) if settings else Ledger(self.folder).config(trial)
+        config = upgrade(nested(settings)) if settings else Ledger(self.folder).config(trial)
         return Run(trial, str(self.folder / trial), status.name, config, {}, status.message)
 
 
