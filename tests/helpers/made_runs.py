@@ -9,7 +9,11 @@ import yaml
 
 from mbt_lightning.config.settings import identity_settings, nested
 from mbt_lightning.runs.read import Run
+from mbt_lightning.sweep.planned_runs import read_folders
 from mbt_lightning.table import paper
+from mbt_lightning.table.columns import Column, columns_of
+from mbt_lightning.table.compare import Comparison, compare
+from mbt_lightning.table.notes import notes_of
 
 CONFIG = yaml.safe_load("""
 seed_everything: 0
@@ -50,8 +54,8 @@ runs: runs
 ckpt_path: null
 """)
 
-CROSS = {"class_path": "mbt_lightning.CrossAttention", "init_args": {}}
-JOINT = {"class_path": "mbt_lightning.JointSelfAttention", "init_args": {}}
+CROSS = {"class_path": "mbt_lightning.CrossAttention"}
+JOINT = {"class_path": "mbt_lightning.JointSelfAttention"}
 
 
 def bottleneck(num_bottlenecks: int = 4, update: str = "sequential") -> dict:
@@ -186,3 +190,21 @@ def paper_run(name: str, score: float, data: dict | None = None, **settings) -> 
     """A run in the paper's setting."""
     config = paper_setting(**settings)
     return Run(name, f"runs/{name}", "finished", config, summary_of(config, score, data=MINI | (data or {})))
+
+
+def compared(*folders: Path, score: str | None = None) -> Comparison:
+    return compare(*read_folders(folders), score)
+
+
+def notes(found: Comparison, title: str) -> str:
+    """The notes under a heading, which starts like this."""
+    return "\n".join(line for s in notes_of(found) if s.title.startswith(title) for line in s.lines)
+
+
+def columns_by_title(found: Comparison) -> dict[str, Column]:
+    return {column.title: column for column in columns_of(found) if column.title}
+
+
+def cells(found: Comparison) -> dict[str, list[str]]:
+    """What each column shows, by its heading."""
+    return {title: [column.text(p) for p in found.points] for title, column in columns_by_title(found).items()}

@@ -4,6 +4,8 @@ import copy
 
 import pytest
 from made_runs import CROSS, JOINT, MINI, bottleneck, paper_setting
+from paper_settings import FILE, as_text, paper_settings
+from program import Program
 
 from mbt_lightning.table import paper
 from mbt_lightning.table.paper import find, numbers, unmet
@@ -158,7 +160,13 @@ def test_what_the_paper_does_not_state_may_differ() -> None:
 
 
 def test_other_data() -> None:
-    for data in ({"dataset": None}, {}, MINI | {"variant": "full"}, MINI | {"variant": "500k"}, MINI | {"subset": "0f"}):
+    for data in (
+        {"dataset": None},
+        {},
+        MINI | {"variant": "full"},
+        MINI | {"variant": "500k"},
+        MINI | {"subset": "0f"},
+    ):
         assert scores(paper_setting(), data) is None
     assert scores(paper_setting(), metric="top1") is None
     assert scores(paper_setting(), {"dataset": "vggsound", "variant": None}, "top1") is None, "another task"
@@ -174,6 +182,11 @@ def test_other_data() -> None:
         assert scores(paper_setting(dataset), {"dataset": name, "variant": None}, metric) == number
     four_views = paper_setting("moments_in_time", data__num_test_views=4)
     assert scores(four_views, {"dataset": "moments-in-time", "variant": None}, "top1") == (37.3, "Table 7")
+
+
+def test_the_papers_setting_is_that_of_the_recipes() -> None:
+    """As the program resolves them; `tests/helpers/paper_settings.py` writes the file anew."""
+    assert FILE.read_text(encoding="utf-8") == as_text(paper_settings(Program()))
 
 
 def test_nothing_is_changed() -> None:

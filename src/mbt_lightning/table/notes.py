@@ -48,8 +48,8 @@ def notes_of(found: Comparison) -> list[Section]:
 def reading(found: Comparison) -> list[str]:
     """Data, settings and code of all rows, and the cost of all."""
     runs = [run for point in found.points for run in point.runs]
-    data = {str(p.settings.get("data.manifest")): data_of(p.runs[0]) for p in found.points if p.runs}
-    lines = [f"Data: {text}." for text in data.values()]
+    data = {str(p.settings.get("data.manifest")): data_of(p.runs[0]) for p in reversed(found.points) if p.runs}
+    lines = [f"Data: {text}." for text in reversed(data.values())]
     if len(data) > 1:
         lines.append("Their test sets may differ: only rows of the same data set are compared below.")
     epochs = {show(run.config["trainer"].get("max_epochs")) for run in runs if run.config.get("trainer")}

@@ -96,30 +96,25 @@ def seed_of(run: Run) -> Any:
 
 def run_frame(runs: Sequence[Run]) -> pd.DataFrame:
     """A row a run, in four groups of columns: `run`, `setting`, `test` and `summary`."""
-    about = [
-        {
-            "run": run.name,
-            "source": run.source,
-            "state": run.state,
-            "message": run.message,
-            "seed": seed_of(run),
-            "is_scored": run.is_scored,
-            "ended": run.ended,
-            "git_commit": run.summary.get("git_commit"),
-            "data_hash": (run.summary.get("data") or {}).get("hash"),
-        }
-        for run in runs
-    ]
-    groups = {
-        "run": about,
-        "setting": [plain_settings(run) for run in runs],
-        "test": [numbers(run.test) for run in runs],
-        "summary": [numbers(flat({k: v for k, v in run.summary.items() if k != "test"})) for run in runs],
+    about: dict[str, list[Any]] = {
+        "run": [run.name for run in runs],
+        "source": [run.source for run in runs],
+        "state": [run.state for run in runs],
+        "message": [run.message for run in runs],
+        "seed": [seed_of(run) for run in runs],
+        "is_scored": [run.is_scored for run in runs],
+        "ended": [run.ended for run in runs],
+        "git_commit": [run.summary.get("git_commit") for run in runs],
+        "data_hash": [(run.summary.get("data") or {}).get("hash") for run in runs],
     }
-    frames = {name: pd.DataFrame(rows, index=range(len(runs)), dtype=object) for name, rows in groups.items()}
-    for name in ("test", "summary"):
-        frames[name] = frames[name].astype(float)
-    return pd.concat(frames, axis=1)
+    summaries = [flat({name: value for name, value in run.summary.items() if name != "test"}) for run in runs]
+    groups = {
+        "run": pd.DataFrame(about, dtype=object),
+        "setting": pd.DataFrame([plain_settings(run) for run in runs], dtype=object),
+        "test": pd.DataFrame([numbers(run.test) for run in runs], index=range(len(runs)), dtype=float),
+        "summary": pd.DataFrame([numbers(values) for values in summaries], index=range(len(runs)), dtype=float),
+    }
+    return pd.concat(groups, axis=1)
 
 
 def plain_settings(run: Run) -> Settings:
