@@ -1,4 +1,4 @@
-"""Run folders as the program leaves them, made up for the tests of what reads them."""
+"""Run folders as the program leaves them, with made-up scores, for the tests of what reads them."""
 
 import copy
 import csv
@@ -7,28 +7,29 @@ from pathlib import Path
 
 import yaml
 
-from mbt_lightning.config.settings import identity_settings
-from mbt_lightning.model.authors_flops import cost_of_settings
+from mbt_lightning.config.settings import identity_settings, nested
+from mbt_lightning.runs.read import Run
+from mbt_lightning.sweep.planned_runs import read_folders
+from mbt_lightning.table import paper
+from mbt_lightning.table.columns import Column, columns_of
+from mbt_lightning.table.compare import Comparison, compare
+from mbt_lightning.table.notes import notes_of
 
 CONFIG = yaml.safe_load("""
 seed_everything: 0
 trainer: {accelerator: auto, max_epochs: 8, max_steps: -1, limit_train_batches: null, accumulate_grad_batches: 1}
 model:
-  task: {class_path: mbt_lightning.training.tasks.Multilabel}
+  task: {class_path: mbt_lightning.Multilabel}
   modalities: [rgb, spectrogram]
   optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.0015, weight_decay: 0.05}}
-  warmup_fraction: 0.1
-  label_smoothing: 0.0
   mixup: null
   init: null
-  average_views: logits
   fusion: {class_path: mbt_lightning.Bottleneck, init_args: {num_bottlenecks: 4, update: sequential}}
   fusion_layer: 8
   size: {dim: 48, depth: 12, num_heads: 2, mlp_ratio: 4.0}
   patches: {rgb: [1, 16, 16], spectrogram: [16, 16]}
   share_encoder: false
-  head: cls
-  representation_size: null
+  head: {class_path: mbt_lightning.ClsHead, init_args: {representation_size: null}}
   drop_path: 0.0
 data:
   manifest: demo
@@ -36,15 +37,17 @@ data:
   classes: null
   val_split: val
   test_split: test
+  inputs:
+    rgb: {class_path: mbt_lightning.Rgb, init_args: {num_frames: 8, window_seconds: null, frame_size: 32}}
+    spectrogram:
+      class_path: mbt_lightning.Spectrogram
+      init_args:
+        transform:
+          class_path: mbt_lightning.LogMel
+          init_args: {sample_rate: 16000, num_mels: 64, mean: -1.8, std: 3.4}
+        augment: null
   window_seconds: 1.6
-  num_frames: 8
-  rgb_window_seconds: null
   synchronous: true
-  frame_size: 32
-  spectrogram:
-    class_path: mbt_lightning.data.spectrogram.LogMel
-    init_args: {sample_rate: 16000, num_mels: 64, window_seconds: 0.025, hop_seconds: 0.01, mean: -1.8, std: 3.4}
-  spec_augment: null
   num_test_views: 1
   batch_size: 32
   num_workers: 2
@@ -54,7 +57,7 @@ ckpt_path: null
 """)
 
 CROSS = {"class_path": "mbt_lightning.CrossAttention"}
-JOINT = {"class_path": "mbt_lightning.model.fusion.JointSelfAttention"}
+JOINT = {"class_path": "mbt_lightning.JointSelfAttention"}
 
 
 def bottleneck(num_bottlenecks: int = 4, update: str = "sequential") -> dict:
@@ -62,9 +65,12 @@ def bottleneck(num_bottlenecks: int = 4, update: str = "sequential") -> dict:
     return {"class_path": "mbt_lightning.Bottleneck", "init_args": chosen}
 
 
-def configuration(**settings) -> dict:
-    """A resolved configuration; settings by dotted names with two underscores for a dot: model__fusion_layer=4."""
-    config = copy.deepcopy(CONFIG)
+STRATEGIES = {"Bottleneck": bottleneck(), "CrossAttention": CROSS, "JointSelfAttention": JOINT}
+
+
+def changed(config: dict, **settings) -> dict:
+    """A configuration with other settings, their dots as two underscores: model__fusion_layer=4."""
+    config = copy.deepcopy(config)
     for name, value in settings.items():
         *path, last = name.split("__")
         place = config
@@ -74,10 +80,17 @@ def configuration(**settings) -> dict:
     return config
 
 
-def gflops_of(config: dict) -> float:
-    """What the program would count on the model."""
-    cost = cost_of_settings(config, 12)
-    return cost.as_run / 1e9 if cost else 0.03
+def configuration(**settings) -> dict:
+    return changed(CONFIG, **settings)
+
+
+def gflops_of(config: dict) -> tuple[float, float | None]:
+    """Made-up costs of a clip: as run, and as coded by the authors, who have no joint self-attention."""
+    model = config["model"]
+    name = model["fusion"]["class_path"].rpartition(".")[2] if len(model["modalities"]) > 1 else ""
+    fused = 12 - model["fusion_layer"]
+    cost = 0.0275 + 0.0003 * fused * (1 + list(STRATEGIES).index(name)) if name in STRATEGIES else 0.014
+    return cost, None if name == "JointSelfAttention" and fused else 1.1 * cost
 
 
 def summary_of(config: dict, score: float, **parts) -> dict:
@@ -89,10 +102,12 @@ def summary_of(config: dict, score: float, **parts) -> dict:
     }
     data = {"manifest": "demo/manifest.csv", "hash": "34c0ae25bf84ffff", "classes": 12}
     data |= {"clips": {"train": 1024, "test": 512}, "coverage": {"train": 1.0, "test": 1.0}}
+    as_run, as_coded = gflops_of(config)
     return {
         "seed": config["seed_everything"],
         "parameters": 756684,
-        "gflops_per_clip": gflops_of(config),
+        "gflops_per_clip": as_run,
+        "gflops_as_coded": as_coded,
         "peak_memory_gb": 1.25,
         "git_commit": "abc",
         "versions": {"torch": "2.12.1"},
@@ -133,15 +148,8 @@ def make_plan(folder: Path, points: list[tuple[dict, str]], trials: dict[str, di
     (folder / "sweep" / "plan.json").write_text(json.dumps(content))
 
 
-STRATEGIES = {
-    "Bottleneck": bottleneck(),
-    "CrossAttention": CROSS,
-    "JointSelfAttention": JOINT,
-}
-
-
 def make_sweep(folder: Path, layers=(0, 2, 4, 6, 8, 10, 12), seeds=(0, 1, 2)) -> None:
-    """A whole sweep of strategy by L_f by seed, with audio and video alone beside it; scores by a rule."""
+    """A whole sweep of strategy by L_f by seed; scores by a rule."""
     points, trials = [], {}
     for name, fusion in STRATEGIES.items():
         for layer in layers:
@@ -157,3 +165,48 @@ def make_sweep(folder: Path, layers=(0, 2, 4, 6, 8, 10, 12), seeds=(0, 1, 2)) ->
                     score += 0.004 * ((seed * 7 + layer * 3) % 5 - 2)
                     make_run(folder / trial, score, **settings)
     make_plan(folder, points, trials)
+
+
+def made(seed: int = 0, score: float = 0.7, parts: dict | None = None, state: str = "finished", **settings) -> Run:
+    """A run without a folder."""
+    config = configuration(seed_everything=seed, **settings)
+    name = f"run-{score}-{seed}"
+    return Run(name, f"runs/made/{name}", state, config, summary_of(config, score, **(parts or {})))
+
+
+def unscored(name: str, state: str = "failed", message: str = "boom", **settings) -> Run:
+    """A run without a folder and without a score."""
+    return Run(name, f"runs/{name}", state, configuration(**settings), {}, message)
+
+
+MINI = {"dataset": "audioset", "variant": "mini", "subset": None}
+"""What a summary holds about the paper's main data set."""
+
+
+def paper_setting(dataset: str = "audioset_mini", **settings) -> dict:
+    """The paper's best setting on a data set."""
+    return changed(nested(paper.recipe(dataset)), **settings)
+
+
+def paper_run(name: str, score: float, data: dict | None = None, **settings) -> Run:
+    """A run in the paper's setting."""
+    config = paper_setting(**settings)
+    return Run(name, f"runs/{name}", "finished", config, summary_of(config, score, data=MINI | (data or {})))
+
+
+def compared(*folders: Path, score: str | None = None) -> Comparison:
+    return compare(*read_folders(folders), score)
+
+
+def notes(found: Comparison, title: str) -> str:
+    """The notes under a heading, which starts like this."""
+    return "\n".join(line for s in notes_of(found) if s.title.startswith(title) for line in s.lines)
+
+
+def columns_by_title(found: Comparison) -> dict[str, Column]:
+    return {column.title: column for column in columns_of(found) if column.title}
+
+
+def cells(found: Comparison) -> dict[str, list[str]]:
+    """What each column shows, by its heading."""
+    return {title: [column.text(p) for p in found.points] for title, column in columns_by_title(found).items()}

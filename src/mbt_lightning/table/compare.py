@@ -1,7 +1,7 @@
-"""Runs side by side: which of them may stand in one table, and what is swept there. Without torch.
+"""Runs side by side: which of them belong in one table, and what is swept there. Without torch.
 
-A table is of points that differ in nothing but what is swept; runs that differ in more are told apart with the settings
-that differ.
+The points of a table differ in nothing but what is swept; runs that differ in more are excluded, with the settings that
+differ.
 """
 
 from __future__ import annotations
@@ -13,29 +13,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mbt_lightning.config.settings import flat, nested
+import pandas as pd
+
+from mbt_lightning.config.settings import flat, may_be_absent, nested
+from mbt_lightning.config.upgrade import new_name
 from mbt_lightning.runs.read import Run
 from mbt_lightning.sweep.planned_runs import Plan
 from mbt_lightning.table import paper
-from mbt_lightning.table.paper import class_of
-from mbt_lightning.table.points import (
-    MAY_BE_ABSENT,
-    SEED,
-    Point,
-    Settings,
-    agree,
-    collect,
-    explain,
-    key_of,
-    settings_of,
-    show,
-    text,
-)
+from mbt_lightning.table.points import Point, by_number, collect
+from mbt_lightning.table.run_frame import SEED, Settings, differences, explained, key_of, run_frame, settings_of, text
+from mbt_lightning.table.strategies import class_of, show, with_distinct_names
+
+STRATEGY = ("model.modalities", "model.fusion", "model.fusion_layer")
+"""Swept settings that a row is named by."""
 
 AXES = (
-    "model.modalities",
-    "model.fusion",
-    "model.fusion_layer",
+    *STRATEGY,
     "model.share_encoder",
     "model.size",
     "model.init",
@@ -53,22 +46,25 @@ class Comparison:
     """What a table is made of.
 
     Args:
-        points: its rows, in order.
+        frame: all runs, a row each, see `run_frame`; ("run", "role") is what each is in the table, ("run", "point") the
+            number of its point.
+        points: the table's rows, in order.
         swept: the settings that vary.
-        common: the settings that all points share.
+        varying: the settings in which any of the runs differ.
         score: name of the score that rows are judged by, e.g. `mAP`.
-        apart: runs that differ in more than what is swept, and where: {dotted name: (theirs, the table's)}.
-        unplaced: runs of which too little is known, and why.
+        excluded: runs that differ in more than what is swept, and where: {dotted name: (theirs, the table's)}.
+        unread: runs of which too little is known, and why.
         evaluations: runs that trained nothing.
         plans: of the sweeps that the runs belong to.
     """
 
+    frame: pd.DataFrame
     points: list[Point]
     swept: tuple[str, ...]
-    common: Settings
+    varying: set[str]
     score: str
-    apart: list[tuple[Run, dict[str, tuple[str, str]]]] = field(default_factory=list)
-    unplaced: list[tuple[Run, str]] = field(default_factory=list)
+    excluded: list[tuple[Run, dict[str, tuple[str, str]]]] = field(default_factory=list)
+    unread: list[tuple[Run, str]] = field(default_factory=list)
     evaluations: list[Run] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
 
@@ -86,27 +82,46 @@ class Comparison:
     @property
     def axes(self) -> list[str]:
         """What is swept beside strategy, modalities and L_f."""
-        own = ("model.modalities", "model.fusion", "model.fusion_layer")
-        return [key for key in self.swept if key not in own]
+        return [key for key in self.swept if key not in STRATEGY]
 
     @cached_property
     def has_layers(self) -> bool:
-        """Whether L_f varies, late fusion aside."""
-        return len({p.fusion_layer for p in self.points if p.kind != "late fusion"} - {None}) > 1
+        """Whether L_f varies, apart from late fusion."""
+        return len({p.strategy.fusion_layer for p in self.points if not p.strategy.is_late} - {None}) > 1
+
+    @cached_property
+    def scores(self) -> list[str]:
+        """Names of all test scores, in the order in which runs report them."""
+        return list(dict.fromkeys(name for point in self.points for run in point.runs for name in run.test))
 
     @property
     def modalities(self) -> list[str]:
         """All modalities, in the order in which most models have them."""
-        return list(
-            dict.fromkeys(m for p in sorted(self.points, key=lambda p: -len(p.modalities)) for m in p.modalities)
-        )
+        orders = sorted((p.strategy.modalities for p in self.points), key=len, reverse=True)
+        return list(dict.fromkeys(m for order in orders for m in order))
 
     @property
     def groups(self) -> list[str]:
         """Groups of classes that have a score of their own."""
         start = f"{self.main}/"
-        names = dict.fromkeys(name for point in self.points for run in point.runs for name in run.test)
-        return [name.removeprefix(start) for name in names if name.startswith(start)]
+        return [name.removeprefix(start) for name in self.scores if name.startswith(start)]
+
+    def name_of(self, point: Point) -> str:
+        """A point in a few words."""
+        strategy = point.strategy
+        layer = [] if strategy.fusion_layer is None or strategy.is_late else [f"L_f = {strategy.fusion_layer}"]
+        return ", ".join([strategy.name, *layer, *(f"{axis_title(key)} {v}" for key, v in point.labels.items())])
+
+
+def axis_title(key: str) -> str:
+    """What a swept setting is called."""
+    titles = {
+        "data.window_seconds": "window (s)",
+        "data.manifest": "data",
+        "model.share_encoder": "one encoder",
+        "model.init": "starting weights",
+    }
+    return titles.get(key, key.rpartition(".")[2].replace("_", " "))
 
 
 def compare(runs: Sequence[Run], plans: Sequence[Plan] = (), score: str | None = None) -> Comparison:
@@ -118,33 +133,44 @@ def compare(runs: Sequence[Run], plans: Sequence[Plan] = (), score: str | None =
         score: name of the score to judge by; default: the main one of the task.
     """
     runs = completed(runs)
-    evaluations = [run for run in runs if not run.is_training]
-    placed, unplaced = [], []
-    paths = known_hashes(runs)
-    for run in runs:
-        if run.is_training:
-            try:
-                placed.append((run, settings_of(run, paths)))
-            except (KeyError, TypeError, AttributeError) as error:
-                unplaced.append((run, f"its configuration lacks {error}" if run.config else "it has no configuration"))
-    fill_in_measured(placed)
-    may_vary = axes_of(placed, plans)
-    family, others = largest_family(placed, may_vary)
-    swept = tuple(key for key in may_vary if varies(key, [s for _, s in family]))
-    points = collect(family, swept)
-    fullest = max((p.settings for p in points), key=len, default={})
-    common = {key: value for key, value in fullest.items() if key not in swept}
+    frame = run_frame(runs)
+    hashes = known_hashes(runs)
+    settings: dict[int, Settings] = {}
+    unread, roles = [], {}
+    for row, run in enumerate(runs):
+        if not run.is_training:
+            roles[row] = "no training"
+            continue
+        try:
+            settings[row] = settings_of(run, hashes)
+        except (KeyError, TypeError, AttributeError) as error:
+            unread.append((run, f"its configuration lacks {error}" if run.config else "it has no configuration"))
+            roles[row] = "not read"
+    may_vary = axes_of([runs[row] for row in settings], settings.values(), plans)
+    family = largest_family(settings, frame["run"]["is_scored"], may_vary)
+    inside = {row: settings[row] for row in family}
+    swept = tuple(key for key in may_vary if varies(key, inside.values()))
+    points = collect(frame, runs, inside, swept) if inside else []
     known: Settings = {}
     for point in points:
         known = point.settings | known
-    apart = [(run, explain(without(settings, may_vary), without(known, may_vary))) for run, settings in others]
-    found = Comparison(points, swept, common, score or main_score(points), apart, unplaced, evaluations, list(plans))
-    finish(found)
+    excluded = []
+    for row, own in settings.items():
+        if row not in inside:
+            excluded.append((runs[row], explained(without(own, may_vary), without(known, may_vary))))
+            roles[row] = "excluded"
+    if roles:
+        frame.loc[list(roles), ("run", "role")] = list(roles.values())
+    evaluations = [run for run in runs if not run.is_training]
+    varying = {key for key in {key for own in settings.values() for key in own} if varies(key, settings.values())}
+    score = score or main_score(points)
+    found = Comparison(frame, points, swept, varying, score, excluded, unread, evaluations, list(plans))
+    describe(found)
     return found
 
 
 def completed(runs: Sequence[Run]) -> list[Run]:
-    """Runs that wait, of which only the swept values are known, with the configuration of the others put below them."""
+    """Fill in the configuration of waiting runs of which only the swept values are known, from the other runs."""
     whole = [run.config for run in runs if run.is_training and run.config.get("trainer")]
     if not whole:
         return list(runs)
@@ -153,13 +179,13 @@ def completed(runs: Sequence[Run]) -> list[Run]:
 
     def filled(run: Run) -> Run:
         values = flat(run.config)
-        name = values.get("model.fusion")
+        name = values.pop("model.fusion", None)
         if isinstance(name, str):  # a class by its name alone has its usual settings
             own = strategies.get(name.rpartition(".")[2]) or {"class_path": f"mbt_lightning.{name}", "init_args": {}}
-            values = {**{key: v for key, v in values.items() if key != "model.fusion"}, **flat({"model.fusion": own})}
+            values |= flat({"model.fusion": own})
         replaced = {key_of(key) for key in values if key.startswith("model.fusion.class_path")}
-        below = {key: v for key, v in flat(base).items() if key_of(key) not in replaced}
-        return replace(run, config=nested(below | values))
+        rest = {key: value for key, value in flat(base).items() if key_of(key) not in replaced}
+        return replace(run, config=nested(rest | values))
 
     return [
         filled(r) if (r.state == "waiting" or SEED in r.config) and r.config and "trainer" not in r.config else r
@@ -167,73 +193,45 @@ def completed(runs: Sequence[Run]) -> list[Run]:
     ]
 
 
-def finish(found: Comparison) -> None:
-    """Order the points, and give each its labels, its places in the sweeps, and the paper's number."""
-    owners = {id(run): point for point in found.points for run in (*point.runs, *point.unscored, *point.doubles)}
+def describe(found: Comparison) -> None:
+    """Order the points, and give each its name, its labels, its places in the sweeps and the paper's number."""
+    points = found.points
     by_source = {
-        str(Path(run.source)): owners[id(run)] for p in found.points for run in [*p.runs, *p.unscored, *p.doubles]
+        str(Path(run.source)): point for point in points for run in (*point.runs, *point.unscored, *point.duplicates)
     }
     for plan in found.plans:
         for planned in plan.points:
-            point = by_source.get(str(plan.folder / planned["trial"]))
+            owner = by_source.get(str(plan.folder / planned["trial"]))
             values = {name: value for name, value in planned["values"].items() if name != SEED}
-            if point and values not in point.places:
-                point.places.append(values)
-    studied = {*found.swept}
-    updates = {p.strategy.partition("(")[2] for p in found.points if p.kind == "bottleneck"}
-    studied |= {"update"} if len(updates) > 1 else set()
+            if owner and values not in owner.places:
+                owner.places.append(values)
     for key in found.axes:
-        for point, label in zip(found.points, labels([p.settings.get(key, "–") for p in found.points]), strict=True):
+        for point, label in zip(points, labels([p.settings.get(key, "–") for p in points]), strict=True):
             point.labels[key] = data_label(point, label) if key == "data.manifest" else label
-    tell_apart(found.points)
-    for point in found.points:
-        point.swept = found.swept
+    names = with_distinct_names([p.strategy for p in points], [tuple(p.labels.values()) for p in points])
+    for point, strategy in zip(points, names, strict=True):
+        point.strategy = strategy
+    rules = {p.strategy.update for p in points} - {""}
+    studied = {*found.swept, *(["update"] if len(rules) > 1 else [])}
+    for point in points:
         if point.runs:
-            data = point.runs[0].summary.get("data") or {}
-            point.paper = paper.find(point.config, data, found.score, studied)
-    first = ["rgb only", "spectrogram only", "late fusion", "joint self-attention", "cross-attention", "bottleneck"]
+            point.paper = paper.find(point.config, point.data, found.score, studied)
 
     def place(point: Point) -> tuple:
-        kind = first.index(point.kind) if point.kind in first else len(first)
-        alone = -1 if len(point.modalities) == 1 and point.kind not in first else kind
-        others = [natural(point.settings.get(key)) for key in found.axes]
-        return (alone, point.kind, point.num_bottlenecks or 0, point.strategy, others, point.fusion_layer or 0)
+        others = [by_number(point.settings.get(key)) for key in found.axes]
+        return (*point.strategy.rank, others, point.strategy.fusion_layer or 0)
 
-    found.points.sort(key=place)
-
-
-def tell_apart(points: Sequence[Point]) -> None:
-    """Give points that would be called the same what tells them apart: the class's whole path, or the modalities."""
-    paths: dict[str, set[str]] = defaultdict(set)
-    own = {id(p): str((p.settings.get("model.fusion") or {}).get("class_path", "")) for p in points}
-    for point in points:
-        paths[point.kind].add(own[id(point)])
-    for point in points:
-        if point.kind == own[id(point)].rpartition(".")[2] and len(paths[point.kind]) > 1:
-            point.class_path = own[id(point)]
-    alike: dict[tuple, list[Point]] = defaultdict(list)
-    for point in points:
-        alike[point.strategy, point.fusion_layer, *point.labels.values()].append(point)
-    for same in alike.values():
-        if len({tuple(p.modalities) for p in same}) > 1:
-            for point in same:
-                point.order = ", ".join(point.modalities)
-
-
-def natural(value: Any) -> tuple[int, float, str]:
-    """What sorts numbers by size, and the rest by its text behind them."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return (0, float(value), "") if is_number else (1, 0.0, text(value))
+    points.sort(key=place)
 
 
 def varies(key: str, settings: Iterable[Settings]) -> bool:
-    """Whether runs differ in a setting, those aside for which it has no meaning."""
-    absent = [] if key in MAY_BE_ABSENT else ["–"]
-    return len({text(value) for s in settings for value in ([s[key]] if key in s else absent)}) > 1
+    """Whether runs differ in a setting; those for which it has no meaning do not count."""
+    values = [own.get(key, "–") for own in settings if key in own or not may_be_absent(key)]
+    return any(value != values[0] for value in values)
 
 
 def known_hashes(runs: Iterable[Run]) -> dict[str, str]:
-    """Hashes of manifests by their path, where all runs that know them say the same."""
+    """Hashes of manifests by their path, where all runs that know them agree."""
     found: dict[str, set[str]] = defaultdict(set)
     for run in runs:
         if digest := (run.summary.get("data") or {}).get("hash"):
@@ -241,67 +239,51 @@ def known_hashes(runs: Iterable[Run]) -> dict[str, str]:
     return {path: next(iter(digests)) for path, digests in found.items() if len(digests) == 1}
 
 
-def fill_in_measured(placed: list[tuple[Run, Settings]]) -> None:
-    """A trial that has not begun has `null` where others have the measured scale of the spectrogram: take theirs."""
-    key = "data.spectrogram"
-    given = [{name: v for name, v in (s.get(key) or {}).items() if v is not None} for _, s in placed]
-    measured = [own for own, (_, s) in zip(given, placed, strict=True) if own and own == s[key]]
-    for own, (_, settings) in zip(given, placed, strict=True):
-        if own and own != settings[key]:
-            same = [m for m in measured if m.keys() <= settings[key].keys() and m.items() >= own.items()]
-            settings[key] = same[0] if same else settings[key]
-
-
-def axes_of(placed: Sequence[tuple[Run, Settings]], plans: Sequence[Plan]) -> tuple[str, ...]:
+def axes_of(runs: Sequence[Run], settings: Iterable[Settings], plans: Sequence[Plan]) -> tuple[str, ...]:
     """The settings that may vary in a table: those of the sweeps if all runs are theirs, else what ablations vary."""
-    known = {key for _, settings in placed for key in settings}
+    known = {key for own in settings for key in own}
     values = [flat(point["values"]) for plan in plans for point in plan.points]
     names = [
         *dict.fromkeys(name for chosen in values for name in chosen),
         *(n for p in plans if not p.points for n in p.parameters),
     ]
-    of_plans = dict.fromkeys(key_of(name) for name in names if name != SEED)
+    of_plans = dict.fromkeys(key_of(new_name(name)) for name in names if name != SEED)
     folders = {plan.folder.resolve() for plan in plans}
-    inside = all(Path(run.source).parent.resolve() in folders for run, _ in placed)
+    inside = all(Path(run.source).parent.resolve() in folders for run in runs)
     if of_plans and inside and of_plans.keys() <= known:
         return tuple(sorted(of_plans, key=lambda key: (AXES.index(key) if key in AXES else len(AXES), key)))
     return (*AXES, *(key for key in of_plans if key not in AXES))
 
 
 def without(settings: Settings, keys: Sequence[str]) -> Settings:
-    """Settings but for some."""
+    """All settings except some."""
     return {key: value for key, value in settings.items() if key not in keys}
 
 
-Placed = list[tuple[Run, Settings]]
-
-
-def largest_family(placed: Placed, may_vary: Sequence[str]) -> tuple[Placed, Placed]:
-    """The most runs that agree in all but what may vary, and the others.
+def largest_family(settings: Mapping[int, Settings], is_scored: pd.Series, may_vary: Sequence[str]) -> list[int]:
+    """The most runs that agree in all but what may vary.
 
     Runs with a score count before those without. A run of one modality agrees with any value of what it lacks.
     """
-    alike: dict[str, Placed] = defaultdict(list)
-    for run, settings in placed:
-        alike[text(without(settings, may_vary))].append((run, settings))
-    cores = [(without(members[0][1], may_vary), members) for members in alike.values()]
+    alike: dict[str, list[int]] = defaultdict(list)
+    for row, own in settings.items():
+        alike[text(without(own, may_vary))].append(row)
+    cores = [(without(settings[rows[0]], may_vary), rows) for rows in alike.values()]
 
-    def size(members: Placed) -> tuple[int, int]:
-        return sum(run.is_scored for run, _ in members), len(members)
+    def size(rows: Sequence[int]) -> tuple[int, int]:
+        return int(is_scored.loc[list(rows)].sum()), len(rows)
 
-    # The fullest first: what a single modality lacks must not bind together what differs in it.
+    # The fullest first: what a single modality lacks must not join runs that differ in it.
     cores.sort(key=lambda core: (len(core[0]), *size(core[1])), reverse=True)
-    best: Placed = []
-    for settings, members in sorted(cores, key=lambda core: size(core[1]), reverse=True)[:50]:
-        chosen, taken = [settings], list(members)
+    best: list[int] = []
+    for core, rows in sorted(cores, key=lambda core: size(core[1]), reverse=True)[:50]:
+        known, taken = core, list(rows)
         for other, more in cores:
-            if other is not settings and all(agree(other, one) for one in chosen):
-                chosen.append(other)
-                taken += more
+            if other is not core and not differences(other, known):
+                known, taken = known | other, taken + more
         if size(taken) > size(best):
             best = taken
-    inside = {id(run) for run, _ in best}
-    return best, [(run, settings) for run, settings in placed if id(run) not in inside]
+    return best
 
 
 def main_score(points: Iterable[Point]) -> str:
@@ -319,16 +301,16 @@ def main_score(points: Iterable[Point]) -> str:
 
 
 def labels(values: Sequence[Any]) -> list[str]:
-    """Values of one setting in a few words each, in more only where few would be the same for different ones."""
-    plain = [value for value in values if isinstance(value, Mapping) and "class_path" not in value]
-    differing = {name for value in plain for name in value if any(other.get(name) != value[name] for other in plain)}
+    """Values of one setting in a few words each; what differs between values of the same words is added."""
+    mappings = [value for value in values if isinstance(value, Mapping) and "class_path" not in value]
+    differing = {name for value in mappings for name in value if any(o.get(name) != value[name] for o in mappings)}
 
-    def few(value: Any) -> str:
+    def short(value: Any) -> str:
         if differing and isinstance(value, Mapping) and "class_path" not in value:
             return show({name: inner for name, inner in value.items() if name in differing})
         return show(value)
 
-    words = [few(value) for value in values]
+    words = [short(value) for value in values]
     found = []
     for value, word in zip(values, words, strict=True):
         namesakes = [other for other, name in zip(values, words, strict=True) if name == word and other != value]
@@ -342,8 +324,7 @@ def labels(values: Sequence[Any]) -> list[str]:
 
 def data_label(point: Point, digest: str) -> str:
     """A data set in a few words: its manifest's name and how many clips it trains on."""
-    for run in point.runs:
-        data = run.summary.get("data") or {}
-        clips = (data.get("clips") or {}).get("train")
-        return f"{Path(str(data.get('manifest'))).stem}, {clips} clips, {digest[:6]}"
-    return Path(digest).stem
+    if not point.runs:
+        return Path(digest).stem
+    clips = (point.data.get("clips") or {}).get("train")
+    return f"{Path(str(point.data.get('manifest'))).stem}, {clips} clips, {digest[:6]}"

@@ -1,36 +1,40 @@
-"""Figures of a table, as PNG and as SVG whose text is text. matplotlib is imported when one is drawn."""
+"""Figures of a table, as PNG, PDF and SVG whose text is text. matplotlib is imported when one is drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from itertools import pairwise
 from math import isfinite, nan
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from mbt_lightning.table.columns import axis_title, paper_gap
+from mbt_lightning.table.columns import paper_gap
 from mbt_lightning.table.compare import Comparison
 from mbt_lightning.table.points import Point
+from mbt_lightning.table.series import Axis, Line, axes_of, is_number, levels_of, lines_of
 from mbt_lightning.table.significance import pareto
+from mbt_lightning.table.strategies import line_styles, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#4D4D4D")
-"""Okabe and Ito's, which colour-blind readers tell apart, and two more."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-MAIN_COLOUR = {"bottleneck": 0, "cross-attention": 1, "joint self-attention": 2}
 GREY = "#6b6b6b"
-MOST_LINES = 8
-MOST_LEVELS = 6
 MOST_GROUPS = 9
+DASHED, DOTTED = (0, (4, 2)), (0, (1, 2))
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "png": {"dpi": 200},
+    "svg": {"metadata": {"Date": None}},
+    "pdf": {"metadata": {"CreationDate": None}},
+}
+"""What a figure is saved as."""
 
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mbt",
+    "pdf.fonttype": 42,
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -39,6 +43,9 @@ STYLE: dict[str, Any] = {
     "axes.linewidth": 0.8,
     "axes.grid": True,
     "axes.grid.axis": "y",
+    "axes.titlesize": 8,
+    "axes.titlecolor": GREY,
+    "axes.titlelocation": "left",
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.7,
     "axes.axisbelow": True,
@@ -46,43 +53,11 @@ STYLE: dict[str, Any] = {
     "ytick.color": "#444444",
     "lines.linewidth": 1.6,
     "lines.markersize": 5,
+    "lines.markeredgecolor": "white",
+    "lines.markeredgewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
 }
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A setting that points are drawn over.
-
-    Args:
-        name: for the file.
-        title: of the axis.
-        value: of a point; None where the setting has no meaning for it.
-        key: the setting.
-        is_log: whether the axis is logarithmic.
-    """
-
-    name: str
-    title: str
-    value: Callable[[Point], Any]
-    key: str
-    is_log: bool = False
-
-
-@dataclass
-class Line:
-    """Points that differ in one setting only.
-
-    Args:
-        label: what they have in common.
-        kind: their strategy.
-        points: (value of the setting, point), in order.
-        is_best: whether it was chosen among several of its strategy by its best score.
-    """
-
-    label: str
-    kind: str
-    points: list[tuple[float, Point]] = field(default_factory=list)
-    is_best: bool = False
 
 
 def draw(found: Comparison, out: Path) -> list[str]:
@@ -93,10 +68,7 @@ def draw(found: Comparison, out: Path) -> list[str]:
         out: folder that the files are written into.
 
     Returns:
-        Names of the figures, each of which is `<name>.png` and `<name>.svg` there.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
+        Names of the figures, each of which is `<name>.png`, `<name>.svg` and `<name>.pdf` there.
     """
     import matplotlib
 
@@ -106,227 +78,121 @@ def draw(found: Comparison, out: Path) -> list[str]:
             lines, others = lines_of(found, axis)
             if not lines:
                 continue
-            figures[f"score_over_{axis.name}"] = scores(found, axis, lines, others)
+            figures[f"score_over_{axis.name}"] = score_figure(found, axis, lines, others)
             if found.groups:
-                figures[f"groups_over_{axis.name}"] = groups(found, axis, lines, others)
+                figures[f"groups_over_{axis.name}"] = group_figure(found, axis, lines, others)
             if axis.name == "fusion_layer" and any(p.gflops for line in lines for _, p in line.points):
-                figures[f"gflops_over_{axis.name}"] = costs(axis, lines)
+                figures[f"gflops_over_{axis.name}"] = gflops_figure(found, axis, lines)
         costed = [p for p in found.points if p.gflops and p.mean(found.main) is not None]
         if len({p.gflops for p in costed}) > 1:
-            figures["score_over_gflops"] = score_over_cost(found, costed)
+            figures["score_over_gflops"] = cost_figure(found, costed)
         for kind in ("score", "groups", "gflops"):  # of an earlier call, perhaps of other runs
-            for old in [*out.glob(f"{kind}_over_*.png"), *out.glob(f"{kind}_over_*.svg")]:
+            for old in (path for ending in FORMATS for path in out.glob(f"{kind}_over_*.{ending}")):
                 old.unlink()
         for name, figure in figures.items():
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # once is enough
-            figure.savefig(out / f"{name}.png", dpi=200)
-            figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+            for ending, options in FORMATS.items():
+                figure.savefig(out / f"{name}.{ending}", **options)
     return list(figures)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is drawn
+# Scores over a setting
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def axes_of(found: Comparison) -> list[Axis]:
-    """The settings that points are drawn over."""
-    axes = [
-        Axis("fusion_layer", "fusion layer $L_f$", lambda p: p.fusion_layer, "model.fusion_layer"),
-        Axis("bottlenecks", "bottleneck tokens $B$", lambda p: p.num_bottlenecks, "num_bottlenecks", is_log=True),
-    ]
-    for key in found.axes:
-        if key == "data.manifest":
-            axes.append(Axis("clips", "training clips", train_clips, key, is_log=True))
-        elif all(is_number(p.settings.get(key)) for p in found.points):
-            axes.append(Axis(key.rpartition(".")[2], plain(axis_title(key)), lambda p, key=key: p.settings[key], key))  # type: ignore[misc]
-        else:
-            axes.append(Axis(key.rpartition(".")[2], plain(axis_title(key)), lambda p, key=key: p.labels[key], key))  # type: ignore[misc]
-    return axes
-
-
-def is_number(value: Any) -> bool:
-    """Whether a setting is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def train_clips(point: Point) -> float | None:
-    """Number of clips that a point is trained on."""
-    found = point.about("data", "clips", "train")
-    return found[0] if found else None
-
-
-def lines_of(found: Comparison, axis: Axis) -> tuple[list[Line], list[Point]]:
-    """Lines over a setting, and the points for which it has no meaning.
-
-    Late fusion is where every strategy's line over L_f ends. Of more lines than can be told apart each strategy keeps
-    its best.
-    """
-    over_layers = axis.key == "model.fusion_layer"
-    lines: dict[tuple, Line] = {}
-    others: list[Point] = []
-    late: list[Point] = []
-    for point in found.points:
-        value, is_scored = axis.value(point), point.mean(found.main) is not None
-        if over_layers and point.kind == "late fusion":
-            late.append(point)
-        elif value is None:
-            others += [point] * is_scored
-        else:
-            lines.setdefault(in_common(found, axis, point), Line("", point.kind)).points.append((value, point))
-    for name, line in lines.items():
-        line.label = ", ".join(name)
-        line.points += [(axis.value(p), p) for p in late if in_common(found, axis, p)[1:] == name[1:]]
-    chosen = [
-        line
-        for line in lines.values()
-        if len({value for value, p in line.points if p.mean(found.main) is not None}) > 1
-    ]
-    for line in chosen:
-        if all(is_number(value) for value, _ in line.points):
-            line.points.sort(key=lambda pair: pair[0])
-    if len(chosen) > MOST_LINES:
-        best: dict[str, Line] = {}
-        for line in chosen:
-            if line.kind not in best or peak(found, line) > peak(found, best[line.kind]):
-                best[line.kind] = line
-        chosen = [replace(line, is_best=True) for line in best.values()]
-    return chosen, others
-
-
-def peak(found: Comparison, line: Line) -> float:
-    """The best score on a line."""
-    return max(point.mean(found.main) or 0 for _, point in line.points)
-
-
-def levels_of(found: Comparison, others: Sequence[Point]) -> list[Point]:
-    """The points without a place on an axis that are drawn as levels; of too many the best of each strategy."""
-    if len(others) <= MOST_LEVELS:
-        return list(others)
-    best: dict[str, Point] = {}
-    for point in others:
-        if point.kind not in best or (point.mean(found.main) or 0) > (best[point.kind].mean(found.main) or 0):
-            best[point.kind] = point
-    return list(best.values())
-
-
-def level_name(found: Comparison, point: Point) -> str:
-    """What a level is called."""
-    has_layer = found.has_layers and point.fusion_layer is not None and point.kind != "late fusion"
-    layer = [f"L_f = {point.fusion_layer}"] if has_layer else []
-    return ", ".join([point.strategy, *layer, *(f"{axis_title(key)} {label}" for key, label in point.labels.items())])
-
-
-def in_common(found: Comparison, axis: Axis, point: Point) -> tuple[str, ...]:
-    """What the points of a line have in common, in words; the strategy comes first."""
-    strategy = point.strategy
-    if axis.key == "num_bottlenecks" and point.num_bottlenecks is not None:
-        strategy = strategy.replace(f"B = {point.num_bottlenecks} ", "")
-    names = [strategy]
-    has_layer = point.fusion_layer is not None and point.kind != "late fusion" and found.has_layers
-    if has_layer and axis.key != "model.fusion_layer":
-        names.append(f"L_f = {point.fusion_layer}")
-    names += [f"{axis_title(key)} {point.labels[key]}" for key in found.axes if key != axis.key]
-    return tuple(names)
-
-
-def colours_of(lines: Sequence[Line]) -> list[tuple[str, str]]:
-    """Colour and marker of each line: the strategies have their own, as far as that goes."""
-    free = [i for i in range(len(COLOURS)) if i not in {MAIN_COLOUR.get(line.kind) for line in lines}]
-    chosen: list[tuple[str, str]] = []
-    taken: set[int] = set()
-    for line in lines:
-        own = MAIN_COLOUR.get(line.kind)
-        number = own if own is not None and own not in taken else free.pop(0) if free else len(taken) % len(COLOURS)
-        taken.add(number)
-        chosen.append((COLOURS[number], MARKERS[number]))
-    return chosen
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Figures
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def scores(found: Comparison, axis: Axis, lines: Sequence[Line], others: Sequence[Point]) -> Figure:
+def score_figure(found: Comparison, axis: Axis, lines: Sequence[Line], others: Sequence[Point]) -> Figure:
     """The score over a setting, a line a strategy, with the spread over seeds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.2, 3.6), layout="constrained")
     panel = figure.subplots()
-    score_panel(panel, found, axis, lines, others, found.main, has_labels=True)
+    score_panel(panel, found, axis, lines, others, found.main)
     panel.set_ylabel(f"{plain(found.score)} (%)")
     panel.set_xlabel(axis.title)
-    panel.set_title(caption(found, lines, others), fontsize=8, color=GREY, loc="left")
+    panel.set_title(caption(found, lines, others))
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def group_figure(found: Comparison, axis: Axis, lines: Sequence[Line], others: Sequence[Point]) -> Figure:
+    """The same for each group of classes, side by side."""
+    from matplotlib.figure import Figure
+
+    names = found.groups[:MOST_GROUPS]
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(0.4 + 2.2 * columns + 2.0, 0.5 + 2.3 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    for i, (panel, group) in enumerate(zip(panels, names, strict=False)):
+        score_panel(panel, found, axis, lines, others, f"{found.main}/{group}")
+        panel.set_title(plain(group), fontsize=9, color="black")
+        panel.set_xlabel(axis.title if i >= len(names) - columns else "")
+        panel.set_ylabel(f"{plain(found.score)} (%)" if i % columns == 0 else "")
+    for panel in list(panels)[len(names) :]:
+        panel.set_visible(False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper")
+    notes = []
+    if len(names) < len(found.groups):
+        notes.append(f"{len(names)} of {len(found.groups)} groups, the others are in the table")
+    if omitted := len(others) - len(levels_of(found, others)):
+        notes.append(f"dotted: the best of each strategy, {omitted} omitted")
+    if notes:
+        figure.suptitle("; ".join(notes), fontsize=8, color=GREY, x=0.01, ha="left")
     return figure
 
 
 def caption(found: Comparison, lines: Sequence[Line], others: Sequence[Point]) -> str:
-    """What line and band are, and how many seeds they are of."""
+    """What lines and bands are, and over how many seeds."""
     levels = levels_of(found, others)
-    counts = {len(p.values(found.main)) for p in [*(p for line in lines for _, p in line.points), *levels]} - {0}
+    counts = {p.count(found.main) for p in [*(p for line in lines for _, p in line.points), *levels]} - {0}
     seeds = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)}–{max(counts)}"
-    text = f"test, mean of {seeds} seed{'s' * (seeds != '1')}"
-    text += ", band: ± standard deviation" * (max(counts) > 1)
-    text += "; of each strategy its best line" * any(line.is_best for line in lines)
-    text += f"; dotted: the best of each strategy, {len(others) - len(levels)} left out" * (len(levels) < len(others))
-    return text + ("; dashed: paper" if any(p.paper for line in lines for _, p in line.points) else "")
+    parts = [f"test, mean of {seeds} seed{'s' * (seeds != '1')}"]
+    if max(counts) > 1:
+        parts[0] += ", band: ± standard deviation"
+    if any(p.strategy.is_late for line in lines for _, p in line.points):
+        parts.append("at the end: late fusion")
+    if any(line.is_best for line in lines):
+        parts.append("the best line of each strategy")
+    if len(levels) < len(others):
+        parts.append(f"dotted: the best of each strategy, {len(others) - len(levels)} omitted")
+    if any(p.paper for line in lines for _, p in line.points):
+        parts.append("dashed: paper")
+    return "; ".join(parts)
 
 
 def score_panel(
-    panel: Axes,
-    found: Comparison,
-    axis: Axis,
-    lines: Sequence[Line],
-    others: Sequence[Point],
-    name: str,
-    has_labels: bool,
+    panel: Axes, found: Comparison, axis: Axis, lines: Sequence[Line], others: Sequence[Point], name: str
 ) -> None:
-    """Draw the lines of one score, and the points without a place on the axis as levels."""
-    ends: list[tuple[float, str, str]] = []
-    late: dict[str, float] = {}
-    hidden = hidden_by(lines, name)
-    for line, (colour, marker), below in zip(lines, colours_of(lines), hidden, strict=True):
-        drawn = [(x, p) for x, p in line.points if p.mean(name) is not None]
-        if not drawn:
-            continue
-        xs = [x for x, _ in line.points]
-        heights = heights_of(line, name)  # broken where there is no score
-        means = [100 * (p.mean(name) or 0) for _, p in drawn]
+    """Draw the lines of one score, and the points without a place on the axis as dotted levels."""
+    levels = levels_of(found, others)
+    kinds = [line.kind for line in lines] + [point.strategy.kind for point in levels]
+    chosen = line_styles(kinds, styles(point.strategy.kind for point in found.points))
+    for line, (colour, marker), hidden in zip(lines, chosen, hidden_by(lines, name), strict=False):
+        xs, heights = [x for x, _ in line.points], heights_of(line, name)
         stds = [100 * (p.std(name) or 0) for _, p in line.points]
         low, high = ([m + sign * s for m, s in zip(heights, stds, strict=True)] for sign in (-1, 1))
         panel.fill_between(xs, low, high, color=colour, alpha=0.13, linewidth=0)
-        width: dict[str, Any] = {"linewidth": 1.6 + 2.2 * below, "markersize": 5 + 2.8 * below}
-        panel.plot(xs, heights, color=colour, marker=marker, markeredgecolor="white", markeredgewidth=0.6, **width)
-        theirs = (
-            [(x, p.paper.score) for x, p in drawn if p.paper and paper_gap(p) is not None] if name == found.main else []
-        )
-        if theirs:
-            panel.plot(
-                *zip(*theirs, strict=True), color=colour, linestyle=(0, (4, 2)), linewidth=1, marker=".", alpha=0.8
-            )
-        ends_late = axis.key == "model.fusion_layer" and drawn[-1][1].kind == "late fusion"
-        ends.append((means[-2 if ends_late and len(means) > 1 else -1], line.label, colour))
-        if ends_late:  # where all lines meet
-            late[", ".join(["late fusion", *drawn[-1][1].labels.values()])] = means[-1]
-    ends += [(height, label, "#222222") for label, height in late.items()]
-    for point in levels_of(found, others):
+        wider: dict[str, Any] = {"linewidth": 1.6 + 2.2 * hidden, "markersize": 5 + 2.8 * hidden}
+        panel.plot(xs, heights, color=colour, marker=marker, label=wrapped(line.label), **wider)
+        theirs = [(x, p.paper.score) for x, p in line.points if p.paper and paper_gap(p) is not None]
+        if theirs and name == found.main:
+            panel.plot(*zip(*theirs, strict=True), color=colour, linestyle=DASHED, linewidth=1, marker=".", alpha=0.8)
+    for point, (colour, _) in zip(levels, chosen[len(lines) :], strict=True):
         if (mean := point.mean(name)) is not None:
-            panel.axhline(100 * mean, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
-            ends.append((100 * mean, level_name(found, point), GREY))
+            label = wrapped(found.name_of(point))
+            panel.axhline(100 * mean, color=colour, linewidth=1.2, linestyle=DOTTED, label=label)
     scale(panel, axis, [x for line in lines for x, _ in line.points])
-    if has_labels:
-        label_ends(panel, ends)
 
 
 def heights_of(line: Line, name: str) -> list[float]:
-    """The scores on a line, per cent; NaN where there is none."""
+    """The scores on a line, per cent; NaN, which breaks the line, where there is none."""
     return [nan if (mean := point.mean(name)) is None else 100 * mean for _, point in line.points]
 
 
 def hidden_by(lines: Sequence[Line], name: str) -> list[int]:
-    """How many lines that are drawn later would hide a part of each: it is drawn so much wider."""
+    """How many lines that are drawn later would hide a part of each, which is drawn so much wider."""
     curves = [dict(zip([x for x, _ in line.points], heights_of(line, name), strict=True)) for line in lines]
     known = [y for curve in curves for y in curve.values() if isfinite(y)]
     near = 0.01 * (max(known, default=0.0) - min(known, default=0.0))
@@ -353,33 +219,6 @@ def scale(panel: Axes, axis: Axis, xs: Sequence[Any]) -> None:
         panel.set_xticks(ticks, [f"{x:g}" if x < 1e4 else f"{x:,.0f}" for x in ticks])
 
 
-def label_ends(panel: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write each line's name beside its end, moved up or down as far as the names need."""
-    panel.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]  # settles the limits
-    bottom, top = panel.get_ylim()
-    wanted = [(height, wrapped(label), colour) for height, label, colour in sorted(ends, key=lambda end: end[0])]
-    points = panel.get_window_extent().height * 72 / panel.get_figure(root=True).dpi  # type: ignore[union-attr]
-    sizes = [(top - bottom) * (5 * text.count("\n") + 6) / points for _, text, _ in wanted]  # half a label's height
-    places: list[float] = []
-    for i, (height, _, _) in enumerate(wanted):
-        places.append(max(height, places[-1] + sizes[i - 1] + sizes[i]) if places else height)
-    excess = max(0.0, (places[-1] if places else 0) - top)
-    for i in range(len(places) - 1, -1, -1):  # what grew over the top is pushed down again
-        limit = places[i + 1] - sizes[i + 1] - sizes[i] if i + 1 < len(places) else places[i] - excess
-        places[i] = min(places[i], limit)
-    for place, (_, text, colour) in zip(places, wanted, strict=True):
-        panel.annotate(
-            text,
-            (1, place),
-            xytext=(6, 0),
-            xycoords=panel.get_yaxis_transform(),
-            textcoords="offset points",
-            color=colour,
-            va="center",
-            fontsize=8,
-        )
-
-
 def plain(text: str) -> str:
     """Text in which matplotlib takes nothing for a formula."""
     return text.replace("$", r"\$")
@@ -391,90 +230,57 @@ def wrapped(label: str) -> str:
     return fill(kept, 30, break_long_words=False).replace("\u00a0", " ").replace("L_f", "$L_f$")
 
 
-def groups(found: Comparison, axis: Axis, lines: Sequence[Line], others: Sequence[Point]) -> Figure:
-    """The same for each group of classes, side by side."""
-    from matplotlib.figure import Figure
-
-    names = found.groups[:MOST_GROUPS]
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
-    figure = Figure(figsize=(0.4 + 2.2 * columns + 2.0, 0.5 + 2.3 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
-    for i, (panel, group) in enumerate(zip(panels, names, strict=False)):
-        is_last = i == len(names) - 1
-        score_panel(panel, found, axis, lines, others, f"{found.main}/{group}", has_labels=is_last)
-        panel.set_title(plain(group), fontsize=9, loc="left")
-        panel.set_xlabel(axis.title if i >= len(names) - columns else "")
-        panel.set_ylabel(f"{plain(found.score)} (%)" if i % columns == 0 else "")
-    for panel in list(panels)[len(names) :]:
-        panel.set_visible(False)
-    notes = [f"{len(names)} of {len(found.groups)} groups, the others are in the table"] * (
-        len(names) < len(found.groups)
-    )
-    if left_out := len(others) - len(levels_of(found, others)):
-        notes.append(f"dotted: the best of each strategy, {left_out} left out")
-    if notes:
-        figure.suptitle("; ".join(notes), fontsize=8, color=GREY, x=0.01, ha="left")
-    return figure
+# ---------------------------------------------------------------------------------------------------------------------
+# Costs
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def costs(axis: Axis, lines: Sequence[Line]) -> Figure:
+def gflops_figure(found: Comparison, axis: Axis, lines: Sequence[Line]) -> Figure:
     """GFLOPs over L_f, as this program runs it and as the authors' code would."""
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(6.2, 3.4), layout="constrained")
     panel = figure.subplots()
     has_theirs = False
-    styled = list(zip(lines, colours_of(lines), strict=True))
-    for line, (colour, marker) in styled:
-        ours = [(x, p.gflops or nan) for x, p in line.points if any(q.gflops for _, q in line.points)]
-        theirs = [(x, p.gflops_as_coded or nan) for x, p in line.points]
-        if ours:
-            panel.plot(
-                *zip(*ours, strict=True), color=colour, marker=marker, markeredgecolor="white", markeredgewidth=0.6
-            )
-        if sum(isfinite(y) for _, y in theirs) > 1:
+    chosen = line_styles([line.kind for line in lines], styles(point.strategy.kind for point in found.points))
+    for line, (colour, marker) in zip(lines, chosen, strict=True):
+        xs = [x for x, _ in line.points]
+        panel.plot(
+            xs, [p.gflops or nan for _, p in line.points], color=colour, marker=marker, label=wrapped(line.label)
+        )
+        theirs = [p.gflops_as_coded or nan for _, p in line.points]
+        if sum(map(isfinite, theirs)) > 1:
             has_theirs = True
-            panel.plot(*zip(*theirs, strict=True), color=colour, linestyle=(0, (4, 2)), linewidth=1.2)
+            panel.plot(xs, theirs, color=colour, linestyle=DASHED, linewidth=1.2)
     panel.set_ylabel("GFLOPs a clip")
     panel.set_xlabel(axis.title)
     scale(panel, axis, [x for line in lines for x, _ in line.points])
-    handles = [Line2D([], [], color=colour, marker=m, label=wrapped(line.label)) for line, (colour, m) in styled]
-    panel.legend(handles=handles, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    told = "multiply-adds, as this program runs it" + "; dashed: as in the authors' code" * has_theirs
-    panel.set_title(told, fontsize=8, color=GREY, loc="left")
+    panel.set_title("multiply-adds, as this program runs it" + "; dashed: as in the authors' code" * has_theirs)
+    figure.legend(loc="outside right upper")
     return figure
 
 
-def score_over_cost(found: Comparison, points: Sequence[Point]) -> Figure:
+def cost_figure(found: Comparison, points: Sequence[Point]) -> Figure:
     """The score over GFLOPs; a grey line joins the points that no other beats in both."""
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
     figure = Figure(figsize=(6.2, 3.8), layout="constrained")
     panel = figure.subplots()
     places = [(p.gflops or 0.0, 100 * (p.mean(found.main) or 0)) for p in points]
     optimal = pareto(places)
-    kinds = list(dict.fromkeys(p.kind for p in points))
-    handles = []
-    for kind, (colour, marker) in zip(kinds, colours_of([Line(k, k) for k in kinds]), strict=True):
-        own = [(x, y, best) for (x, y), best, p in zip(places, optimal, points, strict=True) if p.kind == kind]
-        panel.scatter(
-            [x for x, _, _ in own],
-            [y for _, y, _ in own],
-            s=34,
-            marker=marker,
-            facecolors=[colour if best else "white" for _, _, best in own],
-            edgecolors=colour,
-            linewidths=1.2,
-            zorder=3,
-        )
-        handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", label=plain(kind)))
+    for kind, (colour, marker) in styles(point.strategy.kind for point in found.points).items():
+        own = [
+            (*place, best) for place, best, p in zip(places, optimal, points, strict=True) if p.strategy.kind == kind
+        ]
+        if own:
+            xs, ys, are_best = zip(*own, strict=True)
+            faces = [colour if best else "white" for best in are_best]
+            panel.scatter(xs, ys, s=34, marker=marker, facecolors=faces, edgecolors=colour, linewidths=1.2, zorder=3)
+            panel.scatter([], [], s=34, marker=marker, color=colour, label=wrapped(kind))
     front = sorted(place for place, best in zip(places, optimal, strict=True) if best)
     panel.plot(*zip(*front, strict=True), color="#b0b0b0", linewidth=1, zorder=1)
-    label_front(panel, found, places, optimal, points)
+    label_optimal(panel, found, [(*place, p) for place, best, p in zip(places, optimal, points, strict=True) if best])
     if max(x for x, _ in places) > 4 * min(x for x, _ in places):
         panel.set_xscale("log")
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -484,38 +290,26 @@ def score_over_cost(found: Comparison, points: Sequence[Point]) -> Figure:
         panel.xaxis.set_major_locator(MaxNLocator(6))
     panel.set_xlabel("GFLOPs a clip, as run")
     panel.set_ylabel(f"{plain(found.score)} (%)")
-    panel.set_title(
-        "filled: Pareto-optimal, no other point is as cheap and as good", fontsize=8, color=GREY, loc="left"
-    )
-    panel.legend(handles=handles, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    panel.set_title("filled: Pareto-optimal, no other point is as cheap and as good")
+    figure.legend(loc="outside right upper")
     return figure
 
 
-def label_front(
-    panel: Axes,
-    found: Comparison,
-    places: Sequence[tuple[float, float]],
-    optimal: Sequence[bool],
-    points: Sequence[Point],
-) -> None:
-    """Say of optimal points what distinguishes them, the best first, as far as there is room."""
-    has_layers = len({p.fusion_layer for p in points if p.kind != "late fusion"} - {None}) > 1
-    has_tokens = len({p.num_bottlenecks for p in points} - {None}) > 1
-    left = min(x for x, _ in places)
-    width = max(x for x, _ in places) - left
-    height = max(y for _, y in places) - min(y for _, y in places)
+def label_optimal(panel: Axes, found: Comparison, optimal: Sequence[tuple[float, float, Point]]) -> None:
+    """Write beside optimal points which of their strategy they are, the best first, as far as there is room."""
+    (left, right), (bottom, top) = panel.get_xlim(), panel.get_ylim()
     taken: list[tuple[float, float]] = []
-    for best, (x, y), point in sorted(zip(optimal, places, points, strict=True), key=lambda one: -one[1][1]):
-        words = [f"$L_f$ = {point.fusion_layer}"] if has_layers and point.fusion_layer is not None else []
-        words += [f"$B$ = {point.num_bottlenecks}"] if has_tokens and point.num_bottlenecks is not None else []
+    for x, y, point in sorted(optimal, key=lambda place: -place[1]):
+        layer, tokens = point.strategy.fusion_layer, point.strategy.num_bottlenecks
+        words = [f"$L_f$ = {layer}"] if found.has_layers and layer is not None else []
         words += (
-            [plain(f"{axis_title(key)} {label}") for key, label in point.labels.items()]
-            if len(point.labels) < 2
+            [f"$B$ = {tokens}"]
+            if len({p.strategy.num_bottlenecks for p in found.points} - {None}) > 1 and tokens
             else []
         )
-        is_free = all(abs(x - a) > 0.16 * width or abs(y - b) > 0.05 * height for a, b in taken)
-        if best and words and is_free and point.kind != "late fusion":
+        is_free = all(abs(x - a) > 0.16 * (right - left) or abs(y - b) > 0.05 * (top - bottom) for a, b in taken)
+        if words and is_free and not point.strategy.is_late:
             taken.append((x, y))
-            side, gap = ("left", 6) if x < left + 0.4 * width else ("right", -6)
+            side, gap = ("left", 6) if x < left + 0.4 * (right - left) else ("right", -6)
             style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "color": GREY, "ha": side}
             panel.annotate(", ".join(words), (x, y), xytext=(gap, 3), **style)

@@ -2,122 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from statistics import fmean, stdev
 from typing import Any
 
-from mbt_lightning.config.settings import OF_MODALITY, OF_SEVERAL_MODALITIES, flat, identity_settings, is_late
-from mbt_lightning.model import authors_flops as arithmetic
+import pandas as pd
+
 from mbt_lightning.runs.read import Run, is_finite
-from mbt_lightning.table import paper
-from mbt_lightning.table.paper import PaperNumber, arguments_of, class_of
+from mbt_lightning.table.paper import PaperNumber
+from mbt_lightning.table.run_frame import Settings, seed_of, state_of, text
+from mbt_lightning.table.strategies import Strategy, strategy_of
 
-SEED = "seed_everything"
-
-MAY_BE_ABSENT = (*(name for names in OF_MODALITY.values() for name in names), *OF_SEVERAL_MODALITIES)
-"""Settings that have no meaning for some runs, which then agree with every value."""
-
-Settings = dict[str, Any]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Settings
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@cache
-def key_of(name: str) -> str:
-    """The setting that a dotted name belongs to: a class with its arguments is one setting, as is a size."""
-    for key in MAY_BE_ABSENT:
-        if name == key or name.startswith(f"{key}."):
-            return key
-    return ".".join(name.split(".")[:2])
-
-
-def settings_of(run: Run, hashes: Mapping[str, str] | None = None) -> Settings:
-    """What a run's score can depend on, without the seed: a value a setting, plain or a class with its arguments.
-
-    The data set is known by its hash, if that is known: the same file has other paths on other machines.
-
-    Args:
-        run: the run.
-        hashes: of manifests whose hash other runs know, by their path.
-
-    Raises:
-        KeyError: its configuration lacks what every one has.
-    """
-    found: Settings = {}
-    for name, value in identity_settings(run.config).items():
-        if name != SEED:
-            key = key_of(name)
-            if key == name:
-                found[key] = value
-            else:
-                found.setdefault(key, {})[name.removeprefix(f"{key}.")] = value
-    path = str(found.get("data.manifest"))
-    digest = (run.summary.get("data") or {}).get("hash") or (hashes or {}).get(path)
-    if digest:
-        found["data.manifest"] = digest
-        for name in ("data.media_root", "data.classes"):
-            found.pop(name, None)
-    return found
-
-
-def text(value: Any) -> str:
-    """Plain data as text that is equal where the data are."""
-    return json.dumps(value, sort_keys=True, default=str)
-
-
-def agree(one: Settings, other: Settings) -> bool:
-    """Whether two runs' settings are equal, where both have a meaning for them."""
-    return not any(True for _ in differences(one, other))
-
-
-def differences(one: Settings, other: Settings) -> Iterable[str]:
-    """The settings in which two runs differ."""
-    for key in one.keys() | other.keys():
-        if key in one and key in other:
-            if one[key] != other[key]:
-                yield key
-        elif key not in MAY_BE_ABSENT:
-            yield key
-
-
-def explain(one: Settings, other: Settings) -> dict[str, tuple[str, str]]:
-    """Where two runs differ, as finely as their settings go: {dotted name: (one's value, the other's)}."""
-    found = {}
-    for key in sorted(differences(one, other)):
-        ours, theirs = (flat({key: s.get(key)}) if key in s else {} for s in (one, other))
-        for name in sorted(ours.keys() | theirs.keys()):
-            if ours.get(name, "–") != theirs.get(name, "–"):
-                found[name] = (show(ours.get(name, "–")), show(theirs.get(name, "–")))
-    return found
-
-
-def show(value: Any) -> str:
-    """A setting's value in a few words."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        return ", ".join(map(show, value))
-    if isinstance(value, Mapping):
-        if "class_path" in value:
-            return class_of(value)
-        return ", ".join(f"{name} {show(inner)}" for name, inner in value.items())
-    return str(value)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Points
-# ---------------------------------------------------------------------------------------------------------------------
+COUNTED, UNSCORED, DUPLICATE = "counted", "without a score", "duplicate"
 
 
 @dataclass
@@ -125,111 +23,72 @@ class Point:
     """Runs that differ in the seed at most.
 
     Args:
+        number: in the frame of all runs.
         settings: their settings, see `settings_of`.
+        strategy: how they fuse their modalities.
         runs: those with a score, one a seed, by seed.
-        unscored: of every seed without a score the newest run.
-        doubles: further runs of the same seeds, which are not counted.
+        unscored: the newest run of every seed without a score.
+        duplicates: further runs of the same seeds, which are not counted.
+        numbers: statistics of the scores and costs of `runs`, by (name, statistic).
         places: the sweep's values that lead here, without the seed; several where they mean the same.
-        swept: what varies in the table.
         paper: the paper's number, if the setting is one of the paper's.
-        labels: what else is swept in words, by the setting's name.
-        class_path: of its strategy, where another point has a class of the same name.
-        order: its modalities in words, where another point has all else in common.
+        labels: the values of what else is swept, in words, by the setting's name.
     """
 
+    number: int
     settings: Settings
+    strategy: Strategy
     runs: list[Run] = field(default_factory=list)
     unscored: list[Run] = field(default_factory=list)
-    doubles: list[Run] = field(default_factory=list)
+    duplicates: list[Run] = field(default_factory=list)
+    numbers: Mapping[tuple[str, str], float] = field(default_factory=dict)
     places: list[Settings] = field(default_factory=list)
-    swept: tuple[str, ...] = ()
     paper: PaperNumber | None = None
     labels: dict[str, str] = field(default_factory=dict)
-    class_path: str = ""
-    order: str = ""
 
-    @cached_property
+    @property
     def config(self) -> dict[str, Any]:
         """The configuration of its first run."""
         return [*self.runs, *self.unscored][0].config
 
     @property
-    def modalities(self) -> list[str]:
-        """Names of its modalities, in order."""
-        return self.config["model"]["modalities"]
+    def data(self) -> dict[str, Any]:
+        """What the summary of its first run holds about the data; empty without a score."""
+        return (self.runs[0].summary.get("data") or {}) if self.runs else {}
 
-    @property
-    def kind(self) -> str:
-        """The strategy without its settings, in the field's words; a class of one's own by its name."""
-        if len(self.modalities) == 1:
-            return f"{self.modalities[0]} only"
-        if is_late(self.config):
-            return "late fusion"
-        own = paper.strategy_of(self.config)
-        known = {
-            "Bottleneck": "bottleneck",
-            "CrossAttention": "cross-attention",
-            "JointSelfAttention": "joint self-attention",
-        }
-        return known[own] if own in known else self.class_path or class_of(self.config["model"]["fusion"])
+    def statistic(self, name: str, of: str = "mean") -> float | None:
+        """A statistic of `test/NAME` or `summary/NAME` over its runs: mean, std, count, min or sum; None if unknown."""
+        value = self.numbers.get((name, of), math.nan)
+        return None if math.isnan(value) else value
 
-    @property
-    def strategy(self) -> str:
-        """The strategy with what it is set to, and what tells it from others that would be called the same."""
-        return self.plain_strategy + (f", of {self.order}" if self.order else "")
-
-    @property
-    def plain_strategy(self) -> str:
-        """The strategy with what it is set to."""
-        if len(self.modalities) == 1 or is_late(self.config):
-            return self.kind
-        chosen = dict(arguments_of(self.config["model"]["fusion"]))
-        if self.kind == "bottleneck":
-            chosen = arithmetic.BOTTLENECK | chosen
-            order = "" if self.modalities[0] == "rgb" else f", {self.modalities[0]} first"
-            update = chosen["update"] + (order if chosen["update"] == "sequential" else "")
-            return f"bottleneck B = {chosen['num_bottlenecks']} ({update})"
-        return self.kind + (f" ({show(chosen)})" if chosen else "")
-
-    @property
-    def fusion_layer(self) -> int | None:
-        """L_f; None of a single modality."""
-        return self.config["model"]["fusion_layer"] if len(self.modalities) > 1 else None
-
-    @property
-    def num_bottlenecks(self) -> int | None:
-        """B; None without a bottleneck."""
-        if self.kind != "bottleneck":
-            return None
-        return (arithmetic.BOTTLENECK | dict(arguments_of(self.config["model"]["fusion"])))["num_bottlenecks"]
-
-    def values(self, name: str) -> list[float]:
-        """A test score of all its runs that have it, by seed."""
-        return [run.test[name] for run in self.runs if is_finite(run.test.get(name))]
-
-    def mean(self, name: str) -> float | None:
+    def mean(self, score: str) -> float | None:
         """Mean of a test score; None if there is none."""
-        values = self.values(name)
-        return fmean(values) if values else None
+        return self.statistic(f"test/{score}")
 
-    def std(self, name: str) -> float | None:
-        """Sample standard deviation of a test score; None of fewer than two runs."""
-        values = self.values(name)
-        return stdev(values) if len(values) > 1 else None
+    def std(self, score: str) -> float | None:
+        """Sample standard deviation of a test score; None for fewer than two runs."""
+        return self.statistic(f"test/{score}", "std")
 
-    def about(self, *path: str) -> list[float]:
-        """A number of the summaries of all its runs that have it."""
-        found = []
-        for run in self.runs:
-            value: Any = run.summary
-            for key in path:
-                value = value.get(key) if isinstance(value, Mapping) else None
-            if is_finite(value):
-                found.append(value)
-        return found
+    def count(self, score: str) -> int:
+        """Number of runs that have a test score."""
+        return int(self.statistic(f"test/{score}", "count") or 0)
+
+    def by_seed(self, score: str) -> dict[Any, float]:
+        """A test score of all its runs that have it, by seed."""
+        return {seed_of(run): run.test[score] for run in self.runs if is_finite(run.test.get(score))}
 
     @property
-    def count(self) -> str:
+    def gflops(self) -> float | None:
+        """Billions of multiply-adds of a clip, as counted on the model."""
+        return self.statistic("summary/gflops_per_clip", "min")
+
+    @property
+    def gflops_as_coded(self) -> float | None:
+        """Billions of multiply-adds of a clip in the authors' code; None if that has no such model."""
+        return self.statistic("summary/gflops_as_coded", "min")
+
+    @property
+    def seeds(self) -> str:
         """Number of seeds in words, e.g. `2 of 3, 1 failed`."""
         if not self.unscored:
             return str(len(self.runs))
@@ -237,66 +96,63 @@ class Point:
         total = len(self.runs) + len(self.unscored)
         return f"{len(self.runs)} of {total}, " + ", ".join(f"{n} {state}" for state, n in states.items())
 
-    @cached_property
-    def gflops(self) -> float | None:
-        """Billions of multiply-adds of a clip, as counted on the model."""
-        found = self.about("gflops_per_clip")
-        return found[0] if found else None
+    def coverage(self, split: str) -> float | None:
+        """The least part of the official clips of a split that one of its runs had."""
+        return self.statistic(f"summary/data.coverage.{split}", "min")
 
-    @cached_property
-    def gflops_as_coded(self) -> float | None:
-        """Billions of multiply-adds of a clip in the authors' code; None if that has no such model, or it is unknown.
-
-        The arithmetic is believed only where its count of this very model is the counted one. A summary from before the
-        number of classes was noted down tells it by its count.
-        """
-        for run in self.runs:
-            counted = round((run.summary.get("gflops_per_clip") or 0) * 1e9)
-            try:
-                known = (run.summary.get("data") or {}).get("classes")
-                classes = known or classes_of(self.config, counted)
-                cost = arithmetic.cost_of_settings(self.config, classes) if classes else None
-            except (KeyError, TypeError, ZeroDivisionError):  # tokens or spectrograms of somebody's own
-                return None
-            if cost and cost.as_run == counted:
-                return cost.as_coded / 1e9 if cost.as_coded else None
-        return None
+    @property
+    def test_coverage(self) -> float | None:
+        """The same of the split that it is tested on."""
+        return self.coverage(self.config["data"].get("test_split") or "test")
 
 
-def classes_of(config: Mapping[str, Any], counted: int) -> int | None:
-    """The number of classes with which a network costs what was counted; None if there is none."""
-    one, two = (arithmetic.cost_of_settings(config, n) for n in (1, 2))
-    if not one or not two:
-        return None
-    classes, rest = divmod(counted - one.as_run, two.as_run - one.as_run)
-    return None if rest or classes < 0 else classes + 1
-
-
-def state_of(run: Run) -> str:
-    """A run's state in a word; one that ended without a score is no finished one."""
-    return "without a score" if run.state == "finished" and not run.is_scored else run.state
-
-
-def seed_of(run: Run) -> Any:
-    """The run's seed; one that was drawn (`true`) or never set (`false`) is of that run alone."""
-    seed = run.config.get(SEED)
-    return f"drawn ({run.name})" if isinstance(seed, bool) else seed
-
-
-def collect(runs: Iterable[tuple[Run, Settings]], swept: Sequence[str]) -> list[Point]:
+def collect(
+    frame: pd.DataFrame, runs: Sequence[Run], settings: Mapping[int, Settings], swept: Sequence[str]
+) -> list[Point]:
     """The points of runs that differ in what is swept at most.
 
-    Of several runs of one seed the newest with a score is counted, or else the newest.
+    Of several runs of one seed the newest with a score is counted, or else the newest. The frame's columns
+    ("run", "role") and ("run", "point") are filled in.
+
+    Args:
+        frame: a row a run.
+        runs: the run of each row.
+        settings: by row, of the runs to collect.
+        swept: the settings that vary.
     """
-    points: dict[str, Point] = {}
-    seeds: dict[str, dict[Any, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run, settings in runs:
-        name = text({key: settings.get(key, "–") for key in swept})
-        points.setdefault(name, Point(settings))
-        seeds[name][seed_of(run)].append(run)
-    for name, by_seed in seeds.items():
-        for _, same in sorted(by_seed.items(), key=lambda item: (isinstance(item[0], str), item[0] or 0)):
-            best, *doubles = sorted(same, key=lambda run: (run.is_scored, run.ended, run.name), reverse=True)
-            (points[name].runs if best.is_scored else points[name].unscored).append(best)
-            points[name].doubles += doubles
-    return list(points.values())
+    values = {row: text({key: own.get(key, "–") for key in swept}) for row, own in settings.items()}
+    about = frame["run"].loc[list(settings)].assign(point=pd.Series(values))
+    about["point"] = about.groupby("point", sort=False).ngroup()
+    about = about.sort_values(["is_scored", "ended", "run"], ascending=False)
+    about["role"] = about["is_scored"].map({True: COUNTED, False: UNSCORED})
+    about.loc[about.assign(seed=about["seed"].map(repr)).duplicated(["point", "seed"]), "role"] = DUPLICATE
+    frame["run", "point"], frame["run", "role"] = about["point"], about["role"]
+    counted = frame[frame["run", "role"] == COUNTED]
+    scores = pd.concat({part: counted[part] for part in ("test", "summary")}, axis=1)
+    scores.columns = ["/".join(names) for names in scores.columns]
+    statistics = scores.groupby(counted["run", "point"]).agg(["mean", "std", "count", "min", "sum"]).to_dict("index")
+    points = []
+    for number, rows in about.groupby("point"):
+        lists: dict[str, list[Run]] = {COUNTED: [], UNSCORED: [], DUPLICATE: []}
+        for row in sorted(rows.index, key=lambda row: by_number(seed_of(runs[row]))):
+            lists[rows.at[row, "role"]].append(runs[row])
+        first = min(rows.index)
+        strategy = strategy_of([*lists[COUNTED], *lists[UNSCORED]][0].config)
+        points.append(
+            Point(
+                number,
+                settings[first],
+                strategy,
+                lists[COUNTED],
+                lists[UNSCORED],
+                lists[DUPLICATE],
+                statistics.get(number, {}),
+            )
+        )
+    return points
+
+
+def by_number(value: Any) -> tuple[int, float, str]:
+    """What sorts numbers by size, and everything else by its text after them."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (0, float(value), "") if is_number else (1, 0.0, text(value))

@@ -1,4 +1,4 @@
-"""Runs of a W&B project or sweep, as tables know runs. W&B is imported only when it is asked."""
+"""Runs of a W&B project or sweep, as `runs/read.py` gives those of folders. W&B is imported when they are read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mbt_lightning.config.settings import flat, nested
+from mbt_lightning.config.upgrade import upgrade
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.process import bounded
 from mbt_lightning.runs.read import Run
@@ -26,10 +27,10 @@ STATES = {
     "preempting": "running",
     "preempted": "stopped",
 }
-"""What W&B calls a run's state, and what we do; `finished` needs a second look."""
+"""W&B's names of states and ours; for `finished` see `state_of`."""
 
 STOPPED = (130, 143)
-"""Exit codes of runs that a signal has stopped."""
+"""Exit codes of runs that were stopped by a signal."""
 
 PATIENCE_SECONDS = 180.0
 """How long W&B may take to list all runs."""
@@ -38,17 +39,17 @@ T = TypeVar("T")
 
 
 def read_wandb(path: str, seconds: float = PATIENCE_SECONDS) -> tuple[list[Run], list[Plan]]:
-    """Read the runs of a project, or of a sweep and then the points of its grid that nobody has begun too.
+    """Read the runs of a project or of a sweep; of a sweep also the points of its grid that have not been started.
 
     Args:
         path: `ENTITY/PROJECT` or `ENTITY/PROJECT/SWEEP`.
-        seconds: how long that may take.
+        seconds: how long this may take.
 
     Returns:
         The runs; of a sweep also what it varies, as a plan without points.
 
     Raises:
-        UserError: there is no such place, nobody is logged in, or W&B cannot be reached in time.
+        UserError: there is no such project or sweep, no login, or no answer in time.
     """
     parts = path.strip("/").split("/")
     if len(parts) not in (2, 3) or not all(parts):
@@ -69,7 +70,7 @@ def read_wandb(path: str, seconds: float = PATIENCE_SECONDS) -> tuple[list[Run],
         runs += [Run(f"waiting-{i}", sweep.url, "waiting", nested(p), {}) for i, p in enumerate(left, 1)]
         return runs, [Plan(Path(sweep.url), {"name": parts[2], "parameters": varied(sweep.config)})]
 
-    return asked(path, read, seconds)
+    return answer(path, read, seconds)
 
 
 def varied(sweep: Mapping[str, Any]) -> list[str]:
@@ -81,17 +82,17 @@ def varied(sweep: Mapping[str, Any]) -> list[str]:
     return list(found)
 
 
-def asked(path: str, question: Callable[[], T], seconds: float) -> T:
+def answer(path: str, request: Callable[[], T], seconds: float) -> T:
     """W&B's answer; a UserError of one line if there is none in time."""
     answers: list[T] = []
-    failure = bounded(lambda: answers.append(question()), seconds)
+    failure = bounded(lambda: answers.append(request()), seconds)
     if failure is None:
         return answers[0]
     raise UserError(f"W&B's runs of {path}: {one_line(failure)}") from failure
 
 
 def as_run(found: Any) -> Run:
-    """A run of W&B's interface as our record."""
+    """A run of W&B's interface as a `Run`."""
     about = plain(found.summaryMetrics or {})
     summary = about.get("summary") or {}
     state, message = state_of(found.state, about)
@@ -108,12 +109,12 @@ def as_run(found: Any) -> Run:
 
 
 def state_of(state: str, about: Mapping[str, Any]) -> tuple[str, str]:
-    """Our word for a run's state, and why it is so.
+    """A run's state and the reason for it.
 
-    W&B takes every run for finished whose program ended with 0; here its training and its test must be done.
+    For W&B every run is finished whose program ended with 0; here its training and its test must be done.
 
     Args:
-        state: W&B's word.
+        state: W&B's name of it.
         about: the run's whole summary at W&B.
     """
     summary, error = about.get("summary") or {}, str(about.get("error") or "")
@@ -129,15 +130,16 @@ def state_of(state: str, about: Mapping[str, Any]) -> tuple[str, str]:
 def config_of(found: Mapping[str, Any]) -> dict[str, Any]:
     """The nested configuration of a run's flat one.
 
-    A sweep's own keys stand beside the resolved ones (`model.fusion: Bottleneck` beside `model.fusion.class_path`),
-    which say more.
+    A sweep's own keys (`model.fusion: Bottleneck`) are left out where there are resolved ones
+    (`model.fusion.class_path`).
     """
     heads = {name[:i] for name in found for i, letter in enumerate(name) if letter == "."}
-    return nested({name: {} if value == EMPTY else plain(value) for name, value in found.items() if name not in heads})
+    settings = {name: {} if value == EMPTY else plain(value) for name, value in found.items() if name not in heads}
+    return upgrade(nested(settings))
 
 
 def curves_of(found: Any) -> dict[str, list[tuple[int, float]]]:
-    """Every metric of a run over the training's steps; what was logged again after a resumption counts."""
+    """Every metric of a run over the steps of training; of values logged twice, as after a resume, the last."""
     curves: dict[str, dict[int, float]] = {}
 
     def read() -> None:
@@ -147,7 +149,7 @@ def curves_of(found: Any) -> dict[str, list[tuple[int, float]]]:
                 if step is not None and name != X_AXIS and not name.startswith("_") and is_number(value):
                     curves.setdefault(name, {})[int(step)] = float(value)
 
-    asked(found.url, read, PATIENCE_SECONDS)
+    answer(found.url, read, PATIENCE_SECONDS)
     return {name: sorted(points.items()) for name, points in curves.items()}
 
 
@@ -163,12 +165,12 @@ def plain(value: Any) -> Any:
     return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def points_left(sweep: Mapping[str, Any], begun: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The points of a grid that no run was begun for, by their settings' names.
+def points_left(sweep: Mapping[str, Any], started: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The points of a grid without a run, by their settings' names.
 
     Args:
         sweep: the sweep's file, as W&B keeps it.
-        begun: the flat configurations of its runs, in which a sweep's values stand as it gave them.
+        started: the flat configurations of its runs, which include the sweep's values as the sweep gave them.
     """
     parameters = sweep.get("parameters", {})
     if sweep.get("method") != "grid" or any(not {"value", "values"} & p.keys() for p in parameters.values()):
@@ -176,5 +178,5 @@ def points_left(sweep: Mapping[str, Any], begun: list[Mapping[str, Any]]) -> lis
     names = sorted(parameters)
     values = [parameters[name].get("values", [parameters[name].get("value")]) for name in names]
     points = [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]
-    done = [{name: config.get(name) for name in names} for config in begun]
+    done = [{name: config.get(name) for name in names} for config in started]
     return [point for point in points if point not in done]

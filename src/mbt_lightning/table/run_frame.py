@@ -1,0 +1,131 @@
+"""Runs as a pandas frame: a row a run, with its state, its settings, its scores and its costs. Without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import pandas as pd
+
+from mbt_lightning.config.settings import flat, identity_settings, may_be_absent
+from mbt_lightning.runs.read import Run, is_finite
+from mbt_lightning.table.strategies import show
+
+SEED = "seed_everything"
+
+Settings = dict[str, Any]
+"""A value for each setting that a score can depend on, plain or a class with its arguments."""
+
+PARTS_OF_NAME = {"data.inputs.": 5, "model.patches.": 3}
+"""How many parts of a dotted name are one setting; two elsewhere: a class with its arguments is one, as is a size."""
+
+
+@cache
+def key_of(name: str) -> str:
+    """The setting that a dotted name belongs to."""
+    parts = next((n for start, n in PARTS_OF_NAME.items() if name.startswith(start)), 2)
+    return ".".join(name.split(".")[:parts])
+
+
+def settings_of(run: Run, hashes: Mapping[str, str] | None = None) -> Settings:
+    """What a run's score can depend on, without the seed.
+
+    The data set is identified by its hash, if that is known: the same file has other paths on other machines.
+
+    Args:
+        run: the run.
+        hashes: of manifests whose hash other runs know, by their path.
+
+    Raises:
+        KeyError: its configuration lacks what every one has.
+    """
+    found: Settings = {}
+    for name, value in identity_settings(run.config).items():
+        key = key_of(name)
+        if key == name:
+            found[key] = value
+        else:
+            found.setdefault(key, {})[name.removeprefix(f"{key}.")] = value
+    found.pop(SEED, None)
+    path = str(found.get("data.manifest"))
+    digest = (run.summary.get("data") or {}).get("hash") or (hashes or {}).get(path)
+    if digest:
+        found["data.manifest"] = digest
+        for name in ("data.media_root", "data.classes"):
+            found.pop(name, None)
+    return found
+
+
+def differences(one: Settings, other: Settings) -> list[str]:
+    """The settings in which two runs differ, of those that have a meaning for both."""
+    return [
+        key
+        for key in sorted(one.keys() | other.keys())
+        if (one[key] != other[key] if key in one and key in other else not may_be_absent(key))
+    ]
+
+
+def explained(one: Settings, other: Settings) -> dict[str, tuple[str, str]]:
+    """Where two runs differ, by the dotted names within their settings: {name: (one's value, the other's)}."""
+    found = {}
+    for key in differences(one, other):
+        ours, theirs = (flat({key: s[key]}) if key in s else {} for s in (one, other))
+        for name in sorted(ours.keys() | theirs.keys()):
+            if ours.get(name, "–") != theirs.get(name, "–"):
+                found[name] = (show(ours.get(name, "–")), show(theirs.get(name, "–")))
+    return found
+
+
+def text(value: Any) -> str:
+    """Plain data as text that is equal where the data are."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def state_of(run: Run) -> str:
+    """A run's state; a finished one without a score is not called finished."""
+    return "without a score" if run.state == "finished" and not run.is_scored else run.state
+
+
+def seed_of(run: Run) -> Any:
+    """The run's seed; one that was drawn (`true`) or not set (`false`) is of that run alone."""
+    seed = run.config.get(SEED)
+    return f"drawn ({run.name})" if isinstance(seed, bool) else seed
+
+
+def run_frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """A row a run, in four groups of columns: `run`, `setting`, `test` and `summary`."""
+    about: dict[str, list[Any]] = {
+        "run": [run.name for run in runs],
+        "source": [run.source for run in runs],
+        "state": [run.state for run in runs],
+        "message": [run.why for run in runs],
+        "seed": [seed_of(run) for run in runs],
+        "is_scored": [run.is_scored for run in runs],
+        "ended": [run.ended for run in runs],
+        "git_commit": [run.summary.get("git_commit") for run in runs],
+        "data_hash": [(run.summary.get("data") or {}).get("hash") for run in runs],
+    }
+    summaries = [flat({name: value for name, value in run.summary.items() if name != "test"}) for run in runs]
+    groups = {
+        "run": pd.DataFrame(about, dtype=object),
+        "setting": pd.DataFrame([plain_settings(run) for run in runs], dtype=object),
+        "test": pd.DataFrame([numbers(run.test) for run in runs], index=range(len(runs)), dtype=float),
+        "summary": pd.DataFrame([numbers(values) for values in summaries], index=range(len(runs)), dtype=float),
+    }
+    return pd.concat(groups, axis=1)
+
+
+def plain_settings(run: Run) -> Settings:
+    """The settings by dotted names, lists as text; none of a run whose configuration is not known."""
+    try:
+        settings = identity_settings(run.config)
+    except (KeyError, TypeError, AttributeError):
+        return {}
+    return {name: text(value) if isinstance(value, list | dict) else value for name, value in settings.items()}
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers among some values."""
+    return {name: value for name, value in values.items() if is_finite(value) and not isinstance(value, bool)}
