@@ -221,15 +221,16 @@ def test_point_differs_from_the_base_in_its_idea_only(name, program, base_values
     assert read_yaml(EXPERIMENTS / f"{name}.yaml")["base"] == "base.yaml"
     values = program.resolve(point_file(name))
     different = {key for key in values.keys() | base_values.keys() if values.get(key) != base_values.get(key)}
-    ideas = r"(model\.(fusion|fusion_layer|modalities|share_encoder)(\.|$)|experiment$|base$)"
-    assert all(re.match(ideas, key) for key in different), different
+    unused = [f"{name}.{m}" for name in BY_MODALITY for m in MODALITIES if m not in values["model.modalities"]]
+    assert not [key for key in values if is_under(key, unused)]
+    assert all(re.match(LEFT_TO_THE_POINT, key) for key in different if not is_under(key, unused)), different
 
 
 @pytest.mark.parametrize("name", POINTS)
 def test_point_builds_on_the_embedded_data(name, program):
     model, data = program.build(point_file(name))
     wanted = POINT_VALUES[name].get("modalities", ["rgb", "spectrogram"])
-    assert list(model.network.modalities) == list(data.modalities) == wanted
+    assert list(model.network.modalities) == list(data.inputs) == wanted
     assert len(model.network.layers) == 12
 
 
@@ -238,7 +239,7 @@ def test_point_builds_on_the_embedded_data(name, program):
 # ---------------------------------------------------------------------------------------------------------------------
 
 RGB, SPECTROGRAM = "data.inputs.rgb.init_args", "data.inputs.spectrogram.init_args"
-OF_MODALITY = {"rgb": (RGB, "model.patches.rgb"), "spectrogram": (SPECTROGRAM, "model.patches.spectrogram")}
+MODALITIES = ("rgb", "spectrogram")
 SGD = {"lr": 0.5, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
 PAPER = {
     "trainer.max_epochs": 50,
@@ -315,17 +316,16 @@ LEFT_TO_THE_POINT = r"(model\.(fusion|fusion_layer|modalities|share_encoder)(\.|
 def test_recipe_holds_the_papers_values_and_none_of_the_demo(recipe, point, program):
     values = program.resolve(point_file(point), recipe_file(recipe))
     wanted = PAPER | DIFFERENT.get(recipe, {}) | {"model.task.class_path": f"mbt_lightning.{TASKS[recipe]}"}
-    absent = [name for m, names in OF_MODALITY.items() if m not in values["model.modalities"] for name in names]
-    wanted = {name: value for name, value in wanted.items() if not is_under(name, absent)}
-    assert not [name for name in values if is_under(name, absent)]
+    unused = [f"{name}.{m}" for name in BY_MODALITY for m in MODALITIES if m not in values["model.modalities"]]
+    wanted = {name: value for name, value in wanted.items() if not is_under(name, unused)}
+    assert not [name for name in values if is_under(name, unused)]
     assert {key: values.get(key, "is not set") for key in wanted} == wanted
     assert values["data.manifest"] == f"data/{recipe.removesuffix('_released')}.parquet"
     assert values["experiment"] == f"{point}+{recipe}"
 
     alone = program.resolve(recipe_file(recipe))
-    of_absent = [f"{name}.{m}" for name in BY_MODALITY for m in OF_MODALITY if m not in values["model.modalities"]]
     different = {key for key in values.keys() | alone.keys() if values.get(key) != alone.get(key)}
-    left_over = {key for key in different if not re.match(LEFT_TO_THE_POINT, key) and not is_under(key, of_absent)}
+    left_over = {key for key in different if not re.match(LEFT_TO_THE_POINT, key) and not is_under(key, unused)}
     assert not left_over, f"not set by the recipe itself, so they come from the demonstration: {sorted(left_over)}"
 
 

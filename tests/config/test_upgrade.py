@@ -1,6 +1,9 @@
 """Configurations of version 0.1 mean today what they meant then."""
 
+import json
+
 import pytest
+import torch
 import yaml
 from paths import PROJECT
 from program import Program, stacked
@@ -9,6 +12,7 @@ from v0_1 import EXPERIMENTS, FINGERPRINTS, FOLDER, RECIPES, points
 from mbt_lightning.config.merge import undotted
 from mbt_lightning.config.settings import fingerprint, flat, identity_settings, nested, without_unused
 from mbt_lightning.config.upgrade import MOVED, new_name, old_names, upgrade
+from mbt_lightning.training.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +101,26 @@ def test_names_of_settings_and_of_their_parts() -> None:
     assert new_name("data.spectrogram.init_args.num_mels") == f"{transform}.init_args.num_mels"
     assert new_name("data.num_frames_more") == "data.num_frames_more"
     assert all(new_name(new) == new for new in MOVED.values())
+
+
+@pytest.mark.parametrize("file", ["last.ckpt", "model.safetensors"])
+def test_a_model_of_version_0_1_gives_the_same_logits(file: str) -> None:
+    stored = json.loads((FOLDER / "predictions.json").read_text())
+    model = load_checkpoint(FOLDER / file)
+    torch.manual_seed(0)
+    inputs = {m: torch.randn(2, *model.spec.inputs[m]) for m in ("rgb", "spectrogram")}
+    assert {m: float(x.double().sum()) for m, x in inputs.items()} == pytest.approx(stored["sum_of_inputs"])
+    with torch.no_grad():
+        logits = model(inputs)
+    for m, expected in stored["logits"].items():
+        torch.testing.assert_close(logits[m], torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "experiment.yaml"])
+def test_a_file_of_version_0_1_is_an_experiment(file: str, program: Program) -> None:
+    settings = program.plain("--config", str(FOLDER / file))
+    rgb = settings["data"]["inputs"]["rgb"]["init_args"]
+    assert (rgb["num_frames"], rgb["frame_size"]) == (4, 16)
+    assert settings["model"]["head"]["class_path"] == "mbt_lightning.ClsHead"
+    if file == "config.yaml":
+        assert fingerprint(settings) == fingerprint(upgrade(yaml.safe_load((FOLDER / file).read_text())))
