@@ -156,7 +156,7 @@ def build(
     data = AudioVisualData(**vars(built.data))
     settings = {name: value for name, value in vars(built.model).items() if name in signature(MBT).parameters}
     with torch.device("meta"):
-        return data.inputs, MBT(data.inputs, num_classes(data), **settings)
+        return data.shapes, MBT(data.shapes, num_classes(data), **settings)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from mbt_lightning.data.measure import Measured, kind_of, read_measured, scale_g
 from mbt_lightning.data.media.probe import ClipError
 from mbt_lightning.data.mixup import Mixup
 from mbt_lightning.data.records import UNNAMED, DataSpec
-from mbt_lightning.data.spectrogram import Spectrogram
+from mbt_lightning.data.spectrogram import MelTransform
 from mbt_lightning.errors import UserError, exit_with_error, one_line
 from mbt_lightning.model.flops import count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Fusion
@@ -186,7 +186,7 @@ class Parser(LightningArgumentParser):
         found = re.search(r"(?:Key|option|arguments:) ['\"]?(?:--)?([\w.]+)|import path string: (\w+)", message)
         if not found:
             return ""
-        bases = (Fusion, Task, Mixup, Spectrogram, RgbAugment, Init)
+        bases = (Fusion, Task, Mixup, MelTransform, RgbAugment, Init)
         known = [c.__name__ for b in bases for c in subclasses(b)] if found[2] else [a.dest for a in self._actions]
         close = difflib.get_close_matches(found[1] or found[2], known, n=1, cutoff=0.6)
         return f" (did you mean {close[0]}?)" if close and close[0] not in message else ""
@@ -259,7 +259,7 @@ class MbtCLI(LightningCLI):
         if not self.checkpoint:
             return data.spec
         known = read_about(self.checkpoint)["spec"]
-        trained = DataSpec(data.inputs, tuple(known["classes"]), tuple(known["groups"]))
+        trained = DataSpec(data.shapes, tuple(known["classes"]), tuple(known["groups"]))
         if self.subcommand == "predict":
             return trained
         same_classes(trained.classes, data.spec.classes)

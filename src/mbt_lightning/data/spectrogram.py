@@ -26,7 +26,7 @@ UNMEASURED = (
 """What is said where the numbers that a program fills in are wanted in Python."""
 
 
-class Spectrogram(nn.Module):
+class MelTransform(nn.Module):
     """A log-mel spectrogram; the part that is common to all recipes.
 
     A recipe is a subclass that fills in `log_mel`. Nothing here is learned, and no buffer enters a checkpoint.
@@ -130,7 +130,7 @@ class Spectrogram(nn.Module):
         """The fewest samples that a waveform may have."""
         return self.window_samples
 
-    def rows_of_sound(self, num_samples: int) -> int:
+    def steps_of_audio(self, num_samples: int) -> int:
         """How many rows of the log-mel are made of sound; those behind them fill up.
 
         Args:
@@ -146,7 +146,7 @@ class Spectrogram(nn.Module):
         raise NotImplementedError
 
 
-class LogMel(Spectrogram):
+class LogMel(MelTransform):
     """The paper's log-mel: power spectrum of a Hamming window, triangular mel filters, log(x + offset).
 
     Row i is centred on the time i * hop; the ends of the sound are mirrored, and the extra row that a centred
@@ -247,7 +247,7 @@ class LogMel(Spectrogram):
         return torch.log(mel + self.offset)
 
 
-class KaldiFbank(Spectrogram):
+class KaldiFbank(MelTransform):
     """AST's log-mel: Kaldi's filter bank features, equal to `torchaudio.compliance.kaldi.fbank` of every clip.
 
     AST's setting (YuanGongND/ast, also CAV-MAE): the waveform's mean removed, then htk_compat=True, use_energy=False,
@@ -304,7 +304,7 @@ class KaldiFbank(Spectrogram):
         # Kaldi's bank ends below the FFT's last frequency; a column of zeros stands for it.
         self.register_buffer("filters", F.pad(filters, (0, 1)), persistent=False)  # (mel, frequency)
 
-    def rows_of_sound(self, num_samples: int) -> int:
+    def steps_of_audio(self, num_samples: int) -> int:
         """The rows whose window lies wholly inside the sound.
 
         Args:
