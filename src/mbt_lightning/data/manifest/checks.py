@@ -108,7 +108,7 @@ class Check:
         seen: dict[str, int] = {}
         for clip_id, place in zip(ids.to_pylist(), np.concatenate(self.places).tolist(), strict=True):
             if (first := seen.setdefault(clip_id, place)) != place:
-                raise UserError(f"{self.where}{place}: clip_id {clip_id!r} is used at {self.where}{first} already")
+                raise UserError(f"{self.where}{place}: clip_id {clip_id!r} is already used at {self.where}{first}")
 
 
 def sort_classes(
