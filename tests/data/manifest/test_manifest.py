@@ -444,7 +444,7 @@ class TestWriting:
         meta = json.loads((tmp_path / "m.csv.meta.json").read_text())
         assert meta.keys() == {"dataset", "counts", "hash"} and meta["dataset"] == "ave"
         write_manifest(tmp_path / "m.jsonl", ROWS, NAMES)  # the same class list
-        with pytest.raises(UserError, match=r"classes\.csv: is another class list; write into a folder of its own, or"):
+        with pytest.raises(UserError, match=r"classes\.csv: is another class list; write into a new folder, or"):
             write_manifest(tmp_path / "m.csv", [], ["owl"])
 
     def test_a_file_appears_when_it_is_complete(self, path) -> None:

@@ -381,10 +381,10 @@ class TestDamage:
         manifest = read_manifest(tmp_path / "new" / "manifest.parquet")
         (tmp_path / "new" / "shards" / "chunk-0-0.bin").unlink()
         sample = dataset(manifest, "val", 1)[Draw(0, 0)]
-        assert sample.is_empty and "no such record, or its chunk is damaged" in sample.bad[0].reason
+        assert not sample.content and "no such record, or its chunk is damaged" in sample.bad[0].reason
 
     def test_a_store_that_is_not_known(self, source, tmp_path) -> None:
         rows = [ManifestRow("x", None, None, None, "x.mp4", None, None, None, ["a"], "train")]
         write_manifest(tmp_path / "m.parquet", rows, ("a",), (), {"store": "tape"})
-        with pytest.raises(UserError, match="store 'tape', which this version does not know; it knows files, jpeg"):
+        with pytest.raises(UserError, match="store 'tape', which this version cannot read; it reads files, jpeg"):
             store_of(read_manifest(tmp_path / "m.parquet"))
