@@ -91,7 +91,7 @@ def main() -> None:
         for name, read in peers.READERS.items():
             inputs = {"rgb": Rgb(NUM_FRAMES, decoder=name), "spectrogram": Spectrogram()}
             data = AudioVisualData(str(manifest), val_split=None, inputs=inputs, num_workers=1, batch_size=BATCH)
-            loader = data.train_dataloader()
+            loader = data.loader(data.dataset("train", num_views=0), data.sampler)
             loader_epoch(loader, options.clips)  # starts the worker
             runs[f"worker, {name}"] = partial(loader_epoch, loader, options.clips)
             runs[f"bare loop, {name}"] = partial(bare_epoch, files, indices, read)

@@ -15,7 +15,7 @@ from paths import PROJECT
 from timm.models.vision_transformer import VisionTransformer
 from vits import google_names
 
-from mbt_lightning.cli.fit import main
+from mbt_lightning.cli.main import main
 from mbt_lightning.data.demo import FRAME_RATE, SAMPLE_RATE, SIZE, DemoSize, demo_manifest, encode
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -29,7 +29,8 @@ SMALL = [
     "0",
     "--trainer.enable_progress_bar",
 ]
-SMALL += ["false", "--trainer.limit_train_batches", "1", "--data.frame_size", "32", "--data.num_frames", "2"]
+SMALL += ["false", "--trainer.limit_train_batches", "1", "--data.inputs.rgb.frame_size", "32"]
+SMALL += ["--data.inputs.rgb.num_frames", "2"]
 
 
 @pytest.fixture(scope="module")

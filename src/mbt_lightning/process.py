@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -187,3 +187,29 @@ def is_running(process: Mapping[str, Any]) -> bool:
     except PermissionError:  # somebody else's
         return True
     return True
+
+
+def bounded(work: Callable[[], None], seconds: float | None) -> BaseException | None:
+    """Do something in bounded time.
+
+    Args:
+        work: what to do.
+        seconds: how long it may take; None for ever. It goes on in its thread when the time is over.
+
+    Returns:
+        What it raised, a TimeoutError if it is not done, or None.
+    """
+    raised: list[BaseException] = []
+
+    def catch() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=catch, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        return TimeoutError(f"no answer for {seconds:.0f} s")
+    return raised[0] if raised else None

@@ -10,7 +10,7 @@ import torch
 import yaml
 from paths import PROJECT
 
-from mbt_lightning.cli.fit import main
+from mbt_lightning.cli.main import main
 from mbt_lightning.data.demo import DemoSize, demo_manifest
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, JointSelfAttention, TrainOnlyBottleneck

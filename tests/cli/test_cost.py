@@ -13,7 +13,7 @@ import yaml
 from paths import PROJECT
 
 from mbt_lightning.cli.cost import Experiment, Row, compare, cost_of, fusion_layers, itself, shape_of, way_of
-from mbt_lightning.cli.fit import main
+from mbt_lightning.cli.main import main
 from mbt_lightning.data import spectrogram
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.model import fusion

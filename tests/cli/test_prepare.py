@@ -10,7 +10,7 @@ import pytest
 from media import Recipe, write_clip
 from paths import EXPERIMENTS
 
-from mbt_lightning.cli.fit import main
+from mbt_lightning.cli.main import main
 from mbt_lightning.data.manifest.manifest import read_manifest
 
 IDS = ["--aaSYNTH00", "00012345678", "1234567e890", "aa_SYNTH-03"]

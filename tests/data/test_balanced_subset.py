@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mbt_lightning.cli.fit import main
+from mbt_lightning.cli.main import main
 from mbt_lightning.data.balanced_subset import choose_balanced, list_hash, seeded_order
 from mbt_lightning.data.manifest.manifest import ManifestRow, read_manifest, write_manifest
 from mbt_lightning.errors import UserError

@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch import Trainer
 from paths import PROJECT
 
-from mbt_lightning.cli.fit import main
+from mbt_lightning.cli.main import main
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.data.demo import CLASSES
 from mbt_lightning.data.manifest.manifest import ManifestRow, read_manifest, write_manifest

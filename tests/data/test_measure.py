@@ -14,7 +14,7 @@ import yaml
 from media import Recipe, write_clip
 from paths import PROJECT
 
-from mbt_lightning.cli.fit import main
+from mbt_lightning.cli.main import main
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.data.manifest.manifest import ManifestRow, read_manifest, write_manifest
 from mbt_lightning.data.measure import (
@@ -141,7 +141,7 @@ def test_a_sample_is_drawn_from_the_seed(manifest, demo) -> None:
 def test_of_what_mbt_shard_has_written(manifest, kind) -> None:
     """Figures are those of its source, which is sampled and compressed anew; no process leaves anything behind."""
     main(["shard", str(manifest), "--out", "new", "--format", kind, "--num_workers", "1"])
-    command = "from mbt_lightning.cli.fit import main; main(['stats', 'new/manifest.parquet'])"
+    command = "from mbt_lightning.cli.main import main; main(['stats', 'new/manifest.parquet'])"
     places = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, [PROJECT / "src", *sys.path]))}
     done = subprocess.run([sys.executable, "-c", command], env=places, capture_output=True, text=True, check=True)
     assert done.stderr == ""

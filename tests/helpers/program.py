@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import cache
 
-import yaml
-
 from mbt_lightning.cli.arguments import expand
-from mbt_lightning.cli.fit import MbtCLI
+from mbt_lightning.cli.parser import as_plain, build_parser, parse
+from mbt_lightning.data.datamodule import AudioVisualData
+from mbt_lightning.training.module import AudioVisualClassifier
 
 
-class ParserReadyError(Exception):
-    """Ends the construction of the program before anything is parsed."""
-
-
-class Program(MbtCLI):
-    """The program's parser, of which there is one as it takes time; it resolves and builds, and runs nothing."""
+class Program:
+    """The parser of `mbt fit`, built once as that takes time; it resolves and builds, and runs nothing."""
 
     def __init__(self):
-        with suppress(ParserReadyError):
-            super().__init__([])
-        self.subcommand = "fit"
-
-    def parse_arguments(self, parser, args) -> None:
-        raise ParserReadyError
+        self.parser = build_parser("fit")
 
     @cache  # noqa: B019
     def parse(self, *arguments: str):
         """The settings of `mbt fit ARGUMENTS`."""
-        return self.parser.parse_args(expand(["fit", *arguments])).fit
+        return parse(self.parser, expand(["fit", *arguments])[1:])
 
     def plain(self, *arguments: str) -> dict:
         """The settings of `mbt fit ARGUMENTS` as plain data, nested."""
-        return yaml.safe_load(self._parser("fit").dump(self.parse(*arguments), skip_none=False))
+        return as_plain(self.parser, self.parse(*arguments))
 
     @cache  # noqa: B019
     def resolve(self, *files: str) -> dict:
@@ -42,11 +32,12 @@ class Program(MbtCLI):
 
     def build(self, *files: str, manifest: str | None = None):
         """The model and the data of stacked files, with a manifest of the test's own."""
-        self.settings = self.parse(*stacked(*files)).clone()
+        settings = self.parse(*stacked(*files)).clone()
         if manifest:
-            self.settings.data.manifest = manifest
-        built = self._parser("fit").instantiate_classes(self.settings)
-        return built.model, built.data
+            settings.data.manifest = manifest
+        built = self.parser.instantiate_classes(settings)
+        data = AudioVisualData(modalities=settings.model.modalities, **vars(built.data))
+        return AudioVisualClassifier(data.spec, **vars(built.model)), data
 
 
 def stacked(*files: str) -> list[str]:

@@ -16,7 +16,7 @@ from paths import PROJECT
 from rich.console import Console
 
 from mbt_lightning.__main__ import main
-from mbt_lightning.cli.fit import main as program
+from mbt_lightning.cli.main import main as program
 from mbt_lightning.data.demo import DemoSize, demo_manifest
 from mbt_lightning.errors import UserError
 from mbt_lightning.sweep.ledger import Ledger, State, read_ledger

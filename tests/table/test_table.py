@@ -20,7 +20,7 @@ from scipy.stats import ttest_rel
 from test_paper import MINI, mixup, paper_setting
 
 from mbt_lightning.cli import table
-from mbt_lightning.cli.fit import main
+from mbt_lightning.cli.main import main
 from mbt_lightning.config.settings import nested
 from mbt_lightning.errors import UserError, duration
 from mbt_lightning.runs.read import Run, is_run, read_run

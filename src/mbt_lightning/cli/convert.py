@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mbt_lightning.cli.arguments import NEWEST
-from mbt_lightning.cli.fit import Parser
+from mbt_lightning.cli.parser import Parser
 from mbt_lightning.data.manifest.manifest import read_classes
 from mbt_lightning.data.records import UNNAMED, DataSpec
 from mbt_lightning.data.spectrogram import LogMel
@@ -178,8 +178,7 @@ def model_settings(network: MBT, found: Settings) -> dict[str, Any]:
         },
         "patches": {m: list(network.tokens_of(m).patch) for m in network.modalities},
         "share_encoder": found.share_encoder,
-        "head": found.head,
-        "representation_size": found.representation_size,
+        "head": {"class_path": found.head.__name__, "init_args": found.head_settings},
         "drop_path": found.get("stochastic_droplayer_rate", 0.0),
     }
 

@@ -9,16 +9,12 @@ from inspect import signature
 from math import prod
 from pathlib import Path
 
-import torch
-from jsonargparse import Namespace
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from mbt_lightning.cli.arguments import NEWEST, expand
-from mbt_lightning.cli.fit import MbtCLI
+from mbt_lightning.cli.parser import build_network, build_parser, parse
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.errors import UserError
 from mbt_lightning.model import authors_flops as arithmetic
@@ -27,6 +23,7 @@ from mbt_lightning.model.blocks import Block
 from mbt_lightning.model.flops import Part, blocks_of, by_part, count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention
 from mbt_lightning.model.mbt import MBT, SHARED
+from mbt_lightning.process import RUNS
 from mbt_lightning.runs.folder import find_checkpoint
 from mbt_lightning.training.checkpoint import read_about
 
@@ -69,8 +66,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(error) from None
     if own.classes is not None and own.classes < 1:
         raise UserError(f"--classes is {own.classes}: give 1 or more")
-    experiment = Experiment(others, own.classes)
-    print_cost(experiment.network, experiment.inputs)
+    inputs, network = network_of(others, own.classes)
+    print_cost(network, inputs)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -78,8 +75,8 @@ def main(arguments: list[str]) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class Experiment(MbtCLI):
-    """The network of an experiment, built without memory; nothing is run.
+def network_of(arguments: list[str], classes: int | None = None) -> tuple[dict[str, tuple[int, ...]], MBT]:
+    """The network of an experiment on the meta device, and the shape of one example of each modality, (C, *grid).
 
     Args:
         arguments: files and options as for `mbt test`, but a checkpoint need not be given.
@@ -89,74 +86,27 @@ class Experiment(MbtCLI):
     Raises:
         UserError: a file, a setting or a manifest that makes no sense.
     """
+    parser = build_parser(*RUNS)  # a run's own configuration can be read, whatever command it was of
+    parser.prog = "mbt cost"
+    settings = parse(parser, expand(["test", *arguments])[1:])
 
-    network: MBT
-    """The network, on the meta device."""
-    inputs: dict[str, tuple[int, ...]]
-    """Shape of one example of each modality, (C, *grid)."""
-
-    def __init__(self, arguments: list[str], classes: int | None = None):
-        self.classes = classes
-        super().__init__(expand(["test", *arguments])[1:], run=False)
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what the runs take too, so that a run's own configuration can be read."""
-        super().add_arguments_to_parser(parser)
-        added: set[str] = set()
-        for name, skipped in self.subcommands().items():
-            parser.add_method_arguments(Trainer, name, skip={*skipped, *added})
-            added |= set(signature(getattr(Trainer, name)).parameters)
-
-    def before_instantiate_classes(self) -> None:
-        """Nothing: there is no run, and no folder for it."""
-
-    def instantiate_classes(self) -> None:
-        """Build the data, of which no clip is read, and the network, of shapes alone."""
-        self.config.trainer = self.parser.get_defaults().trainer  # nothing that watches a run
-        self.inputs, self.network = build(self.parser, self.config, self.num_classes)
-
-    def spec(self, data: AudioVisualData) -> None:  # type: ignore[override]
-        """Nothing: the model as a whole is not built."""
-
-    def num_classes(self, data: AudioVisualData) -> int:
-        """The number of classes, also where there is no manifest yet."""
-        if self.classes is not None:
-            return self.classes
-        if checkpoint := self.config.ckpt_path:
+    def num_classes(data: AudioVisualData) -> int:
+        if classes is not None:
+            return classes
+        if checkpoint := settings.ckpt_path:
             if checkpoint in NEWEST:
-                checkpoint = find_checkpoint(Path(self.config.runs), self.config.experiment, checkpoint)
+                checkpoint = find_checkpoint(Path(settings.runs), settings.experiment, checkpoint)
             return len(read_about(checkpoint)["spec"]["classes"])
         path = data.manifest_path
         if path != "demo" and not Path(path).exists():
             print(
-                f"no {path} yet: counted with AudioSet's {AUDIOSET_CLASSES} classes; "
+                f"there is no {path} yet: counted with AudioSet's {AUDIOSET_CLASSES} classes; "
                 "give --classes N for another number"
             )
             return AUDIOSET_CLASSES
         return len(data.spec.classes)
 
-
-def build(
-    parser: LightningArgumentParser, config: Namespace, num_classes: Callable[[AudioVisualData], int]
-) -> tuple[dict[str, tuple[int, ...]], MBT]:
-    """The network of a parsed configuration, of shapes alone; no clip is read.
-
-    Args:
-        parser: what has parsed it.
-        config: its `model` and `data`.
-        num_classes: the number of classes.
-
-    Returns:
-        Shape of one example of each modality, (C, *grid), and the network on the meta device.
-
-    Raises:
-        UserError: a value out of range.
-    """
-    built = parser.instantiate_classes(config, instantiate_groups=False)
-    data = AudioVisualData(**vars(built.data))
-    settings = {name: value for name, value in vars(built.model).items() if name in signature(MBT).parameters}
-    with torch.device("meta"):
-        return data.shapes, MBT(data.shapes, num_classes(data), **settings)
+    return build_network(parser, settings, num_classes)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,51 +1,41 @@
-"""The program `mbt`: fit, validate, test and predict, from stacked experiment files and the command line.
+"""`mbt fit`, `validate`, `test` and `predict`: from settings to a run, step by step.
 
-What is said last wins: the command line over the files, a later file over an earlier one, and all of them over the
-configuration that a checkpoint carries.
+What is given last wins: the command line over the files, a later file over an earlier one, and all of them over the
+configuration that a checkpoint holds.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import logging
 import os
-import re
-import signal
-import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import yaml
-from lightning.pytorch import Callback, Trainer
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mbt_lightning.cli.arguments import NEWEST, expand
+from mbt_lightning.cli.parser import Parser, as_plain, as_text, build_parser, parse
 from mbt_lightning.config.settings import fingerprint
-from mbt_lightning.data.augment import RgbAugment
 from mbt_lightning.data.datamodule import AudioVisualData, manifest_file
 from mbt_lightning.data.measure import Measured, kind_of, read_measured, scale_given, settings_of
-from mbt_lightning.data.media.probe import ClipError
-from mbt_lightning.data.mixup import Mixup
 from mbt_lightning.data.records import UNNAMED, DataSpec
 from mbt_lightning.data.spectrogram import MelTransform
-from mbt_lightning.errors import UserError, exit_with_error, one_line
+from mbt_lightning.errors import UserError
 from mbt_lightning.model.flops import count_parameters, gflops_per_clip
-from mbt_lightning.model.fusion import Fusion
-from mbt_lightning.model.pretrained.ast import AST
-from mbt_lightning.model.pretrained.init import Init, PerModality
-from mbt_lightning.model.pretrained.scenic import Scenic
-from mbt_lightning.model.pretrained.vit import GoogleViT, TimmViT
-from mbt_lightning.process import SIGNALS, bind_children, die_with_parent, rank
+from mbt_lightning.process import rank
 from mbt_lightning.runs.folder import find_checkpoint, given_id, new_run_folder
 from mbt_lightning.runs.state import RunState
 from mbt_lightning.training.bad_clips import BadClipGuard
-from mbt_lightning.training.checkpoint import Checkpoint, is_weights_only, read_about, read_checkpoint
+from mbt_lightning.training.checkpoint import is_weights_only, read_about, read_checkpoint
+from mbt_lightning.training.lightning_internals import restore_fit_progress
 from mbt_lightning.training.metrics_csv import MetricsCsv
 from mbt_lightning.training.module import AudioVisualClassifier
 from mbt_lightning.training.recorder import RunRecorder
@@ -53,146 +43,286 @@ from mbt_lightning.training.report import print_predictions, print_scores
 from mbt_lightning.training.resume import is_trained, own_checkpoint, refuse_other_settings
 from mbt_lightning.training.saving import LastCheckpoint, WholeFiles
 from mbt_lightning.training.stopping import Stop
-from mbt_lightning.training.tasks import Task
-
-SOURCES = (GoogleViT, TimmViT, AST, Scenic, Checkpoint, PerModality)
-"""Starting weights: imported here so that files may name them without their module."""
-
-TOOLS = {
-    "prepare": "mbt_lightning.cli.prepare:main",
-    "subset": "mbt_lightning.cli.subset:main",
-    "stats": "mbt_lightning.cli.stats:main",
-    "shard": "mbt_lightning.cli.shard:main",
-    "doctor": "mbt_lightning.cli.doctor:main",
-    "cost": "mbt_lightning.cli.cost:main",
-    "sweep": "mbt_lightning.cli.sweep:main",
-    "table": "mbt_lightning.cli.table:main",
-    "import": "mbt_lightning.cli.convert:import_tool",
-    "export": "mbt_lightning.cli.convert:export_tool",
-}
-"""What the program does beside the runs: first word to the function that takes the rest; imported when it is called."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the program; what a person can mend ends it with one line and exit code 2."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    die_with_parent()
-    if arguments and arguments[0] in TOOLS:
-        module, _, function = TOOLS[arguments[0]].partition(":")
-        try:
-            getattr(importlib.import_module(module), function)(arguments[1:])
-        except KeyboardInterrupt:
-            raise
-        except Exception as error:
-            tell(error, RunState())
-            raise
-        return
-    state = RunState()
-    with SIGNALS.listening():
-        bind_children()
-        try:
-            MbtCLI(expand(arguments), state=state)
-            state.end("finished", 0)
-        except BaseException as error:
-            if number := stopped_by(error):
-                stop(number, state)
-            if isinstance(error, SystemExit):
-                told = " ".join(getattr(error, "__notes__", [])) or "see its output"
-                state.end("failed", error.code if isinstance(error.code, int) else 1, told)
-            else:
-                tell(error, state)
-            raise
+def fit(arguments: Sequence[str], state: RunState) -> None:
+    """`mbt fit`: train, then test the best checkpoint."""
+    run = start("fit", arguments, state)
+    with without_empty_folder(run):
+        print_start(run)
+    if run.is_trained:
+        test_again(run)
+    else:
+        run.call_trainer()
+        test_best(run)
 
 
-def stopped_by(error: BaseException) -> int:
-    """The signal that an exception comes from; 0 if it comes from none."""
-    if isinstance(error, SIGTERMException):
-        return SIGNALS.agreed or signal.SIGTERM
-    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
-        return signal.SIGINT
-    is_early = isinstance(error, SystemExit) and SIGNALS.received
-    return SIGNALS.received if is_early else 0
+def validate(arguments: Sequence[str], state: RunState) -> None:
+    """`mbt validate`: score a checkpoint on the validation split."""
+    run = start("validate", arguments, state)
+    run.call_trainer()
+    print_scores(run.trainer, "val", run.folder)
 
 
-def stop(number: int, state: RunState) -> NoReturn:
-    """End the program as one does that a signal has ended, and say how to go on."""
-    name = signal.Signals(number).name
-    state.end("stopped", 128 + number, f"stopped by {name}")
+def test(arguments: Sequence[str], state: RunState) -> None:
+    """`mbt test`: score a checkpoint on the test split."""
+    run = start("test", arguments, state)
+    run.call_trainer()
+    print_scores(run.trainer, "test", run.folder)
+
+
+def predict(arguments: Sequence[str], state: RunState) -> None:
+    """`mbt predict`: print and write the most probable classes of media files."""
+    run = start("predict", arguments, state)
+    run.call_trainer()
+    if run.trainer.is_global_zero:
+        assert run.folder is not None
+        print_predictions(run.trainer, run.model, run.folder)
+        guard = next(c for c in run.trainer.callbacks if isinstance(c, BadClipGuard))
+        if failed := guard.bad.get("predict"):
+            raise UserError(f"{len(failed)} of the files could not be read; see the warnings above")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From settings to a run
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """One run of the program while it is prepared, and then as it runs.
+
+    Args:
+        subcommand: `fit`, `validate`, `test` or `predict`.
+        parser: of its settings.
+        settings: as parsed; the steps below complete them.
+        state: of the run, as its folder records it.
+    """
+
+    subcommand: str
+    parser: Parser
+    settings: Namespace
+    state: RunState
+    checkpoint: str | None = None
+    """The checkpoint that is tested, resumed or predicted with."""
+    is_named: bool = False
+    """Whether `last` or `best` named it: then it is of this experiment's own newest run."""
+    is_resumed_by_id: bool = False
+    """Whether the run has an id of its own, by which it finds its checkpoint."""
+    is_trained: bool = False
+    """Whether its training has ended already, so that only the test is left."""
+    scales: dict[str, tuple[str, Measured | None]] = field(default_factory=dict)
+    """Where mean and standard deviation of a modality's log-mel come from, and their measurement, if it was read."""
+    folder: Path | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    """The resolved configuration as it is recorded."""
+    text: str = ""
+    data: AudioVisualData = field(init=False)
+    model: AudioVisualClassifier = field(init=False)
+    trainer: Trainer = field(init=False)
+
+    @property
+    def runs(self) -> Path:
+        """Folder that all runs' folders lie in."""
+        return Path(self.settings.runs)
+
+    def call_trainer(self) -> None:
+        """Let the trainer do the subcommand; a run that is refused before it starts leaves no empty folder."""
+        settings = self.settings
+        names = ("ckpt_path", "weights_only", "verbose", "return_predictions")
+        options = {name: settings[name] for name in names if name in settings}
+        with without_empty_folder(self):
+            getattr(self.trainer, self.subcommand)(model=self.model, datamodule=self.data, **options)
+
+
+def start(subcommand: str, arguments: Sequence[str], state: RunState) -> Run:
+    """Everything before the first batch: settings, folder, data, model and trainer of a run."""
+    quieten()
+    _, *words = expand([subcommand, *arguments])
+    parser = build_parser(subcommand)
+    run = Run(subcommand, parser, parse(parser, words), state)
+    for step in STEPS:
+        step(run)
+    return run
+
+
+def set_seed(run: Run) -> None:
+    """Seed all random numbers; a seed that is drawn is recorded."""
+    seed = run.settings.seed_everything
+    if seed is not False:
+        run.settings.seed_everything = seed_everything(None if seed is True else seed, workers=True)
+
+
+def complete(run: Run) -> None:
+    """Fill in what follows from the rest: the experiment's name; no second table of Lightning's."""
+    settings = run.settings
+    settings.base = None  # the files have been read
+    settings.experiment = settings.experiment or "default"
+    if run.subcommand in ("validate", "test"):
+        settings.verbose = False
+
+
+def find_its_checkpoint(run: Run) -> None:
+    """Find the checkpoint: the one that is named, or that of the run which has the given id."""
+    settings = run.settings
+    run.is_named = settings.ckpt_path in NEWEST
+    if run.is_named:
+        settings.ckpt_path = str(find_checkpoint(run.runs, settings.experiment, settings.ckpt_path))
+    if run.subcommand != "fit" and not settings.ckpt_path:
+        raise UserError(f"nothing to {run.subcommand} with: give --ckpt_path FILE, or --experiment NAME and best")
+    run.checkpoint = settings.ckpt_path
+    if run.checkpoint:
+        read_about(run.checkpoint)  # refuses what is no checkpoint before anything is built
+    elif run.subcommand == "fit" and given_id():
+        own = own_checkpoint(run.runs / settings.experiment / str(given_id()))
+        run.checkpoint, run.is_resumed_by_id = (str(own), True) if own else (None, False)
+
+
+def refuse_unplanned(run: Run) -> None:
+    """Refuse, in a trial of a sweep, settings that are not those that were planned."""
+    planned = os.environ.get("MBT_EXPERIMENT")
+    if planned and fingerprint(as_plain(run.parser, run.settings)) != planned:
+        raise UserError(
+            f"these are not the settings that trial {planned} was planned with: a file of the sweep has changed; "
+            "start the sweep again"
+        )
+
+
+def fill_in_measured(run: Run) -> None:
+    """Replace `null` as a log-mel's mean or std by the checkpoint's, or else by what `mbt stats` has measured.
+
+    The run's configuration and its checkpoints then hold numbers, and need no statistics any more.
+    """
+    trained = read_about(run.checkpoint)["config"]["data"]["inputs"] if run.checkpoint else {}
+    for m in run.settings.model.modalities:
+        chosen = transform_of(run.settings.data.inputs[m])
+        given = vars(chosen.get("init_args", Namespace())) if chosen else {}
+        missing = [name for name in ("mean", "std") if name in given and given[name] is None]
+        if not missing:
+            continue
+        kind = kind_of(chosen.class_path)
+        if scale := scale_given(transform_of(trained.get(m)), settings_of(kind, given)):
+            run.scales[m] = (f"as in {run.checkpoint}", None)
+        else:
+            measured = read_measured(manifest_file(run.settings.data.manifest), kind, given)
+            scale = measured._asdict()
+            run.scales[m] = (f"{' and '.join(missing)} {measured}", measured)
+        for name in missing:
+            given[name] = scale[name]
+
+
+def transform_of(modality: Any) -> Any:
+    """The log-mel in the settings of a modality; None if it has none."""
+    chosen = (modality or {}).get("init_args", {}).get("transform")
+    return chosen if chosen and issubclass(kind_of(chosen["class_path"]), MelTransform) else None
+
+
+def record_settings(run: Run) -> None:
+    """Write the resolved configuration as the run's folder and its checkpoints will hold it."""
+    run.text, run.config = as_text(run.parser, run.settings), as_plain(run.parser, run.settings)
+
+
+def resume_by_id(run: Run) -> None:
+    """Resume a run that has the given id, if its settings are the same."""
+    if run.is_resumed_by_id:
+        assert run.checkpoint is not None
+        refuse_other_settings(Path(run.checkpoint), run.config)
+        run.settings.ckpt_path = run.checkpoint
+        run.is_trained = is_trained(Path(run.checkpoint).parent.parent)
+
+
+def make_folder(run: Run) -> None:
+    """Make or find the run's folder: a resumed run has one; other processes of it learn it from the first."""
     if rank():
-        sys.exit(0)  # Lightning kills the first process at once where another one ends with a code
-    told = "interrupted" if number == signal.SIGINT else f"stopped by {name}"
-    print(f"mbt: {told}; the same command with --ckpt_path last goes on", file=sys.stderr)
-    sys.exit(128 + number)  # Lightning's own exit looks like success
-
-
-def tell(error: BaseException, state: RunState) -> None:
-    """End the program with one line if a person can mend the error; else note it down, and it is raised again."""
-    told = told_to_the_user(error)
-    if told is None:
-        state.end("failed", 1, f"{type(error).__name__}: {error}")
+        run.folder = Path(os.environ["MBT_RUN_FOLDER"]) if "MBT_RUN_FOLDER" in os.environ else None
         return
-    state.end("failed", 2, told)
-    if not os.environ.get("MBT_DEBUG"):
-        exit_with_error(one_line(told))
+    if run.is_named and run.subcommand == "fit":
+        run.folder = Path(str(run.checkpoint)).parent.parent
+    else:
+        run.folder = new_run_folder(run.runs, run.settings.experiment)
+    os.environ["MBT_RUN_FOLDER"] = str(run.folder)
+    if given_id():
+        run.state.begin(run.folder)  # whoever gave the id looks for the run there, whatever becomes of it
+    if run.is_named or run.is_resumed_by_id:
+        print(f"checkpoint: {run.checkpoint}", flush=True)
 
 
-def told_to_the_user(error: BaseException | None) -> Exception | None:
-    """The error that a person can mend, among an exception and its causes; None if there is none."""
-    while error is not None:
-        if isinstance(error, UserError | ClipError | MisconfigurationException):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+def place_loggers(run: Run) -> None:
+    """Let loggers that name no folder write into the run's."""
+    for logger in as_list(run.settings.trainer.logger):
+        if getattr(logger, "init_args", {}).get("save_dir", "") in (None, "."):
+            logger.init_args.save_dir = str(run.folder or ".")
 
 
-def subclasses(base: type) -> list[type]:
-    """All classes that derive from a class."""
-    children: list[type] = base.__subclasses__()
-    return [c for child in children for c in (child, *subclasses(child))]
+def build(run: Run) -> None:
+    """Build data, model and trainer; a run that cannot be built leaves no empty folder."""
+    with without_empty_folder(run):
+        built = run.parser.instantiate_classes(run.settings)
+        run.data = AudioVisualData(modalities=run.settings.model.modalities, **vars(built.data))
+        run.model = AudioVisualClassifier(spec_of(run), **vars(built.model))
+        run.trainer = build_trainer(run, vars(built.trainer))
+        load_weights(run)
+    if run.trainer.is_global_zero:
+        print(f"run: {run.folder}", flush=True)
 
 
-NOISE = (
-    r"- Expected a path but \S+ either not accessible or invalid ",
-    r"- Does not validate against any of the Union subtypes Subtypes: .*? Errors: ",
-    r" Given value type: .*$",
+STEPS: tuple[Callable[[Run], None], ...] = (
+    set_seed,
+    complete,
+    find_its_checkpoint,
+    refuse_unplanned,
+    fill_in_measured,
+    record_settings,
+    resume_by_id,
+    make_folder,
+    place_loggers,
+    build,
 )
-"""What jsonargparse adds to its messages and helps nobody."""
+"""How a run is prepared; each step relies on the ones before it."""
 
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "None", "32", "bf16", "16")
-"""What `trainer.precision` may be: the half-precision "true" kinds would round the sound before its spectrogram."""
+def spec_of(run: Run) -> DataSpec:
+    """The data as the model must know it; the classes of a prediction are the checkpoint's."""
+    if not run.checkpoint:
+        return run.data.spec
+    known = read_about(run.checkpoint)["spec"]
+    trained = DataSpec(run.data.shapes, tuple(known["classes"]), tuple(known["groups"]))
+    if run.subcommand == "predict":
+        return trained
+    same_classes(trained.classes, run.data.spec.classes)
+    return run.data.spec
 
 
-def check_precision(precision: Any) -> None:
-    """Refuse a precision that would round the sound."""
-    if str(precision) not in PRECISIONS:
-        raise UserError(f"trainer.precision is {precision}: choose one of {', '.join(PRECISIONS)}")
+def build_trainer(run: Run, settings: dict[str, Any]) -> Trainer:
+    """The trainer, with what every run has: its records, checkpoints, progress bar and `metrics.csv`."""
+    chosen = as_list(settings["callbacks"])
+    own: list[Callback] = [RunRecorder(run.folder, run.config, run.text, run.state), BadClipGuard(), Stop(run.state)]
+    if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in chosen):
+        own.append(FitProgressBar())
+    if settings["enable_checkpointing"] is not False:
+        if not any(isinstance(c, ModelCheckpoint) for c in chosen):
+            monitor = "val/score" if run.subcommand == "fit" and run.data.has_val else None
+            own.append(ModelCheckpoint(filename="best", monitor=monitor, mode="max", enable_version_counter=False))
+        own.append(LastCheckpoint())
+    plugins = as_list(settings["plugins"])
+    if not any(isinstance(p, CheckpointIO) for p in plugins):
+        plugins.append(WholeFiles())
+    trainer = Trainer(**settings | {"callbacks": [*chosen, *own], "plugins": plugins})
+    if run.folder:
+        trainer.loggers = [MetricsCsv(run.folder), *trainer.loggers]
+    return trainer
 
 
-class Parser(LightningArgumentParser):
-    """A parser that says what is wrong in one line."""
-
-    def error(self, message: str, ex: Exception | None = None):
-        """Print the message and leave with exit code 2."""
-        if os.environ.get("MBT_DEBUG") and ex:
-            raise ex
-        text = one_line(message)
-        for noise in NOISE:
-            text = re.sub(noise, "", text)
-        exit_with_error(text + self.hint(text))
-
-    def hint(self, message: str) -> str:
-        """The known key or class that is most like an unknown one in the message."""
-        found = re.search(r"(?:Key|option|arguments:) ['\"]?(?:--)?([\w.]+)|import path string: (\w+)", message)
-        if not found:
-            return ""
-        bases = (Fusion, Task, Mixup, MelTransform, RgbAugment, Init)
-        known = [c.__name__ for b in bases for c in subclasses(b)] if found[2] else [a.dest for a in self._actions]
-        close = difflib.get_close_matches(found[1] or found[2], known, n=1, cutoff=0.6)
-        return f" (did you mean {close[0]}?)" if close and close[0] not in message else ""
+def load_weights(run: Run) -> None:
+    """Load a model that comes without the state of a training, which Lightning cannot read."""
+    if run.checkpoint and is_weights_only(run.checkpoint):
+        content = read_checkpoint(run.checkpoint)
+        run.model.on_load_checkpoint(content)
+        run.model.load_state_dict(content["state_dict"])
+        run.settings.ckpt_path = None
 
 
-class Progress(RichProgressBar):
+class FitProgressBar(RichProgressBar):
     """Lightning's Rich progress bar without the number of the run, which is in its folder's name."""
 
     def get_metrics(self, trainer, pl_module):  # noqa: D102
@@ -201,280 +331,93 @@ class Progress(RichProgressBar):
         return metrics
 
 
-class MbtCLI(LightningCLI):
-    """LightningCLI with a folder a run, loggers that live in it, and a test behind every fit.
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+# ---------------------------------------------------------------------------------------------------------------------
 
-    Args:
-        args: the expanded command line.
-        run: whether the first word is one of Lightning's subcommands, which is run; else everything is built only.
-        state: of the run, as its folder keeps it.
-    """
 
-    checkpoint: str | None = None
-    """The checkpoint that is tested, resumed or predicted with."""
-    measured: Measured | None = None
-    """The measurement that the spectrogram's mean and standard deviation were taken from, if they were."""
-    is_trained = False
-    """Whether the run has its training behind it, so that only the test is left."""
-    scale_source: str = "as configured"
-    """Where these two come from, for the reader."""
-
-    def __init__(self, args: list[str], run: bool = True, state: RunState | None = None):
-        quieten()
-        self.state = state or RunState()
-        super().__init__(
-            AudioVisualClassifier,
-            AudioVisualData,
-            args=args,
-            run=run,
-            parser_class=Parser,
-            parser_kwargs={
-                "prog": "mbt",
-                "description": "Audio-visual classification with transformers: one experiment from clips to scores.",
-                "epilog": f"Tools beside the runs, each with its own --help: {', '.join(TOOLS)}.",
-            },
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            # The data module shares the clips out among the processes itself.
-            trainer_defaults={
-                "use_distributed_sampler": False,
-                "logger": False,
-                "num_sanity_val_steps": 0,
-                "enable_model_summary": False,
-            },
-            seed_everything_default=0,
+def print_start(run: Run) -> None:
+    """Load the starting weights of a new training, and print what will be trained."""
+    is_first = run.trainer.is_global_zero
+    if is_first:
+        network, spec = run.model.network, run.model.spec
+        shapes = ", ".join(f"{m} {'x'.join(map(str, shape))}" for m, shape in spec.inputs.items())
+        print(f"data: {run.data.manifest.path} ({len(spec.classes)} classes; {shapes})")
+        print_scales(run)
+        print(
+            f"model: {count_parameters(network) / 1e6:.2f} million parameters, "
+            f"{gflops_per_clip(network, spec.inputs):.3f} GFLOPs a clip"
         )
+    if not run.checkpoint:
+        run.model.load_init()
+    if is_first:
+        if run.model.init_report:
+            print(run.model.init_report.summary())
+        if not run.data.has_val:
+            split = run.data.val_split
+            reason = f"there is no split {split!r} to validate on" if split else "no split is validated on"
+            print(f"{reason}: the last checkpoint counts as the best")
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what is not the model's, the data's or the trainer's."""
-        parser.add_argument("--experiment", type=str | None, help="Name of the experiment; default: of its files.")
-        parser.add_argument("--base", type=str | None, help="In a file: the file that it builds on.")
-        parser.add_argument("--runs", type=str, default="runs", help="Folder that all runs' folders lie in.")
-        parser.link_arguments("model.modalities", "data.modalities")
-        parser.link_arguments("data", "model.spec", compute_fn=self.spec, apply_on="instantiate")
 
-    def spec(self, data: AudioVisualData) -> DataSpec:
-        """The data as the model must know it; classes of a prediction are the checkpoint's."""
-        if not self.checkpoint:
-            return data.spec
-        known = read_about(self.checkpoint)["spec"]
-        trained = DataSpec(data.shapes, tuple(known["classes"]), tuple(known["groups"]))
-        if self.subcommand == "predict":
-            return trained
-        same_classes(trained.classes, data.spec.classes)
-        return data.spec
-
-    def before_instantiate_classes(self) -> None:
-        """Find the run's folder, and put the loggers into it."""
-        self.settings = self.config[self.subcommand]
-        if self.subcommand in ("validate", "test"):
-            self.settings.verbose = False  # our own table says it shorter
-        self.settings.base = None  # has been read, and stands in the resolved configuration
-        self.settings.experiment = self.settings.experiment or "default"
-        settings, runs = self.settings, Path(self.settings.runs)
-        resumed = settings.ckpt_path if settings.ckpt_path in NEWEST else None
-        if resumed:
-            settings.ckpt_path = str(find_checkpoint(runs, settings.experiment, resumed))
-        if self.subcommand != "fit" and not settings.ckpt_path:
-            raise UserError(f"nothing to {self.subcommand} with: give --ckpt_path FILE, or --experiment NAME and best")
-        check_precision(settings.trainer.precision)
-        self.checkpoint = settings.ckpt_path
-        if self.checkpoint:
-            read_about(self.checkpoint)  # refuses, before anything is built, what is none
-        goes_on = bool(given_id()) and self.subcommand == "fit" and not self.checkpoint
-        if goes_on and (own := own_checkpoint(runs / settings.experiment / str(given_id()))):
-            self.checkpoint = str(own)
-        self.refuse_unplanned()
-        self.fill_in_measured()
-        self.text = self._parser(self.subcommand).dump(settings, skip_none=False)
-        if goes_on and self.checkpoint:
-            refuse_other_settings(Path(self.checkpoint), yaml.safe_load(self.text))
-            settings.ckpt_path = self.checkpoint
-            self.is_trained = is_trained(Path(self.checkpoint).parent.parent)
-
-        self.folder: Path | None
-        if rank():  # processes that this one did not start learn it from the first, see RunRecorder
-            self.folder = Path(os.environ["MBT_RUN_FOLDER"]) if "MBT_RUN_FOLDER" in os.environ else None
-        else:
-            if resumed and self.subcommand == "fit":
-                self.folder = Path(settings.ckpt_path).parent.parent
-            else:
-                self.folder = new_run_folder(runs, settings.experiment)
-            os.environ["MBT_RUN_FOLDER"] = str(self.folder)
-            if given_id():
-                self.state.begin(self.folder)  # whoever gave the id looks for the run there, whatever becomes of it
-            if resumed or (goes_on and self.checkpoint):
-                print(f"checkpoint: {self.checkpoint}", flush=True)
-        if self.checkpoint and is_weights_only(self.checkpoint):
-            settings.ckpt_path = None  # which Lightning cannot read; see load_weights
-        for logger in as_list(settings.trainer.logger):
-            if getattr(logger, "init_args", {}).get("save_dir", "") in (None, "."):
-                logger.init_args.save_dir = str(self.folder or ".")
-
-    def refuse_unplanned(self) -> None:
-        """Refuse, in a trial of a sweep, settings that are not those that were planned."""
-        planned = os.environ.get("MBT_EXPERIMENT")
-        text = self._parser(self.subcommand).dump(self.settings, skip_none=False) if planned else ""
-        if planned and fingerprint(yaml.safe_load(text)) != planned:
-            raise UserError(
-                f"these are not the settings that trial {planned} was planned with: a file of the sweep has changed; "
-                "start the sweep again"
-            )
-
-    def fill_in_measured(self) -> None:
-        """Put numbers in the place of the spectrogram's `null`: the checkpoint's, or else those that `mbt stats` found.
-
-        Then they stand in the run's configuration and in its checkpoints, which need no statistics any more.
-        """
-        data, chosen = self.settings.data, self.settings.data.spectrogram
-        given = vars(chosen.get("init_args", {}))
-        missing = [name for name in ("mean", "std") if name in given and given[name] is None]
-        if "spectrogram" not in self.settings.model.modalities or not missing:
-            return
-        trained = read_about(self.checkpoint)["config"]["data"] if self.checkpoint else {}
-        kind = kind_of(chosen.class_path)
-        if scale := scale_given(trained.get("spectrogram"), settings_of(kind, given)):
-            self.scale_source = f"as in {self.checkpoint}"
-        else:
-            self.measured = read_measured(manifest_file(data.manifest), kind, given)
-            self.scale_source, scale = f"{' and '.join(missing)} {self.measured}", self.measured._asdict()
-        for name in missing:
-            given[name] = scale[name]
-
-    def instantiate_classes(self) -> None:
-        """Build everything; a run that cannot be built leaves no empty folder behind."""
-        try:
-            super().instantiate_classes()
-        except Exception:
-            self.drop_empty_folder()
-            raise
-        if self.trainer.is_global_zero:
-            print(f"run: {self.folder}", flush=True)
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; what is refused before it begins leaves no empty folder behind either."""
-        try:
-            if self.is_trained:
-                self.test_again()
-            else:
-                super()._run_subcommand(subcommand)
-        except UserError:
-            self.drop_empty_folder()
-            raise
-
-    def drop_empty_folder(self) -> None:
-        """Leave no folder behind of a run that never began."""
-        if self.folder and not any(self.folder.iterdir()):
-            self.folder.rmdir()
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
-        """Parse the expanded command line."""
-        self.config = parser.parse_args(args)
-
-    def _parse_ckpt_path(self) -> None:
-        """Nothing: what a checkpoint says of its configuration has been read by `expand`."""
-
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        """Add what every run has: its records, checkpoints, progress bar and `metrics.csv`."""
-        recorder = RunRecorder(self.folder, yaml.safe_load(self.text), self.text, self.state)
-        own: list[Callback] = [recorder, BadClipGuard(), Stop(self.state)]
-        chosen = as_list(config.get("callbacks"))
-        if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in chosen):
-            own.append(Progress())
-        if config["enable_checkpointing"] is not False:
-            if not any(isinstance(c, ModelCheckpoint) for c in chosen):
-                monitor = "val/score" if self.subcommand == "fit" and self.datamodule.has_val else None
-                own.append(ModelCheckpoint(filename="best", monitor=monitor, mode="max", enable_version_counter=False))
-            own.append(LastCheckpoint())
-        if not any(isinstance(p, CheckpointIO) for p in as_list(config.get("plugins"))):
-            config["plugins"] = [*as_list(config.get("plugins")), WholeFiles()]
-        trainer = super()._instantiate_trainer(config, callbacks + own)
-        if self.folder:
-            trainer.loggers = [MetricsCsv(self.folder), *trainer.loggers]
-        return trainer
-
-    def load_weights(self) -> None:
-        """Load a model that comes without the state of a training, which Lightning does not know."""
-        if is_weights_only(self.checkpoint):
-            content = read_checkpoint(self.checkpoint)
-            self.model.on_load_checkpoint(content)
-            self.model.load_state_dict(content["state_dict"])
-
-    before_validate = before_test = before_predict = load_weights
-
-    def before_fit(self) -> None:
-        """Say what will be trained."""
-        if self.trainer.is_global_zero:
-            network, spec = self.model.network, self.model.spec
-            shapes = ", ".join(f"{m} {'x'.join(map(str, shape))}" for m, shape in spec.inputs.items())
-            print(f"data: {self.datamodule.manifest.path} ({len(spec.classes)} classes; {shapes})")
-            if "spectrogram" in spec.inputs:
-                self.tell_scale()
+def print_scales(run: Run) -> None:
+    """Print mean and standard deviation of each log-mel, and where they come from."""
+    data = run.data
+    for m, modality in data.inputs.items():
+        transform = getattr(modality, "transform", None)
+        if not isinstance(transform, MelTransform):
+            continue
+        source, measured = run.scales.get(m, ("as configured", None))
+        print(f"{m}: mean {transform.mean:.6g}, std {transform.std:.6g}; {source}")
+        if measured and measured.hash != data.manifest.digest:
             print(
-                f"model: {count_parameters(network) / 1e6:.2f} million parameters, "
-                f"{gflops_per_clip(network, spec.inputs):.3f} GFLOPs a clip"
-            )
-        if not self.checkpoint:
-            self.model.load_init()
-        if self.trainer.is_global_zero:
-            if self.model.init_report:
-                print(self.model.init_report.summary())
-            if not self.datamodule.has_val:
-                split = self.datamodule.val_split
-                what = f"no split {split!r} to validate on" if split else "nothing is validated on"
-                print(f"{what}: the last checkpoint counts as the best")
-
-    def tell_scale(self) -> None:
-        """Say which mean and standard deviation the spectrogram has, and since when."""
-        data = self.datamodule
-        print(f"spectrogram: mean {data.spectrogram.mean:.6g}, std {data.spectrogram.std:.6g}; {self.scale_source}")
-        if self.measured and self.measured.hash != data.manifest.digest:
-            print(
-                f"warning: they were measured when the manifest's hash was {self.measured.hash}; it is "
-                f"{data.manifest.digest} now, and `mbt stats {data.manifest_path}` measures anew"
+                f"warning: they were measured when the manifest's hash was {measured.hash}; it is now "
+                f"{data.manifest.digest}; `mbt stats {data.manifest_path}` measures them again"
             )
 
-    def test_again(self) -> None:
-        """Test a run that is trained already; its records of the training stay as they are."""
-        if self.trainer.is_global_zero:
-            print("this run is trained already: it is tested again")
-        content = read_checkpoint(str(self.checkpoint))
-        fit, best = self.trainer.fit_loop, self.trainer.checkpoint_callback
-        fit.load_state_dict(content["loops"]["fit_loop"])  # for the step that the scores belong to
-        fit.epoch_progress.current.completed = fit.epoch_progress.current.processed
-        if isinstance(best, ModelCheckpoint):
-            path = content["callbacks"].get(best.state_key, {}).get("best_model_path", "")
-            best.best_model_path = path if Path(path).is_file() else str(self.checkpoint)
-        self.after_fit()
 
-    def after_fit(self) -> None:
-        """Test the best checkpoint, if there is a test split."""
-        data, trainer = self.datamodule, self.trainer
-        if trainer.fast_dev_run or not data.manifest.splits.get(data.test_split):
-            return
-        best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else None
-        if not best and trainer.is_global_zero:
-            print("no validation was run: the test is of the last weights")
-        trainer.test(self.model, datamodule=data, ckpt_path=best or None, verbose=False)
-        self.after_test()
+def test_again(run: Run) -> None:
+    """Test a run that is trained already; its records of the training stay as they are."""
+    trainer = run.trainer
+    if trainer.is_global_zero:
+        print("this run is trained already: it is tested again")
+    content = read_checkpoint(str(run.checkpoint))
+    restore_fit_progress(trainer, content)
+    best = trainer.checkpoint_callback
+    if isinstance(best, ModelCheckpoint):
+        path = content["callbacks"].get(best.state_key, {}).get("best_model_path", "")
+        best.best_model_path = path if Path(path).is_file() else str(run.checkpoint)
+    test_best(run)
 
-    def after_test(self) -> None:
-        """Print the table of scores."""
-        print_scores(self.trainer, "test", self.folder)
 
-    def after_validate(self) -> None:
-        """Print the table of scores."""
-        print_scores(self.trainer, "val", self.folder)
+def test_best(run: Run) -> None:
+    """Test the best checkpoint, if there is a test split."""
+    data, trainer = run.data, run.trainer
+    if trainer.fast_dev_run or not data.manifest.splits.get(data.test_split):
+        return
+    best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else None
+    if not best and trainer.is_global_zero:
+        print("no validation was run: the test is of the last weights")
+    with without_empty_folder(run):
+        trainer.test(run.model, datamodule=data, ckpt_path=best or None, verbose=False)
+    print_scores(trainer, "test", run.folder)
 
-    def after_predict(self) -> None:
-        """Print and write the most probable classes of every file."""
-        if self.trainer.is_global_zero:
-            assert self.folder is not None
-            print_predictions(self.trainer, self.model, self.folder)
-            guard = next(c for c in self.trainer.callbacks if isinstance(c, BadClipGuard))
-            if failed := guard.bad.get("predict"):
-                raise UserError(f"{len(failed)} of the files could not be read; see the warnings above")
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Helpers
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def without_empty_folder(run: Run) -> Iterator[None]:
+    """Remove the folder of a run that fails before anything was written there; Lightning's refusals are the user's."""
+    try:
+        yield
+    except Exception as error:
+        if run.folder and run.folder.is_dir() and not any(run.folder.iterdir()):
+            run.folder.rmdir()
+        if isinstance(error, MisconfigurationException):
+            raise UserError(error) from error
+        raise
 
 
 def same_classes(trained: Sequence[str], given: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mbt_lightning.cli.fit import Parser
+from mbt_lightning.cli.parser import Parser
 from mbt_lightning.data.manifest.manifest import ManifestRow, relative, write_manifest
 from mbt_lightning.data.media.probe import STREAMS
 from mbt_lightning.datasets import DATASETS

@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from mbt_lightning.cli.fit import Parser
+from mbt_lightning.cli.parser import Parser
 from mbt_lightning.data.manifest.formats import READERS, ManifestRow, to_list
 from mbt_lightning.data.manifest.manifest import Manifest, read_manifest, write_manifest
 from mbt_lightning.data.records import Example

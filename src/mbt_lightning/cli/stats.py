@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mbt_lightning.cli.fit import Parser
+from mbt_lightning.cli.parser import Parser
 from mbt_lightning.data.datamodule import manifest_file
 from mbt_lightning.data.manifest.manifest import Manifest, read_manifest
 from mbt_lightning.data.measure import (

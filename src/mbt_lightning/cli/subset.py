@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from mbt_lightning.cli.fit import Parser
+from mbt_lightning.cli.parser import Parser
 from mbt_lightning.data.balanced_subset import choose_balanced, list_hash, seeded_order
 from mbt_lightning.data.manifest.formats import READERS, ManifestRow, check_suffix, check_text, to_list
 from mbt_lightning.data.manifest.manifest import Manifest, read_manifest, relative, write_manifest

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from mbt_lightning.errors import UserError
@@ -62,10 +63,9 @@ def attention_scores(network: MBT) -> Iterator[list[AttentionScores]]:
                 calls.append(AttentionScores(layer, name, attention.scores(*args, **kwargs)))
 
             hooks.append(block.attn.register_forward_pre_hook(record, with_kwargs=True))
-    compiled, network._compiled_call_impl = network._compiled_call_impl, None
     try:
-        yield calls
+        with torch.compiler.set_stance("force_eager"):
+            yield calls
     finally:
-        network._compiled_call_impl = compiled
         for hook in hooks:
             hook.remove()

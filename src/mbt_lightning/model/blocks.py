@@ -27,10 +27,14 @@ class Attention(nn.Module):
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.proj.bias)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Let `x` (B, N, D) read from `context` (B, M, D), by default from itself; returns (B, N, D)."""
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Let `x` (B, N, D) read from `context` (B, M, D), by default from itself; returns (B, N, D).
+
+        `mask` (B, M) is false for what nobody may read.
+        """
         q, k, v = self.project(x, context)
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        mask = None if mask is None else mask[:, None, None]
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=self.dropout if self.training else 0.0)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
     def project(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,10 +48,11 @@ class Attention(nn.Module):
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
         return q, k, v
 
-    def scores(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def scores(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """The attention weights (B, H, N, M) that `forward` mixes the values by; each row sums to 1."""
         q, k, _ = self.project(x, context)
-        return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        return (scores if mask is None else scores.masked_fill(~mask[:, None, None], float("-inf"))).softmax(-1)
 
 
 class Mlp(nn.Module):
@@ -56,7 +61,7 @@ class Mlp(nn.Module):
     Args:
         dim: width D of the tokens.
         hidden_dim: width between the layers.
-        dropout: probability of leaving out a value behind the GELU in training.
+        dropout: probability of leaving out a value after the GELU in training.
     """
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0):
@@ -105,7 +110,7 @@ class Block(nn.Module):
         num_heads: attention heads, a divisor of D.
         mlp_ratio: width of the MLP over D.
         drop_path: probability of leaving out each of the two branches, per example.
-        dropout: probability of leaving out a value behind the GELU and at the end of each branch.
+        dropout: probability of leaving out a value after the GELU and at the end of each branch.
         attention_dropout: probability of leaving out an attention weight.
     """
 
@@ -126,12 +131,13 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Update the tokens `x` (B, N, D), which read from `context` (B, M, D), by default from themselves.
 
         Only the tokens in `x` pay for queries and MLP: a layer that needs to update few tokens passes those as `x`
-        and everything they may read as `context`; the result equals those rows of the full layer.
+        and everything they may read as `context`; the result equals those rows of the full layer. `mask` (B, M) is
+        false for tokens of the context that nobody may read.
         """
         context = None if context is None else self.norm1(context)
-        x = x + self.drop_path(self.dropout(self.attn(self.norm1(x), context)))
+        x = x + self.drop_path(self.dropout(self.attn(self.norm1(x), context, mask)))
         return x + self.drop_path(self.dropout(self.mlp(self.norm2(x))))

@@ -8,28 +8,68 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mbt_lightning.model.blocks import Block
 from mbt_lightning.model.mbt import MBT
 
+Inputs = dict[str, tuple[int, ...]]
+"""Shape of one example of each modality, (C, *grid)."""
 
-def gflops_per_clip(network: MBT, inputs: dict[str, tuple[int, ...]]) -> float:
+
+def gflops_per_clip(network: MBT, inputs: Inputs) -> float:
     """Billions of multiply-adds of one clip's forward pass, as this program runs it at evaluation.
 
     A multiply-add counts as one, as in the GFLOPs of the paper's Fig. 3 (arXiv:2107.00135): its late fusion fits that.
 
     Args:
-        network: the encoder.
+        network: the encoder, of any strategy, head and modalities.
         inputs: shape of one example of each modality, (C, *grid).
     """
-    return by_module(network, inputs)[""] / 1e9
+    return multiply_adds(network, inputs) / 1e9
 
 
-def by_module(network: MBT, inputs: dict[str, tuple[int, ...]]) -> dict[str, int]:
-    """Multiply-adds of one clip's forward pass in each module, counted by torch's `FlopCounterMode` on shapes alone.
+def multiply_adds(network: MBT, inputs: Inputs, full: bool = False) -> int:
+    """Multiply-adds of one clip's forward pass at evaluation.
+
+    Args:
+        network: the encoder, which is not changed.
+        inputs: shape of one example of each modality, (C, *grid).
+        full: whether the last layer updates all its tokens, also those that the head does not read.
+    """
+    shadow, calls = on_meta(network), list[tuple[int, ...]]()
+
+    def counted_below(block: Block, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        clips, queries, keys = len(x), x.shape[1], (x if context is None else context).shape[1]
+        calls.append((clips, block.mlp.fc1.in_features, block.mlp.fc1.out_features, queries, keys))
+        return torch.empty_like(x)
+
+    for module in shadow.modules():
+        if type(module) is Block:
+            module.forward = partial(counted_below, module)  # type: ignore[method-assign]
+    with FlopCounterMode(display=False) as counter:
+        if full:
+            shadow.head(*shadow.encode(one_clip(inputs)))
+        else:
+            shadow(one_clip(inputs))
+    return counter.get_total_flops() // 2 + sum(clips * of_block(*sizes) for clips, *sizes in calls)
+
+
+@cache
+def of_block(dim: int, hidden_dim: int, queries: int, keys: int) -> int:
+    """Multiply-adds of a block; most networks have many that are alike, so each kind is counted once."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        block = Block(dim, 1, hidden_dim / dim).eval()
+        block(torch.empty(1, queries, dim), torch.empty(1, keys, dim))
+    return counter.get_total_flops() // 2
+
+
+def by_module(network: MBT, inputs: Inputs) -> dict[str, int]:
+    """Multiply-adds of one clip's forward pass in each module, all counted by torch's `FlopCounterMode`.
 
     Args:
         network: the encoder, which is not changed.
@@ -38,16 +78,25 @@ def by_module(network: MBT, inputs: dict[str, tuple[int, ...]]) -> dict[str, int
     Returns:
         Multiply-adds by the module's name; `""` is the whole network.
     """
-    shadow = copy.deepcopy(network).to("meta").eval().requires_grad_(False)  # shapes only, nothing is computed
-    example = {m: torch.empty(1, *shape, device="meta") for m, shape in inputs.items()}
-    counter = FlopCounterMode(display=False)
-    with counter:
-        shadow(example)
+    shadow = on_meta(network)
+    with FlopCounterMode(display=False) as counter:
+        shadow(one_clip(inputs))
     root = type(shadow).__name__
     return {
         name.removeprefix(root).removeprefix("."): sum(operations.values()) // 2
         for name, operations in counter.get_flop_counts().items()
     }
+
+
+def on_meta(network: MBT) -> MBT:
+    """A copy of a network that computes shapes alone, and takes no memory."""
+    known = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in network.parameters()}
+    return copy.deepcopy(network, known).to("meta").eval()
+
+
+def one_clip(inputs: Inputs) -> dict[str, Tensor]:
+    """The shapes of a batch of one clip."""
+    return {m: torch.empty(1, *shape, device="meta") for m, shape in inputs.items()}
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -70,7 +119,7 @@ class Part:
     multiply_adds: int
 
 
-def by_part(network: MBT, inputs: dict[str, tuple[int, ...]]) -> list[Part]:
+def by_part(network: MBT, inputs: Inputs) -> list[Part]:
     """The parts that a clip passes through, in that order; together they are the whole network.
 
     Args:
@@ -87,23 +136,18 @@ def by_part(network: MBT, inputs: dict[str, tuple[int, ...]]) -> list[Part]:
     for m, tokens in network.tokens.items():
         content = "patches, positions" + (", CLS" if network.head.num_cls else "")
         parts.append(Part(f"{m}: {content}", count_parameters(tokens), counts[f"tokens.{m}"]))
-    for name in blocks_of(network, 0) if first else ():
-        parameters = sum(count_parameters(blocks_of(network, layer)[name]) for layer in range(first))
+    blocks = [dict(network.block_of(layer, m) for m in network.modalities) for layer in range(first)]
+    for name in blocks[0] if blocks else ():
+        parameters = sum(count_parameters(layer[name]) for layer in blocks)
         multiply_adds = sum(counts[f"layers.{layer}.{name}"] for layer in range(first))
         parts.append(Part(f"{name}: {layers_between(0, first)}", parameters, multiply_adds))
-    head = Part("final norm, head", count_parameters(network.norm) + count_parameters(network.head), counts["head"])
+    own = count_parameters(network.norm) + count_parameters(network.head)
+    head = Part("final norm, head", own, counts.get("head", 0))
     if first < depth:
         parameters = count_parameters(network.layers[first:]) + count_parameters(network.fusion)
         multiply_adds = counts[""] - head.multiply_adds - sum(part.multiply_adds for part in parts)
         parts.append(Part(f"fused: {layers_between(first, depth)}", parameters, multiply_adds))
     return [*parts, head]
-
-
-def blocks_of(network: MBT, layer: int) -> nn.ModuleDict:
-    """The blocks of a layer by modality, or the one that all modalities share."""
-    blocks = network.layers[layer]
-    assert isinstance(blocks, nn.ModuleDict)
-    return blocks
 
 
 def layers_between(start: int, stop: int) -> str:

@@ -1,112 +1,19 @@
-"""The heart: one encoder a modality, fused from `fusion_layer` on, and the head that reads them out."""
+"""The heart: one encoder for each modality, fused from `fusion_layer` on, and the head that reads them out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.blocks import Block
-from mbt_lightning.model.fusion import Bottleneck, Fusion, Geometry, Tokens
+from mbt_lightning.model.fusion import Bottleneck, Fusion, Geometry, Present, Tokens, mean_of_present
+from mbt_lightning.model.heads import ClsHead, Head
 from mbt_lightning.model.size import SIZES, EncoderSize
 from mbt_lightning.model.tokens import PatchTokens
-
-
-class Head(nn.Module):
-    """Reads logits out of the final tokens.
-
-    Args:
-        dim: width D of the tokens.
-        num_classes: number of logits.
-    """
-
-    num_cls: int
-    """CLS tokens that it wants in front of each modality."""
-    keep: slice
-    """The tokens of each modality that it reads."""
-    per_modality: bool
-    """Whether it gives logits for each modality."""
-
-    def __init__(self, dim: int, num_classes: int):
-        super().__init__()
-        self.linear = zero_linear(dim, num_classes)
-
-    def forward(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Read {modality: (B, N_m, D)}, of which only `keep`, out as {entry: (B, num_classes)}."""
-        raise NotImplementedError
-
-
-class ClsHead(Head):
-    """Logits a modality: one linear layer, shared by the modalities, on each one's CLS token (paper 3.2.3).
-
-    Args:
-        dim: width D of the tokens.
-        num_classes: number of logits.
-        representation_size: width of a further linear layer with tanh before the logits (ViT's `pre_logits`), shared
-            by the modalities too; None: there is none.
-    """
-
-    num_cls = 1
-    keep = slice(0, 1)
-    per_modality = True
-
-    def __init__(self, dim: int, num_classes: int, representation_size: int | None = None):
-        super().__init__(representation_size or dim, num_classes)
-        self.pre_logits = nn.Linear(dim, representation_size) if representation_size else None
-
-    def forward(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Read {modality: (B, 1, D)} out as {modality: (B, num_classes)}."""
-        return {m: self.linear(self.represent(x[:, 0])) for m, x in tokens.items()}
-
-    def represent(self, x: Tensor) -> Tensor:
-        """What the logits are a linear function of: (B, D) -> (B, D or representation_size)."""
-        return x if self.pre_logits is None else self.pre_logits(x).tanh()
-
-
-class PoolHead(Head):
-    """One entry of logits, `fused`: a linear layer on one pool over all tokens of all modalities."""
-
-    num_cls = 0
-    keep = slice(None)
-    per_modality = False
-
-    def forward(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Read {modality: (B, N_m, D)} out as {"fused": (B, num_classes)}."""
-        return {"fused": self.linear(self.pool(torch.cat(list(tokens.values()), dim=1)))}
-
-    def pool(self, tokens: Tensor) -> Tensor:
-        """All tokens (B, N, D) in one, (B, D)."""
-        raise NotImplementedError
-
-
-class MeanPoolHead(PoolHead):
-    """The mean of all tokens, so a modality counts by its number of tokens (the authors' `gap`)."""
-
-    def pool(self, tokens: Tensor) -> Tensor:
-        """All tokens (B, N, D) in one, (B, D)."""
-        return tokens.mean(1)
-
-
-class MaxPoolHead(PoolHead):
-    """The largest value of all tokens, in each of the D places (the authors' `gmp`)."""
-
-    def pool(self, tokens: Tensor) -> Tensor:
-        """All tokens (B, N, D) in one, (B, D)."""
-        return tokens.amax(1)
-
-
-class SumPoolHead(PoolHead):
-    """The sum of all tokens (the authors' `gsp`)."""
-
-    def pool(self, tokens: Tensor) -> Tensor:
-        """All tokens (B, N, D) in one, (B, D)."""
-        return tokens.sum(1)
-
-
-POOLS: dict[str, type[PoolHead]] = {"mean": MeanPoolHead, "max": MaxPoolHead, "sum": SumPoolHead}
-HEADS = ("cls", *POOLS)
 
 
 class MBT(nn.Module):
@@ -120,17 +27,16 @@ class MBT(nn.Module):
         inputs: shape of one example of each modality, (C, *grid), e.g. {"rgb": (3, 8, 224, 224),
             "spectrogram": (1, 800, 128)}. The order of the modalities is the order of the bottleneck's update.
         num_classes: how many logits the head gives.
-        fusion: the strategy, a class of `mbt_lightning.model.fusion` or your own, by class path.
+        fusion: the strategy: `Bottleneck`, `CrossAttention`, `JointSelfAttention`, or your own `Fusion` by class path.
         fusion_layer: L_f, the first fused layer, 0 to depth.
         size: ti, s, b, l, or an `EncoderSize` of your own.
         patches: size of a patch along each axis of a modality's grid: (1, 16, 16) is a patch of one frame,
             (2, 16, 16) a tubelet.
         share_encoder: whether all modalities use the same blocks in every layer (the authors' `share_encoder`).
-        head: `cls` (logits a modality; the mean of them at test), or `mean`, `max` or `sum` (one pool over all tokens).
-        representation_size: width of a linear layer with tanh between CLS token and logits; null: none. Only for
-            head `cls`.
+        head: `ClsHead` (logits for each modality; the mean of them at test), `MeanPoolHead`, `MaxPoolHead` or
+            `SumPoolHead` (one pool over all tokens), or your own `Head` by class path.
         drop_path: stochastic depth: probability at the last layer, growing linearly from 0 at the first.
-        dropout: probability of leaving out a value behind each MLP's GELU and at the end of each branch.
+        dropout: probability of leaving out a value after each MLP's GELU and at the end of each branch.
         attention_dropout: probability of leaving out an attention weight.
         position_std: standard deviation of the learned positions at the start. The authors' 0.02 suits pretrained
             weights; a small model trained from scratch learns where and when far sooner with 1.
@@ -149,8 +55,7 @@ class MBT(nn.Module):
         size: str | EncoderSize = "b",
         patches: dict[str, list[int]] = {"rgb": [1, 16, 16], "spectrogram": [16, 16]},  # noqa: B006
         share_encoder: bool = False,
-        head: str = "cls",
-        representation_size: int | None = None,
+        head: Callable[[Geometry, int], Head] = ClsHead,
         drop_path: float = 0.0,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
@@ -159,23 +64,23 @@ class MBT(nn.Module):
         super().__init__()
         size = named_size(size)
         chances = {"drop_path": drop_path, "dropout": dropout, "attention_dropout": attention_dropout}
-        check(inputs, fusion_layer, size, patches, head, representation_size, chances)
+        check(inputs, fusion_layer, size, patches, chances)
         dim, depth = size.dim, size.depth
         self.modalities = tuple(inputs)
         self.fusion_layer = fusion_layer if len(inputs) > 1 else depth
 
-        self.head: Head = (
-            POOLS[head](dim, num_classes) if head in POOLS else ClsHead(dim, num_classes, representation_size)
-        )
+        new_block = partial(Block, dim, size.num_heads, size.mlp_ratio, 0.0, dropout, attention_dropout)
+        num_fused_layers = depth - self.fusion_layer
+        geometry = Geometry(self.modalities, dim, num_fused_layers, size.num_heads, size.mlp_ratio, new_block)
+        self.head = head(geometry, num_classes)
         self.tokens = nn.ModuleDict(
             {
                 m: PatchTokens(shape, patches[m], dim, self.head.num_cls, position_std=position_std)
                 for m, shape in inputs.items()
             }
         )
-        geometry = Geometry(self.modalities, dim, depth - self.fusion_layer)
         self.unimodal = Fusion(geometry)
-        self.fusion = fusion(geometry) if geometry.num_fused_layers else self.unimodal
+        self.fusion = fusion(geometry) if num_fused_layers else self.unimodal
         drops = [drop_path * layer / max(1, depth - 1) for layer in range(depth)]
         self.layers = nn.ModuleList()
         for layer, drop in enumerate(drops):
@@ -185,22 +90,45 @@ class MBT(nn.Module):
             self.layers.append(nn.ModuleDict({name: Block(*settings) for name in names}))
         self.norm = nn.LayerNorm(dim, eps=1e-6)  # one for all modalities, as the authors have it
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Turn {modality: (B, C, *grid)} into logits {modality: (B, num_classes)}; `fuse` them for the test."""
-        return self.head(self.encode(inputs, keep=self.head.keep))
+    def forward(self, inputs: Mapping[str, Tensor], present: Present | None = None) -> dict[str, Tensor]:
+        """Turn {modality: (B, C, *grid)} into logits {modality: (B, num_classes)}; `fuse` them for the test.
 
-    def encode(self, inputs: Mapping[str, Tensor], keep: slice = slice(None)) -> dict[str, Tensor]:
-        """Return the final tokens {modality: (B, N_m, D)}, normalised; of each modality only those of `keep`."""
+        Args:
+            inputs: of each modality.
+            present: for each modality a mask (B,), whether a clip has it; None: all do. What fills the place of an
+                absent modality changes nothing in the others' logits; its own are to be ignored.
+
+        Raises:
+            UserError: a modality is absent, and the strategy or the head cannot leave it out.
+        """
+        present = absent_masks(present, self.modalities)
+        tokens, shared = self.encode(inputs, None if self.head.reads_shared else self.head.keep, present)
+        return self.head(tokens, shared, **absence_for(self.head, present))
+
+    def encode(
+        self, inputs: Mapping[str, Tensor], keep: slice | None = None, present: Present | None = None
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return the final tokens {modality: (B, N_m, D)} and the strategy's shared tokens (B, S, D), normalised.
+
+        With `keep`, only those tokens of each modality, and no shared ones: the last layer then costs less.
+        """
+        present = absent_masks(present, self.modalities)
         tokens: Tokens = {m: self.tokens[m](inputs[m]) for m in self.modalities}
+        if present is not None:
+            tokens = {m: x.masked_fill(~present[m][:, None, None], 0) for m, x in tokens.items()}
+        absence = absence_for(self.fusion, present)
         shared = None
         for layer in range(len(self.layers)):
             blocks = {m: self.block_of(layer, m)[1] for m in self.modalities}
-            strategy = self.fusion if layer >= self.fusion_layer else self.unimodal
+            wanted = keep if layer == len(self.layers) - 1 else None
+            if layer < self.fusion_layer:
+                tokens, shared = self.unimodal(tokens, shared, blocks, layer, wanted)
+                continue
             if layer == self.fusion_layer:
-                tokens, shared = strategy.start(tokens)
-            is_last = layer == len(self.layers) - 1
-            tokens, shared = strategy(tokens, shared, blocks, keep=keep if is_last else None)
-        return {m: self.norm(x) for m, x in tokens.items()}
+                tokens, shared = self.fusion.start(tokens)
+            tokens, shared = self.fusion(tokens, shared, blocks, layer - self.fusion_layer, wanted, **absence)
+        shared = None if keep is not None or shared is None else self.norm(shared)
+        return {m: self.norm(x) for m, x in tokens.items()}, shared
 
     def block_of(self, layer: int, modality: str) -> tuple[str, Block]:
         """The block that a modality goes through in a layer, with its name there."""
@@ -217,18 +145,48 @@ class MBT(nn.Module):
         assert isinstance(tokens, PatchTokens)
         return tokens
 
+    @property
+    def shares_encoder(self) -> bool:
+        """Whether all modalities use the same blocks in every layer."""
+        return all(SHARED in layer for layer in self.layers)  # type: ignore[operator]
+
 
 SHARED = "shared"
 """Name of a layer's only block when all modalities use the same one."""
 
 
-def fuse(logits: Mapping[str, Tensor]) -> Tensor:
-    """The fused logits (B, num_classes): the mean over the modalities' logits (paper 3.2.3)."""
-    return torch.stack(list(logits.values())).mean(0)
+def fuse(logits: Mapping[str, Tensor], present: Present | None = None) -> Tensor:
+    """The fused logits (B, num_classes): the mean over the modalities' logits, absent ones left out (paper 3.2.3)."""
+    return mean_of_present(logits, present)
+
+
+def absent_masks(present: Present | None, modalities: Sequence[str]) -> Present | None:
+    """The masks of all modalities if any clip lacks one, else None."""
+    if present is None or all(mask.all() for mask in present.values()):
+        return None
+    if unknown := present.keys() - set(modalities):
+        raise UserError(f"present names {', '.join(sorted(unknown))}, but the model has {', '.join(modalities)}")
+    everywhere = torch.ones_like(next(iter(present.values())))
+    masks = {m: present.get(m, everywhere) for m in modalities}
+    if not torch.stack(list(masks.values())).any(0).all():
+        raise UserError(f"a clip has none of the modalities {', '.join(modalities)}: leave it out of the batch")
+    return masks
+
+
+def absence_for(part: Fusion | Head, present: Present | None) -> dict[str, Present]:
+    """The argument that a strategy or a head is given if a modality is absent."""
+    if present is None:
+        return {}
+    if not part.handles_absence:
+        raise UserError(
+            f"{type(part).__name__} cannot leave out an absent modality, as its forward takes no `present`: "
+            "use clips with all modalities, or another class"
+        )
+    return {"present": present}
 
 
 def named_size(size: str | EncoderSize) -> EncoderSize:
-    """The size by one of its usual names, or as it is given."""
+    """The size with one of the usual names, or the one that is given."""
     if isinstance(size, EncoderSize):
         return size
     if size not in SIZES:
@@ -236,16 +194,8 @@ def named_size(size: str | EncoderSize) -> EncoderSize:
     return SIZES[size]
 
 
-def zero_linear(dim: int, num_classes: int) -> nn.Linear:
-    """A linear layer that starts at zero, so that the first loss is that of a constant guess (as the authors do)."""
-    linear = nn.Linear(dim, num_classes)
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear
-
-
-def check(inputs, fusion_layer, size, patches, head, representation_size, chances) -> None:
-    """Refuse, by name, what no model can be built from."""
+def check(inputs, fusion_layer, size, patches, chances) -> None:
+    """Refuse settings that no model can be built from."""
     if not inputs:
         raise UserError("no modality is given: name at least one of " + ", ".join(patches))
     for m in inputs:
@@ -262,12 +212,6 @@ def check(inputs, fusion_layer, size, patches, head, representation_size, chance
         raise UserError(
             f"fusion_layer is {fusion_layer}, but the encoder has {size.depth} layers: "
             f"give 0 (early fusion) to {size.depth} (late fusion)"
-        )
-    if head not in HEADS:
-        raise UserError(f"head is {head!r}: choose one of {', '.join(HEADS)}")
-    if representation_size is not None and (head != "cls" or representation_size < 1):
-        raise UserError(
-            f"representation_size is {representation_size} with head {head}: give 1 or more with head cls, or null"
         )
     for name, chance in chances.items():
         if not 0 <= chance < 1:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mbt_lightning.config.settings import nested
+from mbt_lightning.config.settings import flat, nested
+from mbt_lightning.config.upgrade import new_name, upgrade
 from mbt_lightning.errors import UserError
 from mbt_lightning.runs.read import MEND, Run, is_run, read_run
 from mbt_lightning.sweep.ledger import read_ledger
@@ -31,17 +32,21 @@ class Plan:
     @property
     def parameters(self) -> list[str]:
         """The swept settings by dotted names."""
-        return list(self.content.get("parameters", []))
+        return [new_name(name) for name in self.content.get("parameters", [])]
 
     @property
     def points(self) -> list[dict[str, Any]]:
         """Every point of the grid: its `values` and the `trial` that it is scored by."""
-        return list(self.content.get("points", []))
+        return [
+            point | {"values": {new_name(name): value for name, value in point["values"].items()}}
+            for point in self.content.get("points", [])
+        ]
 
     @property
     def trials(self) -> dict[str, dict[str, Any]]:
         """Settings of every trial, by its id; the ids are those of the runs."""
-        return {name: trial["settings"] for name, trial in self.content.get("trials", {}).items()}
+        trials = self.content.get("trials", {})
+        return {name: flat(upgrade(nested(trial["settings"]))) for name, trial in trials.items()}
 
 
 def read_plan(folder: Path) -> Plan | None:

@@ -9,11 +9,11 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loops.progress import _BatchProgress
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mbt_lightning.disk import replacing
+from mbt_lightning.training.lightning_internals import mark_validation_started
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -62,9 +62,6 @@ class LastCheckpoint(Checkpoint):
             self.save(trainer)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
-        """Let a run that was stopped in its validation begin with that validation."""
+        """Resume at the interrupted validation."""
         if self.is_in_validation:
-            begun = _BatchProgress()
-            begun.increment_ready()
-            begun.increment_started()
-            checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"] = begun.state_dict()
+            mark_validation_started(checkpoint)

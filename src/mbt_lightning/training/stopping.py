@@ -13,6 +13,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mbt_lightning.process import SIGNALS
 from mbt_lightning.runs.state import RunState
+from mbt_lightning.training.lightning_internals import (
+    is_accumulating,
+    rank_processes,
+    request_stop,
+    silence_sigterm_handler,
+)
 
 ASK_SECONDS = 1.0
 """So often the processes ask each other, where a step is faster than that."""
@@ -41,10 +47,10 @@ class Stop(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Take the signals over from Lightning, which calls our handler behind its own; watch the other ranks."""
         SIGNALS.deferred = True
-        trainer._signal_connector._sigterm_notifier_fn = lambda number, frame: None  # type: ignore[assignment, method-assign]
+        silence_sigterm_handler(trainer)
         if not self.watched:
             self.watched = True
-            for number, child in enumerate(getattr(trainer.strategy.launcher, "procs", []), start=1):
+            for number, child in enumerate(rank_processes(trainer), start=1):
                 threading.Thread(target=self.watch, args=(child, number), daemon=True).start()
 
     def watch(self, child: Popen, rank: int) -> None:
@@ -74,8 +80,8 @@ class Stop(L.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """Let Lightning stop as soon as the step is logged; never between accumulated batches."""
-        if not trainer.fit_loop._should_accumulate() and self.is_asked(trainer):
-            trainer._signal_connector.received_sigterm = True
+        if not is_accumulating(trainer) and self.is_asked(trainer):
+            request_stop(trainer)
 
     def on_validation_start(self, trainer, pl_module) -> None:
         """Begin no validation behind a step that was to be the last."""

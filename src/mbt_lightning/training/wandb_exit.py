@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mbt_lightning.errors import one_line
+from mbt_lightning.process import bounded
 
 FINISH_SECONDS = 120.0
 """How long W&B may take for its last uploads, unless a run says otherwise."""
@@ -159,29 +159,3 @@ def has_ended(path: str) -> bool:
         raise LookupError("it still counts as running")
 
     return bounded(ask, 20.0) is None
-
-
-def bounded(work: Callable[[], None], seconds: float | None) -> BaseException | None:
-    """Do something in bounded time.
-
-    Args:
-        work: what to do.
-        seconds: how long it may take; None for ever. It goes on in its thread when the time is over.
-
-    Returns:
-        What it raised, a TimeoutError if it is not done, or None.
-    """
-    raised: list[BaseException] = []
-
-    def catch() -> None:
-        try:
-            work()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=catch, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        return TimeoutError(f"no answer for {seconds:.0f} s")
-    return raised[0] if raised else None

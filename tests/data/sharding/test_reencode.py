@@ -15,7 +15,7 @@ import torch
 from media import FPS, SAMPLE_RATE, Recipe, find_sound, read_number, write_clip
 from torch.utils.data import DataLoader
 
-from mbt_lightning.cli.fit import main
+from mbt_lightning.cli.main import main
 from mbt_lightning.data.dataset import ClipDataset, WindowSetting, collate
 from mbt_lightning.data.manifest.manifest import Manifest, ManifestRow, read_manifest, write_manifest
 from mbt_lightning.data.media import shard_records as shards
@@ -283,7 +283,7 @@ class TestAgain:
         done = f"{folder}/clips/*/*.mp4" if kind == "mp4-intra" else f"{folder}/shards/*.json"
         # Each record a chunk of its own.
         code = (
-            "import sys; from mbt_lightning.cli.fit import main; from mbt_lightning.data.sharding import chunks;"
+            "import sys; from mbt_lightning.cli.main import main; from mbt_lightning.data.sharding import chunks;"
             "chunks.CHUNK_BYTES = 1"
         )
         words = ["shard", str(source), "--out", str(folder), "--format", kind, "--num_workers", "1"]

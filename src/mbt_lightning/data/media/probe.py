@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbt_lightning.disk import cache_folder, mark_used, replacing
+from mbt_lightning.errors import UserError
 
 STREAMS = ("video", "audio")
 # How the names of media files end.
@@ -30,7 +31,7 @@ MIN_PACKETS_PRESENT = 0.98
 LONG_BYTES = 64 * 2**20  # what is in files larger than this is kept, see `probe_once`
 
 
-class ClipError(Exception):
+class ClipError(UserError):
     """A media file that cannot be read: damaged, missing, or not media at all.
 
     Args:

@@ -19,15 +19,17 @@ from torch import Tensor
 
 from mbt_lightning.errors import UserError, abbreviate
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, JointSelfAttention, TrainOnlyBottleneck
-from mbt_lightning.model.mbt import MBT, SHARED, EncoderSize
+from mbt_lightning.model.heads import ClsHead, Head, MaxPoolHead, MeanPoolHead, SumPoolHead
+from mbt_lightning.model.mbt import MBT, SHARED
 from mbt_lightning.model.pretrained.flax import flatten, read_params, renumber
 from mbt_lightning.model.pretrained.init import ModelInit
 from mbt_lightning.model.pretrained.linen import block_state, tensor
+from mbt_lightning.model.size import EncoderSize
 
 MODALITIES = ("spectrogram", "rgb")
 """All that the authors' code knows, in the order of the released checkpoints."""
 
-HEADS = {"token": "cls", "gap": "mean", "gmp": "max", "gsp": "sum"}
+HEADS: dict[str, type[Head]] = {"token": ClsHead, "gap": MeanPoolHead, "gmp": MaxPoolHead, "gsp": SumPoolHead}
 """The authors' `classifier` -> our `head`."""
 
 RELEASED = {"frame_size": 224, "num_mels": 128}
@@ -141,7 +143,7 @@ class Settings:
         self.head = HEADS[classifier]
         told = flat["pre_logits/kernel"].shape[-1] if "pre_logits/kernel" in flat else None
         self.representation_size = self.get("representation_size", told)
-        if self.representation_size and self.head != "cls":
+        if self.representation_size and self.head is not ClsHead:
             raise UserError(
                 f"representation_size is {self.representation_size} with classifier {classifier!r}: "
                 "the authors' code has it for 'token' only (it raises NameInUseError with the others)"
@@ -158,6 +160,11 @@ class Settings:
                 f"give 0 to {self.depth}"
             )
         self.patch = self.patch_sizes()
+
+    @property
+    def head_settings(self) -> dict[str, Any]:
+        """What the head is built with."""
+        return {"representation_size": self.representation_size} if self.representation_size else {}
 
     def get(self, key: str, default: Any) -> Any:
         """A value of the model's configuration, or else of the whole; `default` where it is left out or None."""
@@ -231,8 +238,7 @@ class Settings:
             size=EncoderSize(dim, self.depth, heads, mlp / dim),
             patches=self.patch,
             share_encoder=self.share_encoder,
-            head=self.head,
-            representation_size=self.representation_size,
+            head=partial(self.head, **self.head_settings),
             drop_path=self.get("stochastic_droplayer_rate", 0.0),
             dropout=self.get("dropout_rate", 0.1),
             attention_dropout=self.get("attention_dropout_rate", 0.1),
@@ -243,7 +249,7 @@ class Settings:
         if not self.use_bottleneck:
             return JointSelfAttention if self.share_encoder else CrossAttention
         tokens = self.array("bottleneck").shape[1]
-        told = self.number("n_bottlenecks", tokens - (self.head == "cls")) + (self.head == "cls")
+        told = self.number("n_bottlenecks", tokens - self.head.num_cls) + self.head.num_cls
         if told != tokens:
             raise UserError(
                 f"n_bottlenecks is {self.get('n_bottlenecks', None)}, which makes {told} tokens with this classifier, "
@@ -254,7 +260,7 @@ class Settings:
 
     def input_shape(self, modality: str) -> list[int]:
         """Shape of one example, (C, *grid), that gives as many tokens as there are positions."""
-        tokens = self.array(positions_name(modality)).shape[1] - (self.head == "cls")
+        tokens = self.array(positions_name(modality)).shape[1] - self.head.num_cls
         find = self.picture_shape if modality == "rgb" else self.spectrogram_shape
         shape, told = find(tokens)
         if shape is None:

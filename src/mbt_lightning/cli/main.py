@@ -1,0 +1,138 @@
+"""The program `mbt`: which command a word names, and the one way in which an error ends it. Without torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib import import_module
+from typing import NamedTuple, NoReturn
+
+from mbt_lightning.errors import UserError, did_you_mean, exit_with_error, one_line
+from mbt_lightning.process import RUNS, SIGNALS, bind_children, die_with_parent, rank
+from mbt_lightning.runs.state import RunState
+
+
+class Command(NamedTuple):
+    """A word of the program.
+
+    Args:
+        function: `module:function` in this folder; imported when the word is used.
+        help: what it does, in a line.
+    """
+
+    function: str
+    help: str
+
+
+COMMANDS = {
+    "fit": Command("fit:fit", "train an experiment, then test it"),
+    "validate": Command("fit:validate", "score a checkpoint on the validation split"),
+    "test": Command("fit:test", "score a checkpoint on the test split"),
+    "predict": Command("fit:predict", "print the most probable classes of media files"),
+    "sweep": Command("sweep:main", "run every trial of a sweep file, without an account"),
+    "table": Command("table:main", "put runs side by side: table, figures and a page"),
+    "cost": Command("cost:main", "count the parameters and GFLOPs of a model"),
+    "prepare": Command("prepare:main", "turn official annotations and media into a manifest"),
+    "stats": Command("stats:main", "measure a data set and its spectrograms' mean and standard deviation"),
+    "subset": Command("subset:main", "choose a smaller, more balanced training split"),
+    "shard": Command("shard:main", "re-encode a data set so that training reads it faster"),
+    "import": Command("convert:import_tool", "convert the authors' checkpoint"),
+    "export": Command("convert:export_tool", "write a checkpoint as model.safetensors"),
+    "doctor": Command("doctor:main", "check what works on this machine"),
+}
+"""All words of the program, in the order of its help."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the program.
+
+    Args:
+        argv: its words; default: those of the command line.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return
+    word, *arguments = words
+    if word not in COMMANDS:
+        exit_with_error(f"{word!r} is no command{did_you_mean(word, COMMANDS)}; choose one of {', '.join(COMMANDS)}")
+    die_with_parent()
+    state = RunState()
+    with ExitStack() as stack:
+        if word in RUNS:
+            stack.enter_context(SIGNALS.listening())
+            bind_children()
+        try:
+            module, _, function = COMMANDS[word].function.partition(":")
+            call = getattr(import_module(f"mbt_lightning.cli.{module}"), function)
+            call(arguments, state) if word in RUNS else call(arguments)
+            state.end("finished", 0)
+        except BaseException as error:
+            end_with(error, state, word)
+            raise
+
+
+def overview() -> str:
+    """The help of the program: every command in a line."""
+    lines = [f"  {word:<10}{command.help}" for word, command in COMMANDS.items()]
+    first = "Audio-visual classification with transformers: one experiment from clips to scores."
+    last = "mbt COMMAND --help lists a command's options, e.g. mbt fit --config experiments/bottleneck_b4_lf8.yaml"
+    return "\n".join(["usage: mbt COMMAND ...", "", first, "", "commands:", *lines, "", textwrap.fill(last, 100)])
+
+
+def end_with(error: BaseException, state: RunState, word: str) -> None:
+    """End the program: with one line for what the user can fix or has asked for; an unexpected error is raised again.
+
+    Args:
+        error: what ended the command.
+        state: of the run, which is recorded.
+        word: the command.
+    """
+    if number := signal_of(error) if word in RUNS else 0:
+        stop(number, state)
+    if isinstance(error, KeyboardInterrupt):
+        print("mbt: interrupted; run the same command again to resume", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    if isinstance(error, SystemExit):
+        notes = " ".join(getattr(error, "__notes__", [])) or "see its output"
+        state.end("failed", error.code if isinstance(error.code, int) else 1, notes)
+        return
+    mistake = user_error(error)
+    if mistake is None:
+        state.end("failed", 1, f"{type(error).__name__}: {error}")
+        return
+    state.end("failed", 2, mistake)
+    if not os.environ.get("MBT_DEBUG"):
+        exit_with_error(one_line(mistake))
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The error that the user can fix, among an exception and its causes; None if there is none."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def signal_of(error: BaseException) -> int:
+    """The signal that an exception of a run comes from; 0 if it comes from none."""
+    if type(error).__name__ == "SIGTERMException":  # Lightning's, which this file does not import
+        return SIGNALS.agreed or signal.SIGTERM
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+        return signal.SIGINT
+    is_early = isinstance(error, SystemExit) and SIGNALS.received
+    return SIGNALS.received if is_early else 0
+
+
+def stop(number: int, state: RunState) -> NoReturn:
+    """End a run as a program does that a signal has ended, and print how to resume it."""
+    name = signal.Signals(number).name
+    state.end("stopped", 128 + number, f"stopped by {name}")
+    if rank():
+        sys.exit(0)  # Lightning kills the first process at once where another one ends with a code
+    reason = "interrupted" if number == signal.SIGINT else f"stopped by {name}"
+    print(f"mbt: {reason}; resume with the same command and --ckpt_path last", file=sys.stderr)
+    sys.exit(128 + number)  # Lightning's own exit looks like success
