@@ -26,13 +26,14 @@ from mbt_lightning.cli.measured import Scale, fill_in_measured
 from mbt_lightning.cli.parser import Parser, as_plain, as_text, build_parser, parse
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.data.records import UNNAMED, DataSpec
+from mbt_lightning.data.spectrogram import MelTransform
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.flops import count_parameters, gflops_per_clip
 from mbt_lightning.process import rank
 from mbt_lightning.runs.folder import find_checkpoint, given_id, new_run_folder
 from mbt_lightning.runs.state import RunState
 from mbt_lightning.training.bad_clips import BadClipGuard
-from mbt_lightning.training.checkpoint import is_weights_only, read_about, read_checkpoint
+from mbt_lightning.training.checkpoint import config_from, is_weights_only, read_about, read_checkpoint
 from mbt_lightning.training.finite import FiniteGuard
 from mbt_lightning.training.lightning_internals import restore_fit_progress
 from mbt_lightning.training.metrics_csv import MetricsCsv
@@ -110,8 +111,8 @@ class Run:
     """Whether the run has an id of its own, by which it finds its checkpoint."""
     is_trained: bool = False
     """Whether its training has ended already, so that only the test is left."""
-    scale: Scale = field(default_factory=Scale)
-    """Where the spectrogram's mean and standard deviation come from."""
+    scales: dict[str, Scale] = field(default_factory=dict)
+    """Where mean and standard deviation of a modality's log-mel come from; only those that were filled in."""
     folder: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
     """The resolved configuration as it is recorded."""
@@ -177,9 +178,14 @@ def find_its_checkpoint(run: Run) -> None:
         run.checkpoint, run.is_resumed_by_id = (str(own), True) if own else (None, False)
 
 
-def fill_in_scale(run: Run) -> None:
-    """Fill in the spectrogram's mean and standard deviation."""
-    run.scale = fill_in_measured(run.settings, run.checkpoint)
+def fill_in_scales(run: Run) -> None:
+    """Fill in mean and standard deviation of log-mels: the checkpoint's, or else what `mbt stats` has measured."""
+    trained = {}
+    if run.checkpoint:
+        about = read_about(run.checkpoint)
+        is_own = run.is_named or run.is_resumed_by_id
+        trained = (about["config"] if is_own else config_from(about, run.checkpoint, ("data",)))["data"]["inputs"]
+    run.scales = fill_in_measured(run.settings, trained, f"as in {run.checkpoint}")
 
 
 def record_settings(run: Run) -> None:
@@ -235,7 +241,7 @@ STEPS: tuple[Callable[[Run], None], ...] = (
     set_seed,
     complete,
     find_its_checkpoint,
-    fill_in_scale,
+    fill_in_scales,
     record_settings,
     resume_by_id,
     make_folder,
@@ -250,7 +256,7 @@ def spec_of(run: Run) -> DataSpec:
     if not run.checkpoint:
         return run.data.spec
     known = read_about(run.checkpoint)["spec"]
-    trained = DataSpec(run.data.inputs, tuple(known["classes"]), tuple(known["groups"]))
+    trained = DataSpec(run.data.shapes, tuple(known["classes"]), tuple(known["groups"]))
     if run.subcommand == "predict":
         return trained
     same_classes(trained.classes, run.data.spec.classes)
@@ -308,8 +314,7 @@ def print_start(run: Run) -> None:
         network, spec = run.model.network, run.model.spec
         shapes = ", ".join(f"{m} {'x'.join(map(str, shape))}" for m, shape in spec.inputs.items())
         print(f"data: {run.data.manifest.path} ({len(spec.classes)} classes; {shapes})")
-        if "spectrogram" in spec.inputs:
-            print_scale(run)
+        print_scales(run)
         print(
             f"model: {count_parameters(network) / 1e6:.2f} million parameters, "
             f"{gflops_per_clip(network, spec.inputs):.3f} GFLOPs a clip"
@@ -325,15 +330,20 @@ def print_start(run: Run) -> None:
             print(f"{reason}: the last checkpoint counts as the best")
 
 
-def print_scale(run: Run) -> None:
-    """Print the spectrogram's mean and standard deviation, and where they come from."""
+def print_scales(run: Run) -> None:
+    """Print mean and standard deviation of each log-mel, and where they come from."""
     data = run.data
-    print(f"spectrogram: mean {data.spectrogram.mean:.6g}, std {data.spectrogram.std:.6g}; {run.scale.source}")
-    if run.scale.measured and run.scale.measured.hash != data.manifest.digest:
-        print(
-            f"warning: they were measured when the manifest's hash was {run.scale.measured.hash}; it is now "
-            f"{data.manifest.digest}; `mbt stats {data.manifest_path}` measures them again"
-        )
+    for m, modality in data.inputs.items():
+        transform = getattr(modality, "transform", None)
+        if not isinstance(transform, MelTransform):
+            continue
+        scale = run.scales.get(m, Scale())
+        print(f"{m}: mean {transform.mean:.6g}, std {transform.std:.6g}; {scale.source}")
+        if scale.measured and scale.measured.hash != data.manifest.digest:
+            print(
+                f"warning: they were measured when the manifest's hash was {scale.measured.hash}; it is now "
+                f"{data.manifest.digest}; `mbt stats {data.manifest_path}` measures them again"
+            )
 
 
 def test_again(run: Run) -> None:

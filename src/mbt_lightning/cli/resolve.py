@@ -47,7 +47,7 @@ def resolve_one(words: Sequence[str]) -> Resolved:
     data = settings.data
     num_classes, train_clips = facts_of(data.manifest, data.media_root, data.classes)
     if data.manifest == "demo" or Path(data.manifest).is_file():
-        fill_in_measured(settings, settings.ckpt_path)
+        fill_in_measured(settings, {}, "")
     inputs, network = build_network(parser, settings, lambda _: num_classes)
     costs = gflops_per_clip(network, inputs), gflops_as_coded(network, inputs), count_parameters(network)
     return Resolved(as_plain(parser, settings), *costs, train_clips)
