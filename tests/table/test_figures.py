@@ -1,30 +1,16 @@
 """The figures of `mbt table`: which are drawn, of what, and that their text is text."""
 
 import re
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from made_runs import CROSS, JOINT, bottleneck, configuration, summary_of
-from test_paper import MINI, paper_setting
-from test_table import made
-
-pytest.importorskip("matplotlib")
-
-from matplotlib.figure import Figure
+from made_runs import CROSS, JOINT, bottleneck, made, paper_run, unscored
+from matplotlib.axes import Axes
 
 from mbt_lightning.runs.read import Run
 from mbt_lightning.table.compare import compare
-from mbt_lightning.table.figures import axes_of, caption, colours_of, draw, groups, lines_of, scores
-
-
-def over(runs: list[Run], name: str):
-    """Lines over an axis, and the points without a place on it."""
-    found = compare(runs)
-    (axis,) = [axis for axis in axes_of(found) if axis.name == name]
-    lines, others = lines_of(found, axis)
-    return found, axis, {line.label: [x for x, _ in line.points] for line in lines}, others
-
+from mbt_lightning.table.figures import caption, draw, group_figure, score_figure
+from mbt_lightning.table.series import Axis, axes_of, lines_of
 
 LAYERS = [
     *(made(seed, 0.6 + layer / 100, model__fusion_layer=layer) for layer in (8, 0, 12) for seed in (0, 1)),
@@ -33,18 +19,45 @@ LAYERS = [
 ]
 
 
-def test_late_fusion_is_where_every_line_ends() -> None:
-    _, _, lines, others = over(LAYERS, "fusion_layer")
+def axis_of(runs: list[Run], name: str) -> Axis:
+    (axis,) = [axis for axis in axes_of(compare(runs)) if axis.name == name]
+    return axis
+
+
+def over(runs: list[Run], name: str) -> tuple[dict[str, list], list[str]]:
+    """Labels and values of the lines over an axis, and the strategies without a place on it."""
+    lines, others = lines_of(compare(runs), axis_of(runs, name))
+    return {line.label: [x for x, _ in line.points] for line in lines}, [point.strategy.name for point in others]
+
+
+def caption_of(runs: list[Run], name: str) -> str:
+    found = compare(runs)
+    return caption(found, *lines_of(found, axis_of(runs, name)))
+
+
+def drawn(runs: list[Run], name: str) -> Axes:
+    found, axis = compare(runs), axis_of(runs, name)
+    (panel,) = score_figure(found, axis, *lines_of(found, axis)).axes
+    return panel
+
+
+def legend_of(panel: Axes) -> list[str]:
+    (legend,) = panel.get_figure().legends
+    return [text.get_text().replace("\n", " ") for text in legend.get_texts()]
+
+
+def test_every_line_ends_at_late_fusion() -> None:
+    lines, others = over(LAYERS, "fusion_layer")
     assert lines == {"cross-attention": [0, 4, 12], "bottleneck B = 4 (sequential)": [0, 8, 12]}
-    assert [point.strategy for point in others] == ["rgb only"]
+    assert others == ["rgb only"]
 
 
 def test_lines_over_b_are_of_the_bottleneck_alone() -> None:
     runs = [made(model__fusion=bottleneck(b, update)) for b in (64, 4, 16) for update in ("sequential", "symmetric")]
-    _, axis, lines, others = over([*runs, made(model__fusion=JOINT)], "bottlenecks")
+    lines, others = over([*runs, made(model__fusion=JOINT)], "bottlenecks")
     assert lines == {"bottleneck (sequential)": [4, 16, 64], "bottleneck (symmetric)": [4, 16, 64]}
-    assert [point.kind for point in others] == ["joint self-attention"] and axis.is_log
-    assert over(runs[:1], "bottlenecks")[2] == {}, "one value is no line"
+    assert others == ["joint self-attention"] and axis_of(runs, "bottlenecks").is_log
+    assert over(runs[:1], "bottlenecks")[0] == {}, "one value is no line"
 
 
 def test_lines_over_another_setting_have_all_else_in_common() -> None:
@@ -53,9 +66,9 @@ def test_lines_over_another_setting_have_all_else_in_common() -> None:
         for t in (3.2, 0.8, 1.6)
         for m, layer in ((("rgb",), 8), (("rgb", "spectrogram"), 4), (("rgb", "spectrogram"), 8))
     ]
-    _, axis, lines, others = over(runs, "window_seconds")
     names = ["rgb only", "bottleneck B = 4 (sequential), L_f = 4", "bottleneck B = 4 (sequential), L_f = 8"]
-    assert lines == {name: [0.8, 1.6, 3.2] for name in names} and others == [] and axis.title == "window (s)"
+    assert over(runs, "window_seconds") == ({name: [0.8, 1.6, 3.2] for name in names}, [])
+    assert axis_of(runs, "window_seconds").title == "window (s)"
 
 
 def test_too_many_lines_leave_the_best_of_each_strategy() -> None:
@@ -65,37 +78,42 @@ def test_too_many_lines_leave_the_best_of_each_strategy() -> None:
         for fusion in (bottleneck(), CROSS)
         for t in (1.6, 3.2)
     ]
-    found, axis, lines, _ = over(runs, "window_seconds")
-    assert caption(found, *lines_of(found, axis)) == "test, mean of 1 seed; of each strategy its best line"
+    lines, _ = over(runs, "window_seconds")
     assert sorted(lines) == ["bottleneck B = 4 (sequential), L_f = 5", "cross-attention, L_f = 5"]
+    assert "best line of each strategy" in caption_of(runs, "window_seconds")
 
 
-def test_of_too_many_levels_the_best_of_each_strategy_are_left_and_named() -> None:
+def test_too_many_levels_leave_the_best_of_each_strategy() -> None:
     """With their layers, where these vary."""
     wide = [made(0, 0.5 + b / 1000, model__fusion=bottleneck(b)) for b in (4, 8)]
     cross = [made(0, 0.4 + layer / 100, model__fusion=CROSS, model__fusion_layer=layer) for layer in range(8)]
     runs = [*wide, *cross, made(0, 0.3, model__fusion_layer=12)]
-    (panel,) = drawn(runs, "bottlenecks").axes
-    names = {text.get_text().replace("\n", " ") for text in panel.texts}
-    assert names == {"bottleneck (sequential), $L_f$ = 8", "cross-attention, $L_f$ = 7", "late fusion"}
-    found, axis = compare(runs), axes_of(compare(runs))[1]
-    assert "dotted: the best of each strategy, 7 left out" in caption(found, *lines_of(found, axis))
-    (panel,) = drawn(runs[:6], "bottlenecks").axes
-    assert {f"cross-attention, $L_f$ = {layer}" for layer in range(4)} <= {t.get_text() for t in panel.texts}
+    names = legend_of(drawn(runs, "bottlenecks"))
+    assert names == ["bottleneck (sequential), $L_f$ = 8", "late fusion", "cross-attention, $L_f$ = 7"]
+    assert "7 omitted" in caption_of(runs, "bottlenecks")
+    few = legend_of(drawn(runs[:6], "bottlenecks"))
+    assert {f"cross-attention, $L_f$ = {layer}" for layer in range(4)} <= {*few}
 
 
-def test_of_too_many_groups_it_is_said_that_some_are_left_out() -> None:
+def test_too_many_groups_are_noted() -> None:
     tests = {f"fused/mAP/group {i}": i / 20 for i in range(11)} | {"score": 0.7, "fused/mAP": 0.7}
     found = compare([made(model__fusion_layer=layer, parts={"test": tests}) for layer in (0, 4)])
     axis = axes_of(found)[0]
-    figure = groups(found, axis, *lines_of(found, axis))
-    assert figure.get_suptitle() == "9 of 11 groups, the others are in the table"
+    figure = group_figure(found, axis, *lines_of(found, axis))
+    assert len(figure.axes) == 9 and "9 of 11 groups" in figure.get_suptitle()
+
+
+def test_what_is_drawn_is_what_was_scored() -> None:
+    panel = drawn(LAYERS, "fusion_layer")
+    curves = {tuple(line.get_xdata()): list(line.get_ydata()) for line in panel.lines}
+    assert curves[0, 8, 12] == pytest.approx([60, 68, 72]) and curves[0, 4, 12] == pytest.approx([50, 54, 72])
+    assert legend_of(panel) == ["cross-attention", "bottleneck B = 4 (sequential)", "rgb only"]
+    assert "late fusion" in caption_of(LAYERS, "fusion_layer")
 
 
 def test_a_line_breaks_where_there_is_no_score() -> None:
-    failed = Run("f", "runs/f", "failed", configuration(model__fusion_layer=4), {}, "boom")
-    (panel,) = drawn([*(made(0, 0.5, model__fusion_layer=n) for n in (0, 2, 6, 8)), failed], "fusion_layer").axes
-    (line,) = panel.lines
+    runs = [made(0, 0.5, model__fusion_layer=n) for n in (0, 2, 6, 8)]
+    (line,) = drawn([*runs, unscored("f", model__fusion_layer=4)], "fusion_layer").lines
     assert [*line.get_xdata()] == [0, 2, 4, 6, 8] and [y for y in line.get_ydata() if y == y] == [50] * 4
     assert line.get_ydata()[2] != line.get_ydata()[2], "NaN"
 
@@ -107,62 +125,30 @@ def test_lines_that_coincide_are_all_seen() -> None:
         for f in (bottleneck(), CROSS, JOINT)
         for layer in (0, 4)
     ]
-    (panel,) = drawn(runs, "fusion_layer").axes
-    widths = [line.get_linewidth() for line in panel.lines]
+    widths = [line.get_linewidth() for line in drawn(runs, "fusion_layer").lines]
     assert widths == sorted(widths, reverse=True) and len({*widths}) == 3 and widths[-1] == pytest.approx(1.6)
-    (panel,) = drawn(LAYERS, "fusion_layer").axes
-    assert {line.get_linewidth() for line in panel.lines[:2]} == {1.6}
-
-
-def drawn(runs: list[Run], name: str) -> Figure:
-    found = compare(runs)
-    (axis,) = [axis for axis in axes_of(found) if axis.name == name]
-    return scores(found, axis, *lines_of(found, axis))
-
-
-def test_what_is_drawn_is_what_was_scored() -> None:
-    (panel,) = drawn(LAYERS, "fusion_layer").axes
-    curves = {tuple(line.get_xdata()): list(line.get_ydata()) for line in panel.lines}
-    assert curves[0, 8, 12] == pytest.approx([60, 68, 72]) and curves[0, 4, 12] == pytest.approx([50, 54, 72])
-    labels = {text.get_text() for text in panel.texts}
-    assert labels == {"bottleneck B = 4 (sequential)", "cross-attention", "late fusion", "rgb only"}
-    heights = sorted(text.xy[1] for text in panel.texts)
-    bottom, top = panel.get_ylim()
-    assert min(b - a for a, b in pairwise(heights)) > 0.05 * (top - bottom), "names do not overlap"
+    assert {line.get_linewidth() for line in drawn(LAYERS, "fusion_layer").lines[:2]} == {1.6}
 
 
 def test_the_band_is_the_spread_over_seeds() -> None:
     runs = [
         made(seed, 0.5 + seed / 50 + layer / 100, model__fusion_layer=layer) for layer in (0, 4) for seed in (0, 1, 2)
     ]
-    (panel,) = drawn(runs, "fusion_layer").axes
+    panel = drawn(runs, "fusion_layer")
     (band,) = panel.collections
-    low, high = band.get_datalim(panel.transData).intervaly
-    assert (low, high) == pytest.approx((52 - 2, 56 + 2))
-    found, axis = compare(runs), axes_of(compare(runs))[0]
-    assert caption(found, *lines_of(found, axis)) == "test, mean of 3 seeds, band: ± standard deviation"
+    assert tuple(band.get_datalim(panel.transData).intervaly) == pytest.approx((52 - 2, 56 + 2))
+    assert caption_of(runs, "fusion_layer") == "test, mean of 3 seeds, band: ± standard deviation"
 
 
 def test_the_papers_curve_is_drawn_where_the_setting_is_the_papers() -> None:
-    def point(layer: int, **settings) -> Run:
-        config = paper_setting(model__fusion_layer=layer, data__window_seconds=4.0, **settings)
-        return Run(str(layer), f"runs/{layer}", "finished", config, summary_of(config, 0.4 + layer / 1000, data=MINI))
+    def dashed(**settings) -> list[tuple[list, list]]:
+        common = {"data__window_seconds": 4.0, **settings}
+        runs = [paper_run(str(x), 0.4 + x / 1000, model__fusion_layer=x, **common) for x in (0, 4, 8)]
+        lines = [line for line in drawn(runs, "fusion_layer").lines if line.is_dashed()]
+        return [(list(line.get_xdata()), list(line.get_ydata())) for line in lines]
 
-    dashed = [line for line in drawn([point(x) for x in (0, 4, 8)], "fusion_layer").axes[0].lines if line.is_dashed()]
-    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in dashed] == [([0, 4, 8], [40.76, 40.96, 42.44])]
-    others = drawn([point(x, trainer__max_epochs=5) for x in (0, 4, 8)], "fusion_layer").axes[0].lines
-    assert not [line for line in others if line.is_dashed()]
-
-
-def test_strategies_keep_their_colours() -> None:
-    found, axis, *_ = over(LAYERS, "fusion_layer")
-    lines, _ = lines_of(found, axis)
-    assert dict(zip([line.kind for line in lines], colours_of(lines), strict=True)) == {
-        "cross-attention": ("#D55E00", "s"),
-        "bottleneck": ("#0072B2", "o"),
-    }
-    many = [line for line in lines for _ in range(4)]
-    assert len(set(colours_of(many))) == len(many)
+    assert dashed() == [([0, 4, 8], [40.76, 40.96, 42.44])]
+    assert dashed(trainer__max_epochs=5) == []
 
 
 def test_files(tmp_path: Path) -> None:
@@ -173,11 +159,13 @@ def test_files(tmp_path: Path) -> None:
         "gflops_over_fusion_layer",
         "score_over_gflops",
     ]
-    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    endings = ("png", "svg", "pdf")
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{kind}" for name in names for kind in endings}
     svg = (tmp_path / "score_over_fusion_layer.svg").read_text()
-    assert "bottleneck B = 4 (sequential)</text>" in svg and "late fusion</text>" in svg, "text is text"
+    assert "bottleneck B = 4 (sequential)</text>" in svg and "rgb only</text>" in svg, "text is text"
     png = (tmp_path / "score_over_fusion_layer.png").read_bytes()
     assert png.startswith(b"\x89PNG") and int.from_bytes(png[16:20], "big") == round(6.2 * 200)
+    assert (tmp_path / "score_over_fusion_layer.pdf").read_bytes().startswith(b"%PDF")
     first = {name: (tmp_path / f"{name}.svg").read_text() for name in names}
     draw(compare(LAYERS), tmp_path)
     again = {name: (tmp_path / f"{name}.svg").read_text() for name in names}
@@ -196,8 +184,7 @@ def test_names_are_no_formulas(tmp_path: Path) -> None:
 
 def test_nothing_to_draw(tmp_path: Path) -> None:
     assert draw(compare([made(0), made(1)]), tmp_path) == [] and list(tmp_path.iterdir()) == []
-    waiting = Run("w", "runs/w", "waiting", configuration(model__fusion_layer=2), {})
-    assert draw(compare([waiting]), tmp_path) == []
+    assert draw(compare([unscored("w", "waiting", model__fusion_layer=2)]), tmp_path) == []
 
 
 def test_words_are_an_axis_too(tmp_path: Path) -> None:

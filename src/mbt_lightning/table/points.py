@@ -128,9 +128,10 @@ def collect(
     about.loc[about.assign(seed=about["seed"].map(repr)).duplicated(["point", "seed"]), "role"] = DUPLICATE
     frame["run", "point"], frame["run", "role"] = about["point"], about["role"]
     counted = frame[frame["run", "role"] == COUNTED]
-    scores = pd.concat({part: counted[part] for part in ("test", "summary")}, axis=1)
-    scores.columns = ["/".join(names) for names in scores.columns]
-    statistics = scores.groupby(counted["run", "point"]).agg(["mean", "std", "count", "min", "sum"]).to_dict("index")
+    scores = counted.loc[:, [name for name in counted if name[0] in ("test", "summary")]]
+    scores.columns = pd.Index(["/".join(names) for names in scores.columns])
+    by_point = scores.groupby(counted["run", "point"])
+    statistics = by_point.agg(["mean", "std", "count", "min", "sum"]).to_dict("index") if len(scores) else {}
     points = []
     for number, rows in about.groupby("point"):
         lists: dict[str, list[Run]] = {COUNTED: [], UNSCORED: [], DUPLICATE: []}

@@ -117,6 +117,11 @@ def run_frame(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.concat(groups, axis=1)
 
 
+def group_of(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A group of the columns of a `run_frame`, which may be empty."""
+    return frame[name] if name in frame.columns.get_level_values(0) else frame.iloc[:, :0].droplevel(0, axis=1)
+
+
 def plain_settings(run: Run) -> Settings:
     """The settings by dotted names, lists as text; none of a run whose configuration is not known."""
     try:

@@ -14,7 +14,7 @@ from mbt_lightning.table.columns import Column, shown_frame
 from mbt_lightning.table.compare import Comparison
 from mbt_lightning.table.notes import Section
 from mbt_lightning.table.points import Point
-from mbt_lightning.table.run_frame import key_of
+from mbt_lightning.table.run_frame import group_of, key_of
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Terminal
@@ -168,12 +168,14 @@ RUN_NUMBERS = {
 
 def run_values(found: Comparison) -> pd.DataFrame:
     """A row a run, those that are not counted too: what it is, the settings that differ among the runs, its scores."""
-    run, settings = found.frame["run"], found.frame["setting"]
+    run, settings = found.frame["run"], group_of(found.frame, "setting")
     names = {point.number: point.strategy.name for point in found.points}
     about = run[["run", "source", "state", "message", "role", "seed", "git_commit", "data_hash"]]
     about = about.assign(strategy=run["point"].map(names))
     differing = settings[[name for name in settings if key_of(name) in found.varying]]
     differing = differing.loc[:, differing.nunique(dropna=False) > 1]
-    scores = found.frame["test"].add_prefix("test/")
-    costs = found.frame["summary"].reindex(columns=list(RUN_NUMBERS.values())).set_axis(list(RUN_NUMBERS), axis=1)
+    scores = group_of(found.frame, "test").add_prefix("test/")
+    costs = (
+        group_of(found.frame, "summary").reindex(columns=list(RUN_NUMBERS.values())).set_axis(list(RUN_NUMBERS), axis=1)
+    )
     return pd.concat([about, differing, scores, costs], axis=1)
