@@ -140,7 +140,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
 
 def expanded(*arguments: str) -> tuple[dict, list[str]]:
     """The one configuration that a command line is merged into, and the options that the parser takes."""
-    _, option, text, *options = expand(list(arguments))
+    option, text, *options = expand(arguments[0], arguments[1:]).words
     assert option == "--config"
     return yaml.safe_load(text), options
 
@@ -155,7 +155,7 @@ def test_files_a_checkpoint_and_options_are_one_configuration(finished: Path) ->
     config, _ = expanded("test", "--ckpt_path", checkpoint, "--config", POINT)
     assert config["model"]["fusion_layer"] == 8 and config["data"]["batch_size"] == 32, "files win over a checkpoint"
     _, options = expanded("predict", "a.mp4", "--ckpt_path", checkpoint, "--print_config", "b c.mp4")
-    assert options[-2:] == ["--data.media", "[a.mp4, b c.mp4]"], "media may stand anywhere"
+    assert options[options.index("--data.media") + 1] == "[a.mp4, b c.mp4]", "media may be anywhere"
 
 
 def test_options_of_modalities_are_merged_with_the_files() -> None:
@@ -186,10 +186,11 @@ def test_settings_of_version_0_1_are_read_by_their_new_names(tmp_path: Path, cap
 
 
 def test_options_beat_files_wherever_they_stand(tmp_path: Path) -> None:
-    words = expand(["fit", "--model.fusion_layer", "2", "--config", POINT])
+    words = expand("fit", ["--model.fusion_layer", "2", "--config", POINT]).words
     assert words.index("--model.fusion_layer") > words.index("--config")
     (tmp_path / "named.yaml").write_text("experiment: mine\nmodel:\n")
-    assert expand(["fit", "--config", POINT, "--config", str(tmp_path / "named.yaml")])[-2:] == ["--experiment", "mine"]
+    words = expand("fit", ["--config", POINT, "--config", str(tmp_path / "named.yaml")]).words
+    assert words[-2:] == ["--experiment", "mine"]
 
 
 def test_the_newest_run_goes_on_with_its_own_settings(manifest: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class Program:
     @cache  # noqa: B019
     def parse(self, *arguments: str):
         """The settings of `mbt fit ARGUMENTS`."""
-        return parse(self.parser, expand(["fit", *arguments])[1:])
+        return parse(self.parser, expand("fit", arguments))
 
     def plain(self, *arguments: str) -> dict:
         """The settings of `mbt fit ARGUMENTS` as plain data, nested."""

@@ -241,7 +241,7 @@ def test_a_trial_reads_its_own_file_which_is_the_experiment_that_was_planned(tmp
     assert len(trials) == 3
     parser = build_parser("fit")
     for trial, costs in trials.items():
-        config = as_plain(parser, parse(parser, expand(made.command(trial))[1:]))
+        config = as_plain(parser, parse(parser, expand("fit", made.command(trial)[1:])))
         assert fingerprint(config) == trial and config["experiment"] == "small"
         assert flat(config) | {"experiment": 0, "runs": 0} == flat(made.config(trial)) | {"experiment": 0, "runs": 0}
         assert config["trainer"]["logger"]["class_path"].endswith("WandbRun")

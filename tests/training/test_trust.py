@@ -151,9 +151,9 @@ def test_classes_and_shapes_are_checked_too(run: Path) -> None:
         HOSTILE["a class path"],
         HOSTILE["what our module has imported"],
         ("config/data/sampler", harm()),
-        ("config/data/rgb_crop", "os.system"),
-        ("config/data/spectrogram", harm("mbt_lightning.training.recorder.subprocess.run")),
-        ("config/data/spectrogram/init_args/mean", harm()),
+        ("config/data/inputs/rgb/init_args/crop", "os.system"),
+        ("config/data/inputs/spectrogram/init_args/transform", harm("mbt_lightning.training.recorder.subprocess.run")),
+        ("config/data/inputs/spectrogram/init_args/transform/init_args/mean", harm()),
     ],
 )
 def test_the_program_refuses(place: str, value, suffix: str, run: Path, capsys) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,14 @@ from mbt_lightning.config.yaml_files import as_text, is_text, parsed, read_yaml,
 from mbt_lightning.errors import UserError, abbreviate
 from mbt_lightning.process import rank
 from mbt_lightning.runs.folder import find_checkpoint
-from mbt_lightning.training.checkpoint import config_from, is_weights_only, read_about
+from mbt_lightning.training.checkpoint import StoredCheckpoint
 from mbt_lightning.training.trust import TRAINING_ONLY
 
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
 NEWEST = ("last", "best")
 """Values of --ckpt_path that mean a checkpoint of the experiment's newest run."""
+
+FOUND = "MBT_CHECKPOINT"
+"""Environment variable: the checkpoint that the first process of a run has found, for the others."""
 
 MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "logger", "callbacks")
 """Settings of the trainer for where a run is computed and how it is monitored, not for what it computes."""
@@ -40,30 +44,63 @@ DEFAULTS = {
 }
 """What files and options change by the name of a modality; the same as the defaults of the classes."""
 
-LAST: dict[str, Any] = {"layers": [], "options": [], "config": {}}
-"""What the last command line was merged from, the options beside it, and the result; for messages about it."""
-
 SECTIONS = {"model", "data", "trainer"}
 
 MERGED = ("data.inputs", "model.head", "model.modalities", "model.patches")
 """Options that are merged with the files; the parser takes the others."""
 
 
-def expand(arguments: list[str]) -> list[str]:
+@dataclass
+class CommandLine:
+    """A command line whose files, checkpoint and options are one configuration.
+
+    Args:
+        words: what the parser gets: one `--config` with the configuration, and options.
+        layers: what was merged, the last one wins.
+        options: those that the parser takes.
+        config: the result of the merge.
+        checkpoint: the one that the run starts from; None: none.
+    """
+
+    words: list[str]
+    layers: list[Layer]
+    options: list[str]
+    config: dict[str, Any]
+    checkpoint: StoredCheckpoint | None = None
+
+    def place_of(self, name: str) -> tuple[str, str]:
+        """Where a name, or a part of one, is set: the file or option, and the whole dotted name."""
+        if any(f".{name}." in f".{word.removeprefix('--').partition('=')[0]}." for word in self.options):
+            return "", name
+        for layer in reversed(self.layers):
+            for full in flat(layer.content):
+                before, found, _ = f".{full}.".partition(f".{name}.")
+                if found:
+                    return layer.source, f"{before}.{name}".lstrip(".")
+        return "", name
+
+    def settings_beside(self, name: str) -> set[str]:
+        """The arguments of the class that a dotted name is an argument of; none if it is of no class."""
+        before = name.rpartition(".")[0]
+        chosen = flat(self.config).get(f"{before.removesuffix('.init_args')}.class_path")
+        return {f"{before}.{key}" for key in arguments_of(found_class(chosen))} if chosen else set()
+
+
+def expand(subcommand: str, arguments: Sequence[str]) -> CommandLine:
     """Merge what a command line names into one configuration, so that the parser gets one `--config` and options.
 
     A checkpoint's configuration comes first, then the files in their order, then options: the last one wins.
 
+    Args:
+        subcommand: `fit`, `validate`, `test` or `predict`.
+        arguments: the words after it.
+
     Raises:
         UserError: a file that is missing or not what it should be.
     """
-    if not arguments or arguments[0] not in SUBCOMMANDS:
-        return arguments
-    subcommand, *words = arguments
-    words = split_equals(words)
+    words = split_equals(list(arguments))
     if subcommand == "predict":
         words = name_media(words)
-
     named, options = [], []
     while words:
         word = words.pop(0)
@@ -78,43 +115,34 @@ def expand(arguments: list[str]) -> list[str]:
         options += ["--experiment", experiment]
 
     first: list[Layer] = []
-    checkpoint = value_of("--ckpt_path", options)
-    if not checkpoint and (named_in_file := last_of(files, "ckpt_path")):
-        checkpoint = str(named_in_file)
-        if subcommand == "fit" and is_weights_only(checkpoint):  # an overlay of a model: a training starts from it
-            config = config_from(read_about(checkpoint), checkpoint)
-            init = {"class_path": "mbt_lightning.Checkpoint", "init_args": {"path": checkpoint}}
-            first = [Layer(checkpoint, {"model": config["model"] | {"init": init}, "data": config["data"]})]
-            checkpoint = "null"
-        options += ["--ckpt_path", checkpoint]
-    if checkpoint not in (None, "null", "None"):
-        runs = value_of("--runs", options) or last_of(files, "runs") or "runs"
-        first = [Layer(checkpoint, config_of(checkpoint, subcommand, Path(runs), experiment))]
+    stored = None
+    if chosen := value_of("--ckpt_path", options) or last_of(files, "ckpt_path"):
+        is_option = value_of("--ckpt_path", options) is not None
+        if chosen not in ("null", "None"):
+            runs = value_of("--runs", options) or last_of(files, "runs") or "runs"
+            stored = find_stored(str(chosen), Path(runs), experiment)
+        if stored and subcommand == "fit" and stored.is_weights_only and not is_option:
+            init = {"class_path": "mbt_lightning.Checkpoint", "init_args": {"path": str(stored)}}
+            config = stored.config("model", "data")  # an overlay of a model: a training starts from it
+            first = [Layer(str(stored), {"model": config["model"] | {"init": init}, "data": config["data"]})]
+            stored = None
+        elif stored:
+            first = [Layer(str(stored), config_of(stored, subcommand))]
+        options = [*without_option("--ckpt_path", options), "--ckpt_path", str(stored) if stored else "null"]
     merged_options, options = take_merged(options)
     layers = [Layer("the defaults", DEFAULTS), *first, *files, *merged_options]
     config = without_unused(merge(layers))
     config.pop("base", None)
-    LAST.update(layers=layers, options=options, config=config)
-    return [subcommand, "--config", as_text(config), *options]
+    return CommandLine(["--config", as_text(config), *options], layers, options, config, stored)
 
 
-def place_of(name: str) -> tuple[str, str]:
-    """Where the last command line sets a name, or a part of one: the file or option, and the whole dotted name."""
-    if any(f".{name}." in f".{word.removeprefix('--').partition('=')[0]}." for word in LAST["options"]):
-        return "", name
-    for layer in reversed(LAST["layers"]):
-        for full in flat(layer.content):
-            before, found, _ = f".{full}.".partition(f".{name}.")
-            if found:
-                return layer.source, f"{before}.{name}".lstrip(".")
-    return "", name
-
-
-def settings_beside(name: str) -> set[str]:
-    """The arguments of the class that a dotted name is an argument of; none if it is of no class."""
-    before = name.rpartition(".")[0]
-    chosen = flat(LAST["config"]).get(f"{before.removesuffix('.init_args')}.class_path")
-    return {f"{before}.{key}" for key in arguments_of(found_class(chosen))} if chosen else set()
+def find_stored(chosen: str, runs: Path, experiment: str) -> StoredCheckpoint:
+    """The checkpoint of a path, or that `last` or `best` mean; the processes of a run take the one of the first."""
+    if chosen not in NEWEST:
+        return StoredCheckpoint(Path(chosen))
+    if not (rank() and os.environ.get(FOUND)):
+        os.environ[FOUND] = str(find_checkpoint(runs, experiment, chosen))
+    return StoredCheckpoint(Path(os.environ[FOUND]), is_own=True)
 
 
 def layers_of(name: str) -> list[Layer]:
@@ -167,32 +195,37 @@ def beside(file: str, checkpoint: str) -> str:
     return str(neighbour) if is_bare or neighbour.is_file() else checkpoint
 
 
-def config_of(checkpoint: str, subcommand: str, runs: Path, experiment: str) -> dict[str, Any]:
+def config_of(stored: StoredCheckpoint, subcommand: str) -> dict[str, Any]:
     """What a checkpoint gives as the first of all configurations.
 
-    That is its model and data; for `fit`, which goes on with the training, also its seed and trainer: of a file
-    without what belongs to the machine, of `last`, the run itself, all. `last` and `best` are of the user's own runs
-    and may name anything; a file may come from a stranger, so what it names is checked.
+    That is its model and data; for `fit`, which resumes the training, also its seed and trainer: of a file that is
+    given by its path without what belongs to the machine.
 
     Raises:
-        UserError: a file that holds no training to go on with, or names what it may not name.
+        UserError: a file that holds no training to resume, or names what it may not name.
     """
-    path = str(find_checkpoint(runs, experiment, checkpoint)) if checkpoint in NEWEST else checkpoint
-    if subcommand == "fit" and is_weights_only(path):
+    if subcommand == "fit" and stored.is_weights_only:
         raise UserError(
-            f"{path} holds a model and no training to go on with; to start from it, "
-            f"give --model.init Checkpoint --model.init.path {path} in the place of --ckpt_path"
+            f"{stored} holds a model and no training to resume; to start from it, "
+            f"give --model.init Checkpoint --model.init.path {stored} in the place of --ckpt_path"
         )
-    about = read_about(path)
-    parts = ("experiment", "model", "data", *(("seed_everything", "trainer") if subcommand == "fit" else ()))
-    if checkpoint in NEWEST:
-        config = {part: about["config"][part] for part in parts}
-    else:
-        if "trainer" in parts and isinstance(trainer := about["config"].get("trainer"), dict):
-            about["config"]["trainer"] = {key: value for key, value in trainer.items() if key not in MACHINE}
-        config = config_from(about, path, parts, () if subcommand == "fit" else TRAINING_ONLY)
-    config["data"].pop("media", None)
+    of_training = ("seed_everything", "trainer") if subcommand == "fit" else ()
+    without = () if subcommand == "fit" else TRAINING_ONLY
+    config = stored.config("experiment", "model", "data", *of_training, without=without, without_trainer=MACHINE)
+    config["data"] = {key: value for key, value in config["data"].items() if key != "media"}
     return config
+
+
+def without_option(option: str, words: list[str]) -> list[str]:
+    """Words without an option and its values."""
+    kept, words = [], list(words)
+    while words:
+        word = words.pop(0)
+        if word == option and words:
+            words.pop(0)
+        elif word != option and not word.startswith(f"{option}="):
+            kept.append(word)
+    return kept
 
 
 def name_media(words: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mbt_lightning.cli.arguments import NEWEST
+from mbt_lightning.cli.arguments import NEWEST, find_stored
 from mbt_lightning.cli.parser import Parser
 from mbt_lightning.config.trusted import TRUST_HELP
 from mbt_lightning.data.manifest.manifest import read_classes
@@ -27,8 +27,6 @@ from mbt_lightning.model.mbt import MBT
 from mbt_lightning.model.pretrained.flax import read_params
 from mbt_lightning.model.pretrained.scenic import RELEASED, Settings, UntoldShapeError, from_params
 from mbt_lightning.model.pretrained.torch_files import METADATA
-from mbt_lightning.runs.folder import find_checkpoint
-from mbt_lightning.training.checkpoint import config_from, read_checkpoint
 
 FRAMES_PER_SECOND, FRAME_STRIDE = 25, 2
 """How the authors' released configuration reads pictures."""
@@ -257,23 +255,19 @@ def export(checkpoint: str, out: str, experiment: str | None = None, runs: str =
     Raises:
         UserError: a file that is no checkpoint or names what it may not name, or a folder that cannot be written.
     """
-    is_own = checkpoint in NEWEST
-    if is_own:
-        if not experiment:
-            raise UserError(f"{checkpoint}: of which experiment? Name it by --experiment NAME")
-        checkpoint = str(find_checkpoint(Path(runs), experiment, checkpoint))
-    elif not Path(checkpoint).is_file():
+    if checkpoint in NEWEST and not experiment:
+        raise UserError(f"{checkpoint}: of which experiment? Name it by --experiment NAME")
+    stored = find_stored(checkpoint, Path(runs), experiment or "")
+    if not stored.path.is_file():
         raise UserError(f"{checkpoint}: no such file; give a .ckpt file, or last or best with --experiment NAME")
-    content = read_checkpoint(checkpoint)
-    about = content["mbt_lightning"]
-    config = about["config"] if is_own else config_from(about, checkpoint)
-    config = {key: config[key] for key in ("experiment", "model", "data")}
+    content, about = stored.content, stored.about
+    config = stored.config("experiment", "model", "data")
     config["model"] = {key: value for key, value in config["model"].items() if key not in TRAINING}
     config["data"] = {key: value for key, value in config["data"].items() if key != "media"}
     tensors = {name.removeprefix("network."): x for name, x in content["state_dict"].items()}
     inputs = {m: tuple(shape) for m, shape in about["spec"]["inputs"].items()}
     spec = DataSpec(inputs, tuple(about["spec"]["classes"]), tuple(about["spec"]["groups"]))
-    header = [f"The model of the run {config['experiment']} ({Path(checkpoint).name}), by mbt export."]
+    header = [f"The model of the run {config['experiment']} ({stored.path.name}), by mbt export."]
     write_model(Path(out), tensors, config, spec, header)
 
 

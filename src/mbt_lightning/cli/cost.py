@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mbt_lightning.cli.arguments import NEWEST, expand
+from mbt_lightning.cli.arguments import expand
 from mbt_lightning.cli.parser import build_network, build_parser, parse
 from mbt_lightning.config.trusted import TRUST_HELP
 from mbt_lightning.data.datamodule import AudioVisualData
@@ -25,8 +25,6 @@ from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, Geome
 from mbt_lightning.model.mbt import MBT
 from mbt_lightning.model.size import EncoderSize
 from mbt_lightning.process import RUNS
-from mbt_lightning.runs.folder import find_checkpoint
-from mbt_lightning.training.checkpoint import read_about
 
 AUDIOSET_CLASSES = 527
 
@@ -90,15 +88,14 @@ def network_of(arguments: list[str], classes: int | None = None) -> tuple[dict[s
     """
     parser = build_parser(*RUNS)  # a run's own configuration can be read, whatever command it was of
     parser.prog = "mbt cost"
-    settings = parse(parser, expand(["test", *arguments])[1:])
+    command_line = expand("test", arguments)
+    settings = parse(parser, command_line)
 
     def num_classes(data: AudioVisualData) -> int:
         if classes is not None:
             return classes
-        if checkpoint := settings.ckpt_path:
-            if checkpoint in NEWEST:
-                checkpoint = find_checkpoint(Path(settings.runs), settings.experiment, checkpoint)
-            return len(read_about(checkpoint)["spec"]["classes"])
+        if command_line.checkpoint:
+            return len(command_line.checkpoint.about["spec"]["classes"])
         path = data.manifest_path
         if path != "demo" and not Path(path).exists():
             print(

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgre
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from mbt_lightning.cli.arguments import NEWEST, expand
+from mbt_lightning.cli.arguments import expand
 from mbt_lightning.cli.measured import Scale, fill_in_measured
 from mbt_lightning.cli.parser import Parser, as_plain, as_text, build_parser, parse
 from mbt_lightning.data.datamodule import AudioVisualData
@@ -30,10 +30,10 @@ from mbt_lightning.data.spectrogram import MelTransform
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.flops import count_parameters, gflops_per_clip
 from mbt_lightning.process import rank
-from mbt_lightning.runs.folder import find_checkpoint, given_id, new_run_folder
+from mbt_lightning.runs.folder import given_id, new_run_folder
 from mbt_lightning.runs.state import RunState
 from mbt_lightning.training.bad_clips import BadClipGuard
-from mbt_lightning.training.checkpoint import config_from, is_weights_only, read_about, read_checkpoint
+from mbt_lightning.training.checkpoint import StoredCheckpoint
 from mbt_lightning.training.finite import FiniteGuard
 from mbt_lightning.training.lightning_internals import restore_fit_progress
 from mbt_lightning.training.metrics_csv import MetricsCsv
@@ -103,10 +103,8 @@ class Run:
     parser: Parser
     settings: Namespace
     state: RunState
-    checkpoint: str | None = None
+    checkpoint: StoredCheckpoint | None = None
     """The checkpoint that is tested, resumed or predicted with."""
-    is_named: bool = False
-    """Whether `last` or `best` named it: then it is of this experiment's own newest run."""
     is_resumed_by_id: bool = False
     """Whether the run has an id of its own, by which it finds its checkpoint."""
     is_trained: bool = False
@@ -138,9 +136,8 @@ class Run:
 def start(subcommand: str, arguments: Sequence[str], state: RunState) -> Run:
     """Everything before the first batch: settings, folder, data, model and trainer of a run."""
     quieten()
-    _, *words = expand([subcommand, *arguments])
-    parser = build_parser(subcommand)
-    run = Run(subcommand, parser, parse(parser, words), state)
+    command_line, parser = expand(subcommand, arguments), build_parser(subcommand)
+    run = Run(subcommand, parser, parse(parser, command_line), state, command_line.checkpoint)
     for step in STEPS:
         step(run)
     return run
@@ -163,28 +160,17 @@ def complete(run: Run) -> None:
 
 
 def find_its_checkpoint(run: Run) -> None:
-    """Find the checkpoint: the one that is named, or that of the run which has the given id."""
-    settings = run.settings
-    run.is_named = settings.ckpt_path in NEWEST
-    if run.is_named:
-        settings.ckpt_path = str(find_checkpoint(run.runs, settings.experiment, settings.ckpt_path))
-    if run.subcommand != "fit" and not settings.ckpt_path:
+    """Find the checkpoint, where none is named: that of the run which has the given id."""
+    if run.subcommand != "fit" and not run.checkpoint:
         raise UserError(f"nothing to {run.subcommand} with: give --ckpt_path FILE, or --experiment NAME and best")
-    run.checkpoint = settings.ckpt_path
-    if run.checkpoint:
-        read_about(run.checkpoint)  # refuses what is no checkpoint before anything is built
-    elif run.subcommand == "fit" and given_id():
-        own = own_checkpoint(run.runs / settings.experiment / str(given_id()))
-        run.checkpoint, run.is_resumed_by_id = (str(own), True) if own else (None, False)
+    may_have_own = run.subcommand == "fit" and not run.checkpoint and given_id()
+    if may_have_own and (own := own_checkpoint(run.runs / run.settings.experiment / str(given_id()))):
+        run.checkpoint, run.is_resumed_by_id = StoredCheckpoint(own, is_own=True), True
 
 
 def fill_in_scales(run: Run) -> None:
     """Fill in mean and standard deviation of log-mels: the checkpoint's, or else what `mbt stats` has measured."""
-    trained = {}
-    if run.checkpoint:
-        about = read_about(run.checkpoint)
-        is_own = run.is_named or run.is_resumed_by_id
-        trained = (about["config"] if is_own else config_from(about, run.checkpoint, ("data",)))["data"]["inputs"]
+    trained = run.checkpoint.config("data")["data"]["inputs"] if run.checkpoint else {}
     run.scales = fill_in_measured(run.settings, trained, f"as in {run.checkpoint}")
 
 
@@ -197,9 +183,9 @@ def resume_by_id(run: Run) -> None:
     """Resume a run that has the given id, if its settings are the same."""
     if run.is_resumed_by_id:
         assert run.checkpoint is not None
-        refuse_other_settings(Path(run.checkpoint), run.config)
-        run.settings.ckpt_path = run.checkpoint
-        run.is_trained = is_trained(Path(run.checkpoint).parent.parent)
+        refuse_other_settings(run.checkpoint, run.config)
+        run.settings.ckpt_path = str(run.checkpoint)
+        run.is_trained = is_trained(run.checkpoint.path.parent.parent)
 
 
 def make_folder(run: Run) -> None:
@@ -207,14 +193,14 @@ def make_folder(run: Run) -> None:
     if rank():
         run.folder = Path(os.environ["MBT_RUN_FOLDER"]) if "MBT_RUN_FOLDER" in os.environ else None
         return
-    if run.is_named and run.subcommand == "fit":
-        run.folder = Path(str(run.checkpoint)).parent.parent
+    if run.checkpoint and run.checkpoint.is_own and run.subcommand == "fit":
+        run.folder = run.checkpoint.path.parent.parent
     else:
         run.folder = new_run_folder(run.runs, run.settings.experiment)
     os.environ["MBT_RUN_FOLDER"] = str(run.folder)
     if given_id():
         run.state.begin(run.folder)  # whoever gave the id looks for the run there, whatever becomes of it
-    if run.is_named or run.is_resumed_by_id:
+    if run.checkpoint and run.checkpoint.is_own:
         print(f"checkpoint: {run.checkpoint}", flush=True)
 
 
@@ -255,7 +241,7 @@ def spec_of(run: Run) -> DataSpec:
     """The data as the model must know it; the classes of a prediction are the checkpoint's."""
     if not run.checkpoint:
         return run.data.spec
-    known = read_about(run.checkpoint)["spec"]
+    known = run.checkpoint.about["spec"]
     trained = DataSpec(run.data.shapes, tuple(known["classes"]), tuple(known["groups"]))
     if run.subcommand == "predict":
         return trained
@@ -286,10 +272,9 @@ def build_trainer(run: Run, settings: dict[str, Any]) -> Trainer:
 
 def load_weights(run: Run) -> None:
     """Load a model that comes without the state of a training, which Lightning cannot read."""
-    if run.checkpoint and is_weights_only(run.checkpoint):
-        content = read_checkpoint(run.checkpoint)
-        run.model.on_load_checkpoint(content)
-        run.model.load_state_dict(content["state_dict"])
+    if run.checkpoint and run.checkpoint.is_weights_only:
+        run.model.on_load_checkpoint(run.checkpoint.content)
+        run.model.load_state_dict(run.checkpoint.content["state_dict"])
         run.settings.ckpt_path = None
 
 
@@ -351,7 +336,8 @@ def test_again(run: Run) -> None:
     trainer = run.trainer
     if trainer.is_global_zero:
         print("this run is trained already: it is tested again")
-    content = read_checkpoint(str(run.checkpoint))
+    assert run.checkpoint is not None
+    content = run.checkpoint.content
     restore_fit_progress(trainer, content)
     best = trainer.checkpoint_callback
     if isinstance(best, ModelCheckpoint):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
@@ -14,7 +14,7 @@ from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch import Trainer, __version__
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mbt_lightning.cli.arguments import place_of, settings_beside
+from mbt_lightning.cli.arguments import CommandLine
 from mbt_lightning.config.class_paths import public_classes
 from mbt_lightning.config.trusted import TRUST_HELP
 from mbt_lightning.data.datamodule import AudioVisualData
@@ -52,6 +52,9 @@ NOISE = (
 class Parser(LightningArgumentParser):
     """A parser that reports what is wrong in one line."""
 
+    command_line: CommandLine | None = None
+    """What is being parsed, for messages about it."""
+
     def error(self, message: str, ex: Exception | None = None):
         """Print the message and exit with code 2."""
         if os.environ.get("MBT_DEBUG") and ex:
@@ -60,7 +63,7 @@ class Parser(LightningArgumentParser):
         for noise in NOISE:
             text = re.sub(noise, "", text)
         found = re.search(r"(?:[Kk]ey|[Oo]ption) ['\"]([\w.]+)", text)
-        source, name = place_of(found[1]) if found else ("", "")
+        source, name = self.command_line.place_of(found[1]) if found and self.command_line else ("", "")
         exit_with_error(f"{source}: {text}{self.hint(text, name)}" if source else text + self.hint(text, name))
 
     def hint(self, message: str, name: str) -> str:
@@ -71,7 +74,8 @@ class Parser(LightningArgumentParser):
             name = found[1]
         elif "accept" not in message:
             return ""
-        hint = did_you_mean(name, [*settings_beside(name), *(action.dest for action in self._actions)])
+        beside = self.command_line.settings_beside(name) if self.command_line else set()
+        hint = did_you_mean(name, [*beside, *(action.dest for action in self._actions)])
         return hint or (f" ({name})" if name not in message else "")
 
 
@@ -107,13 +111,14 @@ def build_parser(*subcommands: str) -> Parser:
     return parser
 
 
-def parse(parser: Parser, words: Sequence[str]) -> Namespace:
-    """The settings of an expanded command line, without the subcommand.
+def parse(parser: Parser, command_line: CommandLine) -> Namespace:
+    """The settings of an expanded command line.
 
     Raises:
         UserError: a precision that would round the audio.
     """
-    settings = parser.parse_args(list(words))
+    Parser.command_line = command_line  # of the class: the parsers of nested classes report errors too
+    settings = parser.parse_args(command_line.words)
     if str(settings.trainer.precision) not in PRECISIONS:
         raise UserError(f"trainer.precision is {settings.trainer.precision}: choose one of {', '.join(PRECISIONS)}")
     return settings

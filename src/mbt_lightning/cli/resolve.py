@@ -42,7 +42,7 @@ def resolve(words: Sequence[str], points: Sequence[Mapping[str, Any]]) -> list[R
 def resolve_one(words: Sequence[str]) -> Resolved:
     """The experiment of a command line, the first word of which is `fit`."""
     parser = fit_parser()
-    settings = parse(parser, expand(list(words))[1:])
+    settings = parse(parser, expand(words[0], words[1:]))
     settings.base = None  # the files have been read
     data = settings.data
     num_classes, train_clips = facts_of(data.manifest, data.media_root, data.classes)

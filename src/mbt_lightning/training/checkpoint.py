@@ -6,6 +6,8 @@ import pickle
 import zipfile
 from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +44,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a checkpoint of mbt (or cut off)")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        about = content["mbt_lightning"]
-        about["config"], about["spec"]
+        content["mbt_lightning"] = upgraded(content["mbt_lightning"], path)
     except (RuntimeError, OSError, EOFError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
+        if isinstance(error, UserError):
+            raise
         text = " ".join(str(error).split())
         raise UserError(f"{path}: not a checkpoint of mbt ({type(error).__name__}: {text[:120]})") from None
-    about["config"] = upgrade(about["config"])
     return content
+
+
+def upgraded(about: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The `config` and `spec` of a weight file, with today's names of settings and classes."""
+    try:
+        return about | {"config": upgrade(about["config"]), "spec": about["spec"]}
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"{path}: not a checkpoint of mbt (its configuration is not one of this program)") from None
 
 
 def read_about(path: str | Path) -> dict[str, Any]:
@@ -61,8 +71,7 @@ def read_about(path: str | Path) -> dict[str, Any]:
         UserError: a file that is no checkpoint of this program.
     """
     if Path(path).is_file() and is_weights_only(path):
-        about = files.read_about(path)
-        return about | {"config": upgrade(about["config"])}
+        return upgraded(files.read_about(path), path)
     return read_checkpoint(path)["mbt_lightning"]
 
 
@@ -71,35 +80,70 @@ def is_weights_only(path: str | Path) -> bool:
     return Path(path).suffix == ".safetensors"
 
 
-def config_from(
-    about: Mapping[str, Any],
-    path: str | Path,
-    parts: Sequence[str] = ("experiment", "model", "data"),
-    without: Sequence[str] = TRAINING_ONLY,
-    trust: Iterable[str] = (),
-) -> dict[str, Any]:
-    """The configuration of a weight file, fit to be built: what it may not name is refused.
-
-    Whoever builds from a file, or writes down what others will build, takes its configuration from here.
+@dataclass
+class StoredCheckpoint:
+    """A checkpoint that is found and opened once: all that a run takes from it is of the same file.
 
     Args:
-        about: the `config` and `spec` of the file.
-        path: the file, for messages.
-        parts: what is wanted of the configuration.
-        without: settings of `model` that are left out, unchecked; by default those of a training.
-        trust: as for `load_checkpoint`.
-
-    Raises:
-        UserError: it names what a weight file may not name, or lacks a part.
+        path: the file.
+        is_own: whether it was found among the user's own runs (`last`, `best` or by the run's id). Such a file may name
+            any class; one that is given by its path may be a stranger's, so what it names is checked.
     """
-    try:
-        config = {part: about["config"][part] for part in parts}
-        if "model" in config:
-            config["model"] = {key: value for key, value in config["model"].items() if key not in without}
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: not a checkpoint of mbt (its configuration lacks {', '.join(parts)})") from None
-    check_config(config, path, trust)
-    return config
+
+    path: Path
+    is_own: bool = False
+
+    def __str__(self) -> str:
+        """The path, for messages."""
+        return str(self.path)
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """All of it, see `read_checkpoint`."""
+        return read_checkpoint(self.path)
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """Its `config` and `spec`, without the weights."""
+        return read_about(self.path) if self.is_weights_only else self.content["mbt_lightning"]
+
+    @property
+    def is_weights_only(self) -> bool:
+        """Whether it holds a model and no state of a training."""
+        return is_weights_only(self.path)
+
+    def config(
+        self,
+        *parts: str,
+        without: Sequence[str] = TRAINING_ONLY,
+        without_trainer: Sequence[str] = (),
+        trust: Iterable[str] = (),
+    ) -> dict[str, Any]:
+        """Its configuration, fit to be built: what a stranger's file may not name is refused.
+
+        Whoever builds from a file, or writes down what others will build, takes its configuration from here.
+
+        Args:
+            *parts: what is wanted of the configuration.
+            without: settings of `model` that are left out, unchecked, of a file that is not one's own; by default
+                those of a training.
+            without_trainer: settings of `trainer` that are left out likewise.
+            trust: as for `load_checkpoint`.
+
+        Raises:
+            UserError: it names what a weight file may not name, or lacks a part.
+        """
+        left_out = {} if self.is_own else {"model": without, "trainer": without_trainer}
+        try:
+            config = {part: self.about["config"][part] for part in parts}
+            for part in left_out.keys() & config.keys():
+                if isinstance(config[part], Mapping):  # else it is refused below
+                    config[part] = {key: value for key, value in config[part].items() if key not in left_out[part]}
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(f"{self}: not a checkpoint of mbt (its configuration lacks {', '.join(parts)})") from None
+        if not self.is_own:
+            check_config(config, self.path, trust)
+        return config
 
 
 def load_checkpoint(path: str | Path, trust: Iterable[str] = ()) -> AudioVisualClassifier:
@@ -113,15 +157,15 @@ def load_checkpoint(path: str | Path, trust: Iterable[str] = ()) -> AudioVisualC
     Raises:
         UserError: a file that is no checkpoint of this program, or names what is not trusted.
     """
-    content = read_checkpoint(path)
-    about = content["mbt_lightning"]
-    settings = config_from(about, path, ("model",), trust=trust)["model"] | {"spec": about["spec"]}
-    check_config({"model": {"spec": about["spec"]}}, path, trust)
+    stored = StoredCheckpoint(Path(path))
+    spec = stored.about["spec"]
+    settings = stored.config("model", trust=trust)["model"] | {"spec": spec}
+    check_config({"model": {"spec": spec}}, path, trust)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(AudioVisualClassifier, "model")
     try:
         model = parser.instantiate_classes(parser.parse_object({"model": settings})).model
-        model.load_state_dict(content["state_dict"])
+        model.load_state_dict(stored.content["state_dict"])
     except (ArgumentError, RuntimeError) as error:
         raise UserError(f"{path}: its model cannot be built again ({one_line(error)[:160]})") from None
     return model.eval()

@@ -13,7 +13,7 @@ from typing import Any
 from mbt_lightning.config.settings import identity_settings
 from mbt_lightning.errors import UserError
 from mbt_lightning.process import rank
-from mbt_lightning.training.checkpoint import read_about, read_checkpoint
+from mbt_lightning.training.checkpoint import StoredCheckpoint, read_checkpoint
 
 GOES_ON = "MBT_GOES_ON"
 """Environment variable: what the first process has decided, for those that Lightning starts; empty: from the start."""
@@ -60,7 +60,7 @@ def is_whole(path: Path) -> bool:
     return True
 
 
-def refuse_other_settings(path: Path, ours: Mapping[str, Any]) -> None:
+def refuse_other_settings(stored: StoredCheckpoint, ours: Mapping[str, Any]) -> None:
     """Refuse to go on with a run of another experiment.
 
     Args:
@@ -70,13 +70,13 @@ def refuse_other_settings(path: Path, ours: Mapping[str, Any]) -> None:
     Raises:
         UserError: a setting that a score can depend on differs.
     """
-    there, here = identity_settings(read_about(path)["config"]), identity_settings(ours)
+    there, here = identity_settings(stored.about["config"]), identity_settings(ours)
     differ = [key for key in there | here if there.get(key) != here.get(key)]
     if differ:
         told = "; ".join(f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in differ[:3])
         more = f"; and {len(differ) - 3} more" if len(differ) > 3 else ""
         raise UserError(
-            f"run {path.parent.parent} was begun with other settings: {told}{more}; "
+            f"run {stored.path.parent.parent} was begun with other settings: {told}{more}; "
             "give it the settings that it has, or another id (MBT_RUN_ID, WANDB_RUN_ID)"
         )
 
