@@ -35,6 +35,13 @@ INITS = sorted(path.stem for path in EXPERIMENTS.glob("init/*.yaml"))
 LOGGERS = sorted(path.stem for path in EXPERIMENTS.glob("loggers/*.yaml"))
 
 
+def test_every_file_is_in_a_list() -> None:
+    known = {*POINTS, "base", *(f"recipes/{name}" for name in [*RECIPES, "paper"])}
+    known |= {f"init/{name}" for name in INITS} | {f"loggers/{name}" for name in LOGGERS}
+    missing = {path.relative_to(EXPERIMENTS).with_suffix("").as_posix() for path in FILES} - known
+    assert not missing, f"add {', '.join(sorted(missing))} to POINTS, RECIPES, INITS or LOGGERS in {__file__}"
+
+
 def name_of(path: Path) -> str:
     """A file as it stands in commands: experiments/late.yaml."""
     return path.relative_to(PROJECT).as_posix()

@@ -12,6 +12,7 @@ from paths import EXPERIMENTS
 
 from mbt_lightning.cli.main import main
 from mbt_lightning.data.manifest.manifest import read_manifest
+from mbt_lightning.datasets import DATASETS
 
 IDS = ["--aaSYNTH00", "00012345678", "1234567e890", "aa_SYNTH-03"]
 """YouTube ids like an option, with leading zeros, like a number, and with what names are split at."""
@@ -202,6 +203,11 @@ def lay_out(clips) -> Callable[..., None]:
             shutil.copy(clips[Path(name).suffix.lower()], Path("media") / name)
 
     return write
+
+
+def test_every_data_set_has_a_miniature() -> None:
+    missing = sorted(DATASETS.keys() - SETS.keys())
+    assert not missing, f"add {', '.join(missing)} to SETS in {__file__}"
 
 
 @pytest.mark.parametrize("dataset", SETS)

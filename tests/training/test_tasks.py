@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from package import defined
 
 from mbt_lightning.data.records import DataSpec
 from mbt_lightning.errors import UserError
-from mbt_lightning.training.tasks import Multiclass, Multihead, Multilabel, average_precisions, topk_hits
+from mbt_lightning.training.tasks import Multiclass, Multihead, Multilabel, Task, average_precisions, topk_hits
 
 
 def spec(classes, groups=()) -> DataSpec:
@@ -192,6 +193,35 @@ TASKS = {
     Multihead: spec(("verb:0", "verb:1", "noun:0", "noun:1")),
 }
 """Each task with four classes."""
+
+
+def test_every_task_is_in_the_laws() -> None:
+    missing = sorted(task.__name__ for task in defined(Task) - TASKS.keys())
+    assert not missing, f"add {', '.join(missing)} to TASKS in {__file__}"
+
+
+@pytest.mark.parametrize("task", TASKS)
+class TestLaws:
+    """What holds for every task."""
+
+    def test_loss_of_each_clip_and_its_gradient(self, task: type[Task]) -> None:
+        logits = torch.randn(4, 4, dtype=torch.double, requires_grad=True)
+        loss = task(TASKS[task]).loss(logits, TRUTH.double())
+        assert loss.shape == (4,) and (loss > 0).all()
+        loss.sum().backward()
+        assert logits.grad is not None and logits.grad.isfinite().all() and (logits.grad != 0).any(dim=1).all()
+
+    def test_true_logits_score_best(self, task: type[Task]) -> None:
+        made, truth = task(TASKS[task]), torch.eye(4) if task is Multiclass else TRUTH
+        right, wrong = made.scores(9 * truth.double(), truth), made.scores(-9 * truth.double(), truth)
+        assert right[made.main_score] == 1.0 > wrong[made.main_score]
+
+    def test_probabilities_and_the_mean_of_equal_views(self, task: type[Task]) -> None:
+        made, logits = task(TASKS[task]), torch.randn(4, 4, dtype=torch.double)
+        probabilities = made.probabilities(logits)
+        assert ((probabilities > 0) & (probabilities < 1)).all()
+        assert torch.allclose(made.probabilities(made.mean_probabilities(logits, lambda x: x)), probabilities)
+
 
 TRUTH = torch.tensor([[1.0, 0, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1], [0, 1, 0, 1]])
 
