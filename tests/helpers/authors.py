@@ -106,8 +106,8 @@ def differences(reference: Reference) -> dict[str, float]:
     """
     model, inputs = reference.model(), reference.inputs()
     with torch.no_grad():
-        logits, tokens = model(inputs), model.encode(inputs)
-        slow = model.head({m: x[:, model.head.keep] for m, x in tokens.items()})
+        logits, (tokens, shared) = model(inputs), model.encode(inputs)
+        slow = model.head(tokens, shared)
     every = torch.cat([tokens[m] for m in reference.config["modality_fusion"]], dim=1)
     apart = {m: x for m, x in reference.part("out/train_logits/").items() if reference.config["test_with_bottlenecks"]}
     return {

@@ -55,7 +55,7 @@ def test_they_are_what_the_block_mixes_by(fusion) -> None:
     checked = []
 
     def check(attention, args, result) -> None:
-        x, context = args
+        x, context, _ = args
         _, _, v = attention.project(x, context)
         mixed = attention.proj((calls[-1].scores @ v).transpose(1, 2).flatten(2))
         checked.append((mixed - result).abs().max().item())
@@ -110,6 +110,15 @@ def test_a_compiled_model_records_too() -> None:
 def test_what_is_no_mbt_is_refused() -> None:
     with pytest.raises(UserError, match=r"attention_scores wants an MBT, e.g. model.network, not OptimizedModule"):
         attention_scores(torch.compile(build(SYMMETRIC), backend="eager")).__enter__()
+
+
+def test_nobody_reads_an_absent_modality() -> None:
+    model, present = build(CrossAttention), {"rgb": torch.tensor([True, False])}
+    with attention_scores(model) as calls, torch.no_grad():
+        model(draw(), present)
+    for call in calls[2:]:
+        assert call.scores[0, ..., : OWN["rgb"]].all() and not call.scores[1, ..., : OWN["rgb"]].any()
+        torch.testing.assert_close(call.scores.sum(-1), torch.ones(call.scores.shape[:-1]))
 
 
 def test_gradients_flow_through_the_scores() -> None:

@@ -8,12 +8,21 @@ from functools import partial
 
 import pytest
 import torch
+from package import defined
 from torch import Tensor, nn
 
 from mbt_lightning.errors import UserError
-from mbt_lightning.model.flops import count_parameters
-from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, Geometry, JointSelfAttention
-from mbt_lightning.model.mbt import MBT, EncoderSize
+from mbt_lightning.model.authors_flops import CrossAttentionAsCoded
+from mbt_lightning.model.flops import by_module, count_parameters, gflops_per_clip
+from mbt_lightning.model.fusion import (
+    Bottleneck,
+    CrossAttention,
+    Fusion,
+    Geometry,
+    JointSelfAttention,
+    TrainOnlyBottleneck,
+)
+from mbt_lightning.model.mbt import MBT, EncoderSize, fuse
 
 DEPTH, DIM, HEADS, CLASSES = 3, 8, 2, 5
 SIZE = EncoderSize(dim=DIM, depth=DEPTH, num_heads=HEADS)
@@ -28,19 +37,49 @@ class GatedMeans(Fusion):
         super().__init__(geometry)
         self.gate = nn.Parameter(torch.ones(geometry.dim))
 
-    def forward(self, tokens, shared, blocks, keep=None):
+    def forward(self, tokens, shared, blocks, layer, keep=None):
         means = {m: x.mean(1, keepdim=True) * self.gate for m, x in tokens.items()}
         heard = {m: torch.cat([x, *(means[o] for o in tokens if o != m)], dim=1) for m, x in tokens.items()}
         return {m: blocks[m](x[:, keep or slice(None)], context=heard[m]) for m, x in tokens.items()}, shared
 
 
+class Latents(Fusion):
+    """Another one: latents read all modalities by a block of their own in each layer, and every modality reads them."""
+
+    def __init__(self, geometry: Geometry):
+        super().__init__(geometry)
+        self.latents = nn.Parameter(torch.zeros(1, 2, geometry.dim))
+        self.own = nn.ModuleList(geometry.new_block() for _ in range(geometry.num_fused_layers))
+
+    def start(self, tokens):
+        return tokens, self.latents.expand(len(next(iter(tokens.values()))), -1, -1)
+
+    def forward(self, tokens, shared, blocks, layer, keep=None):
+        shared = self.own[layer](shared, context=torch.cat([shared, *tokens.values()], dim=1))
+        rows = slice(None) if keep is None else keep
+        return {m: blocks[m](x[:, rows], context=torch.cat([x, shared], dim=1)) for m, x in tokens.items()}, shared
+
+
 STRATEGIES = {
     "joint": JointSelfAttention,
     "cross": CrossAttention,
+    "cross, as coded": CrossAttentionAsCoded,
     "sequential": partial(Bottleneck, num_bottlenecks=2, update="sequential"),
     "symmetric": partial(Bottleneck, num_bottlenecks=2, update="symmetric"),
+    "train only": partial(TrainOnlyBottleneck, num_bottlenecks=2, update="symmetric"),
     "custom": GatedMeans,
+    "latents": Latents,
 }
+"""Every strategy, by the name that the laws know it by; networks are in training mode."""
+
+READ_ABSENT = ("cross, as coded", "custom", "latents")
+"""Those that cannot leave out an absent modality."""
+
+
+def test_every_strategy_of_the_package_obeys_the_laws() -> None:
+    covered = {getattr(strategy, "func", strategy) for strategy in STRATEGIES.values()}
+    missing = sorted(c.__name__ for c in defined(Fusion) - covered)
+    assert not missing, f"add {', '.join(missing)} to STRATEGIES in {__file__}"
 
 
 def build(strategy, names: tuple[str, ...], fusion_layer: int, **settings) -> MBT:
@@ -85,7 +124,7 @@ class TestLaws:
         before = {m: x.clone() for m, x in inputs.items()}
         lengths = {"rgb": 8, "spectrogram": 6, "flow": 6}
 
-        tokens = model.encode(inputs)
+        tokens, _ = model.encode(inputs)
         assert {m: tuple(x.shape) for m, x in tokens.items()} == {m: (3, 1 + lengths[m], DIM) for m in names}
         assert {m: tuple(x.shape) for m, x in model(inputs).items()} == {m: (3, CLASSES) for m in names}
         assert inputs.keys() == before.keys() and all(torch.equal(inputs[m], before[m]) for m in before)
@@ -110,20 +149,22 @@ class TestLaws:
     def test_keeping_only_cls_equals_the_full_computation(self, strategy, count, fusion_layer) -> None:
         names = first(count)
         model, inputs = build(strategy, names, fusion_layer), draw(names)
-        full = model.encode(inputs)
+        full, _ = model.encode(inputs)
         for keep in (slice(0, 1), slice(2, 4)):
-            assert close(model.encode(inputs, keep=keep), {m: x[:, keep] for m, x in full.items()})
+            kept, shared = model.encode(inputs, keep=keep)
+            assert close(kept, {m: x[:, keep] for m, x in full.items()}) and shared is None
 
     def test_one_step_with_keep_equals_one_without(self, strategy, count, fusion_layer) -> None:
-        """As above, but for the strategy itself, which the encoder always calls with `keep` in the last layer."""
+        """As above, but for the strategy itself."""
         names = first(count)
         model, inputs = build(strategy, names, fusion_layer), draw(names)
         tokens, shared = model.fusion.start({m: model.tokens[m](inputs[m]) for m in names})
         before = {m: x.clone() for m, x in tokens.items()}
         modules = model.layers[-1]
         blocks = {m: modules[m if m in modules else "shared"] for m in names}
-        full, _ = model.fusion(tokens, shared, blocks)
-        kept, _ = model.fusion(tokens, shared, blocks, keep=slice(0, 1))
+        last = max(0, model.fusion.geometry.num_fused_layers - 1)
+        full, _ = model.fusion(tokens, shared, blocks, last)
+        kept, _ = model.fusion(tokens, shared, blocks, last, keep=slice(0, 1))
         assert close(kept, {m: x[:, :1] for m, x in full.items()})
         assert tokens.keys() == before.keys() and all(torch.equal(tokens[m], before[m]) for m in before)
 
@@ -136,10 +177,20 @@ class TestLaws:
         is_ordered = strategy == "sequential" and count > 1 and fusion_layer < DEPTH
         assert close(model(inputs), turned(inputs)) == (not is_ordered)
 
+    def test_shared_tokens_are_updated_in_the_last_layer(self, strategy, count, fusion_layer) -> None:
+        names = first(count)
+        model, inputs, others = build(strategy, names, fusion_layer), draw(names), draw(names, seed=2)
+        shared = [model.encode(x)[1] for x in (inputs, others)]
+        has_shared = count > 1 and fusion_layer < DEPTH and bool(len(list(model.fusion.parameters())))
+        if not has_shared or strategy == "custom":
+            assert shared == [None, None]
+        else:
+            assert shared[0].shape == (3, 2, DIM) and not torch.allclose(*shared)
+
 
 @every_number
 @every_strategy
-def test_fusion_behind_the_last_layer_is_late_fusion(strategy, count) -> None:
+def test_fusing_after_the_last_layer_is_late_fusion(strategy, count) -> None:
     """Every modality has the logits of a model of its own, and no parameter belongs to the strategy."""
     names = first(count)
     model, inputs = build(strategy, names, DEPTH), draw(names)
@@ -176,10 +227,95 @@ def test_information_crosses_if_and_only_if_it_should(strategy, names, fusion_la
     if num_fused_layers == 0:
         expected = set()
     elif num_fused_layers == 1:  # a bottleneck is first written, then read
-        expected = {"sequential": forward_pairs, "symmetric": set()}.get(strategy, all_pairs)
+        expected = {"sequential": forward_pairs, "symmetric": set(), "train only": set()}.get(strategy, all_pairs)
     else:
         expected = all_pairs
     assert hearers(build(strategy, names, fusion_layer), names) == expected
+
+
+def without(network: MBT, strategy: str, names: tuple[str, ...], fusion_layer: int) -> MBT:
+    """A network that never had the other modalities, with the weights of one that has them."""
+    fewer = build(strategy, names, fusion_layer)
+    fewer.load_state_dict({k: v for k, v in network.state_dict().items() if k in fewer.state_dict()})
+    return fewer
+
+
+@every_layer
+@pytest.mark.parametrize("absent", INPUTS)
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in READ_ABSENT])
+class TestAbsence:
+    def test_an_absent_modality_is_as_if_it_had_never_been(self, strategy, absent, fusion_layer) -> None:
+        """In one batch of clips with all modalities and clips without one."""
+        names = first(3)
+        model, inputs = build(strategy, names, fusion_layer), draw(names)
+        mask = torch.tensor([True, False, True])
+        inputs[absent][1] = float("nan")  # whatever stands in its place
+        logits = model(inputs, {absent: mask})
+        others = tuple(m for m in names if m != absent)
+        fewer = without(model, strategy, others, fusion_layer)
+        whole, lacking = ({m: x[rows] for m, x in inputs.items()} for rows in (mask, ~mask))
+        assert close({m: x[mask] for m, x in logits.items()}, model(whole))
+        theirs = fewer({m: lacking[m] for m in others})
+        assert close({m: logits[m][~mask] for m in others}, theirs)
+        present = {m: mask if m == absent else torch.ones_like(mask) for m in names}
+        assert torch.allclose(fuse(logits, present)[~mask], fuse(theirs))
+        assert torch.allclose(fuse(logits, present)[mask], fuse(model(whole)))
+
+    def test_it_reaches_no_gradient(self, strategy, absent, fusion_layer) -> None:
+        names = first(3)
+        model, inputs = build(strategy, names, fusion_layer), draw(names)
+        present = {m: torch.full((3,), m != absent) for m in names}
+        fuse(model(inputs, present), present).square().sum().backward()
+        own = [p.grad for name, p in model.named_parameters() if name.startswith(f"tokens.{absent}.")]
+        assert not any(grad is not None and grad.any() for grad in own)
+
+
+@every_number
+@every_strategy
+def test_every_matrix_product_is_counted(strategy, count) -> None:
+    """Blocks alike are counted once; the sum is that of a count of everything."""
+    names = first(count)
+    model, inputs = build(strategy, names, 1), {m: INPUTS[m] for m in names}
+    assert gflops_per_clip(model, inputs) == by_module(model, inputs)[""] / 1e9 > 0
+
+
+@every_strategy
+def test_a_mask_of_what_is_all_there_changes_nothing(strategy) -> None:
+    names = first(2)
+    model, inputs = build(strategy, names, 1), draw(names)
+    for mask in ({}, {m: torch.ones(3, dtype=torch.bool) for m in names}):
+        assert all(torch.equal(x, model(inputs, mask)[m]) for m, x in model(inputs).items())
+
+
+@pytest.mark.parametrize("strategy", READ_ABSENT)
+def test_a_strategy_that_would_read_the_absent_is_refused(strategy) -> None:
+    model = build(strategy, first(2), 1)
+    with pytest.raises(UserError, match=f"{type(model.fusion).__name__} cannot leave out an absent modality"):
+        model(draw(first(2)), {"rgb": torch.tensor([True, False, True])})
+
+
+@pytest.mark.parametrize(
+    ("present", "message"),
+    [
+        ({"flow": torch.tensor([True, False, True])}, "present names flow, but the model has rgb, spectrogram"),
+        ({m: torch.tensor([True, False, True]) for m in first(2)}, "a clip has none of the modalities rgb, spec"),
+    ],
+)
+def test_a_wrong_mask_is_refused(present, message) -> None:
+    with pytest.raises(UserError, match=message):
+        build("cross", first(2), 1)(draw(first(2)), present)
+
+
+def test_a_new_block_is_like_the_encoders() -> None:
+    inputs, patches = {"rgb": (3, 16, 16), "flow": (3, 16, 16)}, {"rgb": [8, 8], "flow": [8, 8]}
+    settings = {"size": EncoderSize(8, 3, 4, mlp_ratio=3), "patches": patches, "drop_path": 0.5, "dropout": 0.1}
+    network = MBT(inputs, 2, fusion=Latents, fusion_layer=1, **settings)
+    own, block = network.fusion.own[0], network.block_of(2, "rgb")[1]
+    assert str(own).replace("(drop_path): DropPath(p=0.000)", "(drop_path): DropPath(p=0.500)") == str(block)
+    assert own.attn.num_heads == block.attn.num_heads and len(network.fusion.own) == 2
+    geometry = network.fusion.geometry
+    assert (geometry.modalities, geometry.dim, geometry.num_fused_layers) == (("rgb", "flow"), 8, 2)
+    assert (geometry.num_heads, geometry.mlp_ratio) == (4, 3)
 
 
 @every_strategy
@@ -211,7 +347,7 @@ def test_the_number_of_bottlenecks_is_true(update, number) -> None:
     assert shared.shape == (3, number, DIM) and torch.equal(shared[0], shared[1])
     read = []  # lengths of what the blocks of a fused layer read
     blocks = {m: lambda x, context=None: read.append((x if context is None else context).shape[1]) or x for m in tokens}
-    model.fusion(tokens, shared, blocks)
+    model.fusion(tokens, shared, blocks, 0)
     assert read == [9 + number, 7 + number]
 
 
@@ -248,7 +384,7 @@ def test_parameters_of_the_paper(modalities, settings, parameters) -> None:
 )
 def test_wrong_settings_are_refused(settings, message) -> None:
     with pytest.raises(UserError, match=message):
-        Bottleneck(Geometry(("a", "b"), 8, 2), **settings)
+        Bottleneck(Geometry(("a", "b"), 8, 2, 2, 4.0, nn.Identity), **settings)
 
 
 # ---- the paper's equations, with plain matrices ---------------------------------------------------------------------
@@ -322,7 +458,7 @@ def symmetric_equation(z, fsn, w):
 
 
 def gated_means_equation(z, fsn, w):
-    """The strategy of the test's own, whose gate stands in the place of `fsn`."""
+    """The test's own strategy, with its gate as `fsn`."""
     means = {m: z[m].mean(1, keepdim=True) * fsn for m in z}
     return {m: cross_transformer(z[m], torch.cat([z[m], *(means[o] for o in z if o != m)], 1), w[m]) for m in z}, fsn
 
@@ -330,15 +466,17 @@ def gated_means_equation(z, fsn, w):
 EQUATIONS = {
     "joint": joint_equation,
     "cross": cross_equation,
+    "cross, as coded": cross_equation,
     "sequential": sequential_equation,
     "symmetric": symmetric_equation,
+    "train only": symmetric_equation,
     "custom": gated_means_equation,
 }
 
 
 @every_layer
 @every_number
-@every_strategy
+@pytest.mark.parametrize("strategy", EQUATIONS)
 def test_a_strategy_equals_its_equation(strategy, count, fusion_layer) -> None:
     names = first(count)
     model, inputs = build(strategy, names, fusion_layer), draw(names)
@@ -351,6 +489,9 @@ def test_a_strategy_equals_its_equation(strategy, count, fusion_layer) -> None:
         else:
             z, fsn = EQUATIONS[strategy](z, fsn, w)
     z = {m: layer_norm(x, model.norm.weight, model.norm.bias) for m, x in z.items()}
-    assert close(model.encode(inputs), z)
+    tokens, shared = model.encode(inputs)
+    assert close(tokens, z)
+    if shared is not None:
+        assert torch.allclose(shared, layer_norm(fsn, model.norm.weight, model.norm.bias), rtol=1e-10, atol=1e-10)
     linear = model.head.linear
     assert close(model(inputs), {m: x[:, 0] @ linear.weight.T + linear.bias for m, x in z.items()})

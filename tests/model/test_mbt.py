@@ -1,4 +1,4 @@
-"""The encoder around the fusion: heads, sizes, refusals, block, costs, and what torch does to it."""
+"""The encoder around the fusion: sizes, refusals, block, costs, and what torch does to it."""
 
 import pytest
 import torch
@@ -9,7 +9,8 @@ from mbt_lightning.errors import UserError
 from mbt_lightning.model.blocks import Block, DropPath, Mlp
 from mbt_lightning.model.flops import count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, JointSelfAttention
-from mbt_lightning.model.mbt import HEADS, MBT, POOLS, SIZES, ClsHead, EncoderSize, MeanPoolHead, fuse
+from mbt_lightning.model.mbt import MBT, fuse
+from mbt_lightning.model.size import SIZES, EncoderSize
 from mbt_lightning.training.module import AudioVisualClassifier
 
 SMALL = EncoderSize(dim=16, depth=3, num_heads=2)
@@ -29,50 +30,12 @@ def draw(inputs=INPUTS, batch: int = 2) -> dict[str, torch.Tensor]:
     return {m: torch.randn(batch, *shape, generator=generator) for m, shape in inputs.items()}
 
 
-class TestHeads:
-    def test_logits_start_at_zero(self) -> None:
-        for head in HEADS:
-            model = MBT(INPUTS, CLASSES, size=SMALL, fusion_layer=1, head=head)
-            assert all(not x.any() for x in model(draw()).values())
-
-    def test_cls_reads_the_first_token_of_each_modality(self) -> None:
-        head = ClsHead(16, CLASSES)
-        nn.init.normal_(head.linear.weight)
-        tokens = {"a": torch.randn(2, 4, 16), "b": torch.randn(2, 7, 16)}
-        for m, logits in head(tokens).items():
-            torch.testing.assert_close(logits, tokens[m][:, 0] @ head.linear.weight.T + head.linear.bias)
-
-    def test_mean_weights_modalities_by_their_tokens(self) -> None:
-        head = MeanPoolHead(16, CLASSES)
-        nn.init.normal_(head.linear.weight)
-        tokens = {"a": torch.randn(2, 4, 16), "b": torch.randn(2, 7, 16)}
-        pooled = (4 * tokens["a"].mean(1) + 7 * tokens["b"].mean(1)) / 11
-        logits = head(tokens)
-        assert list(logits) == ["fused"]
-        torch.testing.assert_close(logits["fused"], pooled @ head.linear.weight.T + head.linear.bias)
-
-    @pytest.mark.parametrize("fusion", [Bottleneck, CrossAttention, JointSelfAttention])
-    @pytest.mark.parametrize(("head", "pool"), {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}.items())
-    def test_a_pool_has_no_cls_and_reads_all_tokens(self, fusion, head, pool) -> None:
-        model, inputs = build(head=head, fusion=fusion), draw()
-        assert isinstance(model.head, POOLS[head])
-        tokens = model.encode(inputs)
-        assert {m: x.shape[1] for m, x in tokens.items()} == {"rgb": 8, "spectrogram": 6}
-        pooled = pool(torch.cat([*tokens.values()], 1), 1)
-        torch.testing.assert_close(model(inputs), {"fused": model.head.linear(pooled)})
-
-    def test_representation_is_a_tanh_before_the_logits(self) -> None:
-        model, inputs = build(representation_size=7), draw()
-        assert model.head.linear.in_features == 7
-        hidden, logits = model.head.pre_logits, model(inputs)
-        for m, x in model.encode(inputs).items():
-            by_hand = (x[:, 0] @ hidden.weight.T + hidden.bias).tanh() @ model.head.linear.weight.T
-            torch.testing.assert_close(logits[m], by_hand + model.head.linear.bias)
-
-    def test_fuse_is_the_mean(self) -> None:
-        logits = {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([[3.0, -2.0]]), "c": torch.tensor([[5.0, 3.0]])}
-        assert fuse(logits).tolist() == [[3.0, 1.0]]
-        assert fuse({"a": logits["a"]}).tolist() == [[1.0, 2.0]]
+def test_fuse_is_the_mean() -> None:
+    logits = {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([[3.0, -2.0]]), "c": torch.tensor([[5.0, 3.0]])}
+    assert fuse(logits).tolist() == [[3.0, 1.0]]
+    assert fuse({"a": logits["a"]}).tolist() == [[1.0, 2.0]]
+    present = {m: torch.tensor([m != "b"]) for m in logits}
+    assert fuse(logits, present).tolist() == [[3.0, 2.5]]
 
 
 class TestSizes:
@@ -117,13 +80,7 @@ REFUSALS = {
     "heads": ({"size": EncoderSize(16, 3, 3)}, "dim 16 is not a multiple of num_heads 3"),
     "late": ({"fusion_layer": 4}, r"fusion_layer is 4, but the encoder has 3 layers: give 0 \(early.*\) to 3 \(late"),
     "early": ({"fusion_layer": -1}, "fusion_layer is -1, but the encoder has 3 layers"),
-    "head": ({"head": "median"}, "head is 'median': choose one of cls, mean, max, sum"),
-    "representation": (
-        {"representation_size": 8, "head": "mean"},
-        "representation_size is 8 with head mean: give 1 or",
-    ),
     "no heads": ({"size": EncoderSize(16, 3, 0)}, "num_heads is 0: give more than 0"),
-    "no representation": ({"representation_size": 0}, "representation_size is 0 with head cls: give 1 or more"),
     "dropout": ({"dropout": 1.0}, "dropout is 1.0: give a probability from 0 to below 1"),
     "attention_dropout": ({"attention_dropout": -1}, "attention_dropout is -1"),
     "drop_path": ({"drop_path": 1.0}, "drop_path is 1.0: give a probability from 0 to below 1"),
@@ -169,7 +126,7 @@ class TestDropPath:
 
 class TestDropout:
     def test_its_four_places(self) -> None:
-        """Attention weights, behind the attention's projection, behind the GELU, behind the MLP."""
+        """Attention weights, after the attention's projection, after the GELU, after the MLP."""
         torch.manual_seed(0)
         x = torch.randn(1, 5, 64)
         for settings in ({"dropout": 0.5}, {"attention_dropout": 0.5}):
@@ -185,7 +142,7 @@ class TestDropout:
         assert set(added.unique().tolist()) == {0.0, 2.0, 4.0}
         assert (added == 2).float().mean() == pytest.approx(0.5, abs=0.15)
 
-    def test_what_goes_behind_the_gelu_is_scaled(self) -> None:
+    def test_what_goes_on_after_the_gelu_is_scaled(self) -> None:
         torch.manual_seed(0)
         mlp = Mlp(4, 4000, dropout=0.25)
         nn.init.zeros_(mlp.fc1.weight), nn.init.ones_(mlp.fc1.bias), nn.init.ones_(mlp.fc2.weight)

@@ -202,9 +202,29 @@ def compare(network: MBT, inputs: Inputs) -> list[Row]:
     Returns:
         The rows of a way one after the other, late fusion last.
     """
-    depth, layers = len(network.layers), fusion_layers(network)
-    pairs = [(way, layer) for way in ways(*bottleneck_of(network)) for layer in layers if layer < depth]
-    return [row_of(way.name, fused(network, inputs, way, layer), inputs) for way, layer in [*pairs, (LATE, depth)]]
+    depth, rows = len(network.layers), []
+    for way in ways(*bottleneck_of(network)):
+        early, late = (row_of(way.name, fused(network, inputs, way, layer), inputs) for layer in (0, depth - 1))
+        rows += [between(early, late, layer) for layer in fusion_layers(network) if layer < depth]
+    return [*rows, row_of(LATE.name, fused(network, inputs, LATE, depth), inputs)]
+
+
+def between(early: Row, late: Row, fusion_layer: int) -> Row:
+    """The row of a fusion layer from those of the first and the last: every layer changes the cost by the same."""
+    if fusion_layer == 0:
+        return early
+
+    def at_layer(start: int, end: int) -> int:
+        return start + (end - start) * fusion_layer // late.fusion_layer
+
+    return Row(
+        early.name,
+        fusion_layer,
+        at_layer(early.parameters, late.parameters),
+        at_layer(early.full_layers, late.full_layers),
+        at_layer(early.as_run, late.as_run),
+        None if early.as_coded is None or late.as_coded is None else at_layer(early.as_coded, late.as_coded),
+    )
 
 
 def fused(network: MBT, inputs: Inputs, way: Way, fusion_layer: int) -> MBT:

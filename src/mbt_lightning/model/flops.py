@@ -49,7 +49,7 @@ def multiply_adds(network: MBT, inputs: Inputs, full: bool = False, fusion: Fusi
     def counted_below(block: Block, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         clips, queries, keys = len(x), x.shape[1], (x if context is None else context).shape[1]
         calls.append((clips, block.mlp.fc1.in_features, block.mlp.fc1.out_features, queries, keys))
-        return torch.empty_like(x)
+        return x
 
     for module in shadow.modules():
         if type(module) is Block:

@@ -13,6 +13,7 @@ from vits import google_names
 
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, JointSelfAttention
+from mbt_lightning.model.heads import MeanPoolHead
 from mbt_lightning.model.mbt import MBT, EncoderSize
 from mbt_lightning.model.pretrained.ast import AST
 from mbt_lightning.model.pretrained.init import PerModality
@@ -61,7 +62,7 @@ def same_function(vit: nn.Module, network: MBT) -> None:
     x = torch.randn(2, 3, SIDE * PATCH, SIDE * PATCH)
     with torch.no_grad():
         torch.testing.assert_close(
-            network.encode({"rgb": x[:, :, None]})["rgb"], vit.forward_features(x), rtol=1e-4, atol=1e-5
+            network.encode({"rgb": x[:, :, None]})[0]["rgb"], vit.forward_features(x), rtol=1e-4, atol=1e-5
         )
 
 
@@ -174,7 +175,7 @@ class TestGoogle:
                 torch.testing.assert_close(block.mlp.fc1.weight, vit.blocks[layer].mlp.fc1.weight)
 
     def test_a_head_that_pools_leaves_the_cls_token(self, vit, tmp_path) -> None:
-        network = build(head="mean")
+        network = build(head=MeanPoolHead)
         report = GoogleViT(google_file(vit, tmp_path / "vit.npz"))(network)
         assert {"cls", "cls_position"} <= set(report.unused)
 
@@ -282,7 +283,7 @@ class TestTimm:
         assert report.source == "timm vit_tiny_patch16_224.augreg_in21k"
 
     def test_a_wrong_name_is_told_the_near_ones(self) -> None:
-        with pytest.raises(UserError, match="timm has no such model; did you mean vit_base_patch16_224 or "):
+        with pytest.raises(UserError, match="timm has no such model; did you mean 'vit_base_patch16_224'"):
             TimmViT("vit_base_patch16_22")(build())
 
     def test_a_model_that_cannot_be_fetched(self, monkeypatch) -> None:
