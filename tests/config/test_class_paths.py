@@ -4,7 +4,6 @@ import pytest
 import torch
 from jsonargparse._util import get_import_path
 from lightning.pytorch import loggers
-from mbt_lightning.data.modalities import Modality
 
 import mbt_lightning
 from mbt_lightning.config.class_paths import (
@@ -16,6 +15,7 @@ from mbt_lightning.config.class_paths import (
 )
 from mbt_lightning.data.augment import RgbAugment
 from mbt_lightning.data.mixup import Mixup
+from mbt_lightning.data.modalities import Modality
 from mbt_lightning.data.samplers import ClipSampler
 from mbt_lightning.data.spectrogram import MelTransform
 from mbt_lightning.model.fusion import Fusion

@@ -27,6 +27,7 @@ from mbt_lightning.config.settings import fingerprint
 from mbt_lightning.data.datamodule import AudioVisualData, manifest_file
 from mbt_lightning.data.measure import Measured, kind_of, read_measured, scale_given, settings_of
 from mbt_lightning.data.records import UNNAMED, DataSpec
+from mbt_lightning.data.spectrogram import MelTransform
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.flops import count_parameters, gflops_per_clip
 from mbt_lightning.process import rank
@@ -110,9 +111,8 @@ class Run:
     """Whether the run has an id of its own, by which it finds its checkpoint."""
     is_trained: bool = False
     """Whether its training has ended already, so that only the test is left."""
-    measured: Measured | None = None
-    """The measurement that the spectrogram's mean and standard deviation come from, if they do."""
-    scale_source: str = "as configured"
+    scales: dict[str, tuple[str, Measured | None]] = field(default_factory=dict)
+    """Where mean and standard deviation of a modality's log-mel come from, and their measurement, if it was read."""
     folder: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
     """The resolved configuration as it is recorded."""
@@ -189,24 +189,32 @@ def refuse_unplanned(run: Run) -> None:
 
 
 def fill_in_measured(run: Run) -> None:
-    """Replace `null` as the spectrogram's mean or std by the checkpoint's, or else by what `mbt stats` has measured.
+    """Replace `null` as a log-mel's mean or std by the checkpoint's, or else by what `mbt stats` has measured.
 
     The run's configuration and its checkpoints then hold numbers, and need no statistics any more.
     """
-    data, chosen = run.settings.data, run.settings.data.spectrogram
-    given = vars(chosen.get("init_args", {}))
-    missing = [name for name in ("mean", "std") if name in given and given[name] is None]
-    if "spectrogram" not in run.settings.model.modalities or not missing:
-        return
-    trained = read_about(run.checkpoint)["config"]["data"] if run.checkpoint else {}
-    kind = kind_of(chosen.class_path)
-    if scale := scale_given(trained.get("spectrogram"), settings_of(kind, given)):
-        run.scale_source = f"as in {run.checkpoint}"
-    else:
-        run.measured = read_measured(manifest_file(data.manifest), kind, given)
-        run.scale_source, scale = f"{' and '.join(missing)} {run.measured}", run.measured._asdict()
-    for name in missing:
-        given[name] = scale[name]
+    trained = read_about(run.checkpoint)["config"]["data"]["inputs"] if run.checkpoint else {}
+    for m in run.settings.model.modalities:
+        chosen = transform_of(run.settings.data.inputs[m])
+        given = vars(chosen.get("init_args", Namespace())) if chosen else {}
+        missing = [name for name in ("mean", "std") if name in given and given[name] is None]
+        if not missing:
+            continue
+        kind = kind_of(chosen.class_path)
+        if scale := scale_given(transform_of(trained.get(m)), settings_of(kind, given)):
+            run.scales[m] = (f"as in {run.checkpoint}", None)
+        else:
+            measured = read_measured(manifest_file(run.settings.data.manifest), kind, given)
+            scale = measured._asdict()
+            run.scales[m] = (f"{' and '.join(missing)} {measured}", measured)
+        for name in missing:
+            given[name] = scale[name]
+
+
+def transform_of(modality: Any) -> Any:
+    """The log-mel in the settings of a modality; None if it has none."""
+    chosen = (modality or {}).get("init_args", {}).get("transform")
+    return chosen if chosen and issubclass(kind_of(chosen["class_path"]), MelTransform) else None
 
 
 def record_settings(run: Run) -> None:
@@ -278,7 +286,7 @@ def spec_of(run: Run) -> DataSpec:
     if not run.checkpoint:
         return run.data.spec
     known = read_about(run.checkpoint)["spec"]
-    trained = DataSpec(run.data.inputs, tuple(known["classes"]), tuple(known["groups"]))
+    trained = DataSpec(run.data.shapes, tuple(known["classes"]), tuple(known["groups"]))
     if run.subcommand == "predict":
         return trained
     same_classes(trained.classes, run.data.spec.classes)
@@ -335,8 +343,7 @@ def print_start(run: Run) -> None:
         network, spec = run.model.network, run.model.spec
         shapes = ", ".join(f"{m} {'x'.join(map(str, shape))}" for m, shape in spec.inputs.items())
         print(f"data: {run.data.manifest.path} ({len(spec.classes)} classes; {shapes})")
-        if "spectrogram" in spec.inputs:
-            print_scale(run)
+        print_scales(run)
         print(
             f"model: {count_parameters(network) / 1e6:.2f} million parameters, "
             f"{gflops_per_clip(network, spec.inputs):.3f} GFLOPs a clip"
@@ -352,15 +359,20 @@ def print_start(run: Run) -> None:
             print(f"{reason}: the last checkpoint counts as the best")
 
 
-def print_scale(run: Run) -> None:
-    """Print the spectrogram's mean and standard deviation, and where they come from."""
+def print_scales(run: Run) -> None:
+    """Print mean and standard deviation of each log-mel, and where they come from."""
     data = run.data
-    print(f"spectrogram: mean {data.spectrogram.mean:.6g}, std {data.spectrogram.std:.6g}; {run.scale_source}")
-    if run.measured and run.measured.hash != data.manifest.digest:
-        print(
-            f"warning: they were measured when the manifest's hash was {run.measured.hash}; it is now "
-            f"{data.manifest.digest}; `mbt stats {data.manifest_path}` measures them again"
-        )
+    for m, modality in data.inputs.items():
+        transform = getattr(modality, "transform", None)
+        if not isinstance(transform, MelTransform):
+            continue
+        source, measured = run.scales.get(m, ("as configured", None))
+        print(f"{m}: mean {transform.mean:.6g}, std {transform.std:.6g}; {source}")
+        if measured and measured.hash != data.manifest.digest:
+            print(
+                f"warning: they were measured when the manifest's hash was {measured.hash}; it is now "
+                f"{data.manifest.digest}; `mbt stats {data.manifest_path}` measures them again"
+            )
 
 
 def test_again(run: Run) -> None:

@@ -145,4 +145,4 @@ def build_network(
     chosen = vars(parser.instantiate_classes(Namespace(model=settings.model)).model)
     own = {name: value for name, value in chosen.items() if name in signature(MBT).parameters}
     with torch.device("meta"):
-        return data.inputs, MBT(data.inputs, num_classes(data), **own)
+        return data.shapes, MBT(data.shapes, num_classes(data), **own)
