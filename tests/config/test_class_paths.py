@@ -9,6 +9,7 @@ import mbt_lightning
 from mbt_lightning.config.class_paths import (
     arguments_of,
     found_class,
+    import_public_classes,
     is_same_class,
     public_class_paths,
     public_classes,
