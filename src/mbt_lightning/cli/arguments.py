@@ -1,32 +1,57 @@
-"""The command line before it is parsed: `base:` in files, a checkpoint's configuration and media become options."""
+"""The command line before it is parsed: files, a checkpoint's configuration and media become one configuration."""
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mbt_lightning.config.sweep_values import prepare_points
-from mbt_lightning.config.yaml_files import is_text, read_yaml, split_equals, with_bases
-from mbt_lightning.errors import UserError
+from mbt_lightning.config.class_paths import arguments_of, found_class
+from mbt_lightning.config.merge import Layer, merge, undotted
+from mbt_lightning.config.settings import flat, is_under, nested, without_unused
+from mbt_lightning.config.upgrade import new_name, old_names, upgrade
+from mbt_lightning.config.yaml_files import as_text, is_text, parsed, read_yaml, split_equals, with_bases
+from mbt_lightning.errors import UserError, abbreviate
+from mbt_lightning.process import rank
 from mbt_lightning.runs.folder import find_checkpoint
 from mbt_lightning.training.checkpoint import is_weights_only, read_about
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 NEWEST = ("last", "best")
-"""Values of --ckpt_path that stand for a checkpoint of the experiment's newest run."""
-
+"""Values of --ckpt_path that mean a checkpoint of the experiment's newest run."""
 
 MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "logger", "callbacks")
-"""Settings of the trainer that belong to where and how a run is watched, not to what it computes."""
+"""Settings of the trainer for where a run is computed and how it is monitored, not for what it computes."""
+
+DEFAULTS = {
+    "model": {
+        "modalities": ["rgb", "spectrogram"],
+        "patches": {"rgb": [1, 16, 16], "spectrogram": [16, 16]},
+    },
+    "data": {
+        "inputs": {
+            "rgb": {"class_path": "mbt_lightning.Rgb"},
+            "spectrogram": {"class_path": "mbt_lightning.Spectrogram"},
+        },
+    },
+}
+"""What files and options change by the name of a modality; the same as the defaults of the classes."""
+
+LAST: dict[str, Any] = {"layers": [], "options": [], "config": {}}
+"""What the last command line was merged from, the options beside it, and the result; for messages about it."""
+
+SECTIONS = {"model", "data", "trainer"}
+
+MERGED = ("data.inputs", "model.head", "model.modalities", "model.patches")
+"""Options that are merged with the files; the parser takes the others."""
 
 
 def expand(arguments: list[str]) -> list[str]:
-    """Write out what the parser does not know: `base:` in experiment files, a checkpoint's configuration, media.
+    """Merge what a command line names into one configuration, so that the parser gets one `--config` and options.
 
-    The result names the checkpoint's configuration first, then the files, then all else: the last one wins.
+    A checkpoint's configuration comes first, then the files in their order, then options: the last one wins.
 
     Raises:
         UserError: a file that is missing or not what it should be.
@@ -45,41 +70,100 @@ def expand(arguments: list[str]) -> list[str]:
             named.append(words.pop(0))
         else:
             options.append(word)
-    texts = [name for name in named if is_text(name)]
-    files = [[name] if name in texts else [str(path) for path in with_bases(Path(name))] for name in named]
-    configs = list(itertools.chain(*files))
-
-    paths = [Path(name) for name in configs if name not in texts]
-    said = [read_yaml(path) for path in paths]
-    configs = prepare_points(configs, value_of("--model.fusion", options))
+    files = [layer for name in named for layer in layers_of(name)]
     stems = [Path(name).stem for name in named if name.endswith((".yaml", ".yml")) and Path(name).stem != "config"]
-    given = [content["experiment"] for content in said if content.get("experiment")]
-    experiment = value_of("--experiment", options) or (given[-1] if given else "+".join(dict.fromkeys(stems)))
+    experiment = value_of("--experiment", options) or last_of(files, "experiment") or "+".join(dict.fromkeys(stems))
     if experiment and not value_of("--experiment", options):
         options += ["--experiment", experiment]
 
+    first: list[Layer] = []
     checkpoint = value_of("--ckpt_path", options)
-    named_in_files = [beside(path, c["ckpt_path"]) for path, c in zip(paths, said, strict=True) if c.get("ckpt_path")]
-    if not checkpoint and named_in_files:
-        checkpoint = named_in_files[-1]
+    if not checkpoint and (named_in_file := last_of(files, "ckpt_path")):
+        checkpoint = str(named_in_file)
         if subcommand == "fit" and is_weights_only(checkpoint):  # an overlay of a model: a training starts from it
             config = read_about(checkpoint)["config"]
-            init = {"class_path": "Checkpoint", "init_args": {"path": checkpoint}}
-            start = {"model": config["model"] | {"init": init}, "data": config["data"]}
-            configs.insert(0, yaml.safe_dump(start, sort_keys=False))
+            init = {"class_path": "mbt_lightning.Checkpoint", "init_args": {"path": checkpoint}}
+            first = [Layer(checkpoint, {"model": config["model"] | {"init": init}, "data": config["data"]})]
             checkpoint = "null"
         options += ["--ckpt_path", checkpoint]
-    checkpoint = None if checkpoint in ("null", "None") else checkpoint
-    if checkpoint:
-        runs = value_of("--runs", options) or next((c["runs"] for c in said if c.get("runs")), "runs")
-        configs.insert(0, yaml.safe_dump(config_of(checkpoint, subcommand, Path(runs), experiment), sort_keys=False))
-    return [subcommand, *(word for config in configs for word in ("--config", config)), *options]
+    if checkpoint not in (None, "null", "None"):
+        runs = value_of("--runs", options) or last_of(files, "runs") or "runs"
+        first = [Layer(checkpoint, config_of(checkpoint, subcommand, Path(runs), experiment))]
+    merged_options, options = take_merged(options)
+    layers = [Layer("the defaults", DEFAULTS), *first, *files, *merged_options]
+    config = without_unused(merge(layers))
+    config.pop("base", None)
+    LAST.update(layers=layers, options=options, config=config)
+    return [subcommand, "--config", as_text(config), *options]
 
 
-def beside(file: Path, checkpoint: str) -> str:
+def place_of(name: str) -> tuple[str, str]:
+    """Where the last command line sets a name, or a part of one: the file or option, and the whole dotted name."""
+    if any(f".{name}." in f".{word.removeprefix('--').partition('=')[0]}." for word in LAST["options"]):
+        return "", name
+    for layer in reversed(LAST["layers"]):
+        for full in flat(layer.content):
+            before, found, _ = f".{full}.".partition(f".{name}.")
+            if found:
+                return layer.source, f"{before}.{name}".lstrip(".")
+    return "", name
+
+
+def settings_beside(name: str) -> set[str]:
+    """The arguments of the class that a dotted name is an argument of; none if it is of no class."""
+    before = name.rpartition(".")[0]
+    chosen = flat(LAST["config"]).get(f"{before.removesuffix('.init_args')}.class_path")
+    return {f"{before}.{key}" for key in arguments_of(found_class(chosen))} if chosen else set()
+
+
+def layers_of(name: str) -> list[Layer]:
+    """The configurations that one --config names: a text of JSON, or a file and those that it builds on."""
+    if is_text(name):
+        return [Layer("--config", upgraded("--config", parsed(name, "--config")), is_point=True)]
+    paths = with_bases(Path(name))
+    return [Layer(str(path), upgraded(str(path), read_yaml(path)), path.suffix == ".json") for path in paths]
+
+
+def upgraded(source: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of a user's own with today's names; those that have changed are printed."""
+    config = undotted({name: value for name, value in content.items() if value is not None or name not in SECTIONS})
+    for name in SECTIONS & config.keys():
+        if not isinstance(config[name], dict):
+            raise UserError(f"{source}: {name} is {config[name]!r}: give its settings as keys and values")
+    if (old := old_names(config)) and rank() == 0:
+        changed = abbreviate([f"{name} is now {new_name(name)}" for name in old], most=3)
+        print(f"{source}: settings have new names: {changed}", flush=True)
+    if config.get("ckpt_path"):
+        config["ckpt_path"] = beside(source, config["ckpt_path"])
+    return upgrade(config)
+
+
+def last_of(layers: Sequence[Layer], key: str) -> Any:
+    """The value of the last configuration that has one of a key; None if none has."""
+    return next((layer.content[key] for layer in reversed(layers) if layer.content.get(key)), None)
+
+
+def take_merged(options: list[str]) -> tuple[list[Layer], list[str]]:
+    """The options that are merged with the files, and the others as they are."""
+    layers, others = [], []
+    words = list(options)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        is_merged = name != new_name(name) or is_under(name, MERGED)
+        if not word.startswith("--") or not is_merged or not (equals or words):
+            others.append(word)
+            continue
+        value = value if equals else words.pop(0)
+        layers.append(Layer(f"--{name}", upgraded(f"--{name}", nested({name: parsed(value, f"--{name}")}))))
+    return layers, others
+
+
+def beside(file: str, checkpoint: str) -> str:
     """A checkpoint that a file names: a bare file name lies in the file's own folder, a path if it is there."""
     is_bare = Path(checkpoint).name == checkpoint and checkpoint not in NEWEST
-    return str(file.parent / checkpoint) if is_bare or (file.parent / checkpoint).is_file() else checkpoint
+    neighbour = Path(file).parent / checkpoint
+    return str(neighbour) if is_bare or neighbour.is_file() else checkpoint
 
 
 def config_of(checkpoint: str, subcommand: str, runs: Path, experiment: str) -> dict[str, Any]:

@@ -1,14 +1,13 @@
 """A run's resolved settings as plain data, without torch: which of them a score can depend on.
 
-Two runs whose `identity_settings` are equal are the same experiment: they compute the same numbers, whatever was
-written down for them.
+Two runs whose `identity_settings` are equal are the same experiment: they compute the same numbers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -41,27 +40,13 @@ RUNTIME_ONLY = (
     "trainer.strategy",
     "trainer.use_distributed_sampler",
 )
-"""Settings of where and how a run is done and watched; nothing that is computed depends on them."""
-
-OF_MODALITY = {
-    "rgb": (
-        "data.decoder",
-        "data.frame_size",
-        "data.num_frames",
-        "data.rgb_augment",
-        "data.rgb_crop",
-        "data.rgb_window_seconds",
-        "data.short_side",
-        "model.patches.rgb",
-    ),
-    "spectrogram": ("data.spec_augment", "data.spectrogram", "model.patches.spectrogram"),
-}
-"""Settings that mean nothing without a modality."""
+"""Settings of where a run is computed and how it is monitored; no score depends on them."""
 
 OF_SEVERAL_MODALITIES = ("data.synchronous", "model.fusion", "model.fusion_layer", "model.share_encoder")
 """Settings that mean nothing where there is a single modality."""
 
-OWN = "mbt_lightning."
+BY_MODALITY = ("data.inputs", "model.patches")
+"""Settings that are mappings from a modality's name to what is set for it."""
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -69,7 +54,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
     Args:
         config: plain data, as in a run's `config.yaml`.
-        prefix: what stands before every name.
+        prefix: put before every name.
     """
     found: dict[str, Any] = {}
     for name, value in config.items():
@@ -99,34 +84,55 @@ def depth_of(config: Mapping[str, Any]) -> int:
 
 
 def is_late(config: Mapping[str, Any]) -> bool:
-    """Whether several modalities never meet before their logits do (L_f = depth): then no strategy is at work."""
+    """Whether several modalities are fused by their logits only (L_f = depth), without any strategy."""
     model = config["model"]
     return len(model["modalities"]) > 1 and model["fusion_layer"] == depth_of(config)
+
+
+def without_unused(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what is set for modalities that its model does not use.
+
+    Args:
+        config: a resolved configuration; one that names an unknown modality stays as it is.
+    """
+    used = config["model"]["modalities"]
+    kept = dict(config)
+    for part, key in (name.split(".") for name in BY_MODALITY):
+        given = kept.get(part, {}).get(key)
+        if isinstance(given, Mapping) and isinstance(used, list) and set(used) <= given.keys():
+            kept[part] = kept[part] | {key: {m: value for m, value in given.items() if m in used}}
+    return kept
+
+
+def is_under(name: str, settings: Iterable[str]) -> bool:
+    """Whether a dotted name is one of some settings or a part of one."""
+    return any(name == setting or name.startswith(f"{setting}.") for setting in settings)
+
+
+def may_be_absent(name: str) -> bool:
+    """Whether a setting has no meaning for some runs: it is a modality's own, or needs several modalities.
+
+    Args:
+        name: the dotted name of a setting or of a part of one.
+    """
+    return is_under(name, (*BY_MODALITY, *OF_SEVERAL_MODALITIES))
 
 
 def identity_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings by dotted names that a score can depend on.
 
-    Left out is what belongs to the machine or to the watching of a run, and what means nothing in this very run: the
-    strategy of late fusion and of a single modality, and the transforms of an absent modality.
+    Left out are the settings of the machine and of the monitoring of a run, and those without effect in this very
+    run: what is set for an absent modality, and the strategy of late fusion and of a single modality.
 
     Args:
         config: a resolved configuration, as in a run's `config.yaml`.
     """
-    modalities = config["model"]["modalities"]
-    without: list[str] = [*RUNTIME_ONLY]
-    for modality, names in OF_MODALITY.items():
-        without += [] if modality in modalities else names
-    if len(modalities) == 1:
+    without = [*RUNTIME_ONLY]
+    if len(config["model"]["modalities"]) == 1:
         without += OF_SEVERAL_MODALITIES
     elif is_late(config):
         without.append("model.fusion")
-    kept = {}
-    for name, value in flat(config).items():
-        if not any(name == other or name.startswith(f"{other}.") for other in without):
-            is_own = name.endswith(".class_path") and str(value).startswith(OWN)
-            kept[name] = OWN + value.rpartition(".")[2] if is_own else value  # the same class has several paths
-    return kept
+    return {name: value for name, value in flat(without_unused(config)).items() if not is_under(name, without)}
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:

@@ -1,10 +1,10 @@
-"""Files of settings, read strictly and without torch: a key that stands twice is refused, `base:` is followed."""
+"""Files of settings, read strictly and without torch: a repeated key is refused, `base:` is followed."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,12 @@ from mbt_lightning.errors import UserError, did_you_mean, one_line
 
 
 class StrictLoader(yaml.SafeLoader):
-    """Loads YAML, and refuses a key that stands twice: plain YAML drops the first without a word."""
+    """Loads YAML as the parser does (1e-3 is a number, a date is text), but refuses a repeated key."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, form) for tag, form in forms if not tag.endswith((":float", ":timestamp"))]
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def no_duplicates(loader: StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -23,11 +28,51 @@ def no_duplicates(loader: StrictLoader, node: yaml.MappingNode, deep: bool = Fal
     for i, key in enumerate(keys):
         if key in keys[:i]:
             mark = node.value[i][0].start_mark
-            raise UserError(f"{mark.name}:{mark.line + 1}: key {key!r} stands there twice; the first would be lost")
+            raise UserError(f"{mark.name}:{mark.line + 1}: key {key!r} is there twice; the first would be lost")
     return loader.construct_mapping(node, deep=deep)
 
 
+FLOAT = re.compile(
+    r"""[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?$
+    |[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)$
+    |\.[0-9_]+(?:[eE][-+][0-9]+)?$
+    |[-+]?\.(?:inf|Inf|INF)$
+    |\.(?:nan|NaN|NAN)$""",
+    re.VERBOSE,
+)
+StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
 StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, no_duplicates)
+
+
+class StrictDumper(yaml.SafeDumper):
+    """Writes text that `StrictLoader` and the parser read as it was: the text `1e3` is no number."""
+
+    yaml_implicit_resolvers = StrictLoader.yaml_implicit_resolvers
+
+
+def parsed(text: str, source: str) -> Any:
+    """The content of a YAML text, read strictly.
+
+    Args:
+        text: YAML, or JSON, which is YAML too.
+        source: where it is from, for errors.
+
+    Raises:
+        UserError: it is no YAML, or a key is there twice.
+    """
+    loader = StrictLoader(text)
+    loader.name = source
+    try:
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: not YAML: {one_line(error)}") from None
+    finally:
+        loader.dispose()
+
+
+def as_text(config: Mapping[str, Any]) -> str:
+    """A configuration as YAML."""
+    return yaml.dump(config, Dumper=StrictDumper, sort_keys=False, allow_unicode=True)
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:
@@ -35,16 +80,15 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
 
     Args:
         path: the file, which is there.
-        what: what it is, for the error: `an experiment file`.
+        what: its kind, for the error: `an experiment file`.
 
     Raises:
         UserError: no YAML, a key twice, or not keys and values.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a YAML file: {one_line(error)}") from None
+        content = parsed(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8: {one_line(error)}") from None
     if content is not None and not isinstance(content, dict):
         raise UserError(f"{path}: {what} holds keys and values, not {type(content).__name__}")
     return content or {}
@@ -59,7 +103,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def with_bases(path: Path, seen: tuple[Path, ...] = ()) -> list[Path]:
-    """An experiment file behind the files that it names as its `base`, the first of all first."""
+    """The files that an experiment file builds on by its `base`, the first of all first, and the file itself."""
     if not path.is_file():
         raise UserError(f"--config {path}: no such file{nearest_file(path)}")
     if path in seen:
@@ -70,7 +114,7 @@ def with_bases(path: Path, seen: tuple[Path, ...] = ()) -> list[Path]:
 
 
 def nearest_file(path: Path) -> str:
-    """A hint at the YAML file of a folder whose name is most like one that is not there, or nothing."""
+    """A hint at the YAML file with the most similar name in the folder of a missing file, or nothing."""
     return did_you_mean(str(path), [str(p) for p in path.parent.glob("*.yaml")])
 
 
@@ -82,7 +126,7 @@ def split_equals(words: Sequence[str]) -> list[str]:
 
 
 def is_text(config: str) -> bool:
-    """Whether what stands behind --config is the configuration itself as JSON, as W&B may hand it over."""
+    """Whether the value of --config is the configuration itself as JSON, which W&B may hand over."""
     return config.lstrip().startswith("{")
 
 
@@ -90,7 +134,7 @@ def files_named(words: Sequence[str]) -> list[Path]:
     """All files that the --config options of a command line depend on, in the order in which they are read.
 
     Args:
-        words: the command line behind `mbt`.
+        words: the command line after `mbt`.
 
     Raises:
         UserError: a file that is missing or not what it should be.

@@ -19,6 +19,7 @@ from typing import Any, TypeGuard
 
 import yaml
 
+from mbt_lightning.config.upgrade import upgrade
 from mbt_lightning.errors import UserError
 from mbt_lightning.process import is_running
 
@@ -91,7 +92,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: a file that cannot be read.
     """
-    config = read_yaml(folder / "config.yaml")
+    config = upgrade(read_yaml(folder / "config.yaml"))
     summary, state = read_json(folder / "summary.json"), read_json(folder / "state.json")
     name, message = state_of(summary, state)
     path = folder / ("summary.json" if summary else "state.json" if state else "config.yaml")
