@@ -231,7 +231,7 @@ def test_a_run_takes_the_numbers_and_its_checkpoint_carries_them(manifest, capsy
     now = read_manifest(manifest).digest
     out = " ".join(capsys.readouterr().out.split())
     assert f"spectrogram: mean {entry['mean']:.6g}, std {entry['std']:.6g}; mean and std measured on 4 clips" in out
-    assert f"warning: they were measured when the manifest's hash was {entry['hash']}; it is {now} now" in out
+    assert f"warning: they were measured when the manifest's hash was {entry['hash']}; it is now {now}" in out
 
     (run,) = Path("runs").glob("*/*")
     carried = read_checkpoint(run / "checkpoints" / "last.ckpt")["mbt_lightning"]["config"]
@@ -282,7 +282,7 @@ def test_in_python_the_numbers_are_asked_for(manifest) -> None:
         (["--num_clips", "0"], "num_clips is 0: give 1 or more"),
         (["--window_seconds", "0"], "window_seconds is 0.0: give a time above 0"),
         (["--split", "trian"], "split 'trian' has no clips; the manifest's splits are: train (5), test (1)"),
-        (["--spectrogram", "LogMle"], "did you mean LogMel?"),
+        (["--spectrogram", "LogMle"], "did you mean 'LogMel'?"),
         (["--spectrogram.num_mels", "4000"], "num_mels is 4000"),
     ],
 )

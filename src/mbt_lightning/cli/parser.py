@@ -15,21 +15,12 @@ from lightning.pytorch import Trainer, __version__
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mbt_lightning.cli.arguments import CommandLine
-from mbt_lightning.config.class_paths import public_classes
+from mbt_lightning.config.class_paths import import_public_classes, public_classes
 from mbt_lightning.config.trusted import TRUST_HELP
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.errors import UserError, did_you_mean, exit_with_error, one_line
 from mbt_lightning.model.mbt import MBT
-from mbt_lightning.model.pretrained.ast import AST
-from mbt_lightning.model.pretrained.init import PerModality
-from mbt_lightning.model.pretrained.scenic import Scenic
-from mbt_lightning.model.pretrained.vit import GoogleViT, TimmViT
-from mbt_lightning.training.checkpoint import Checkpoint
 from mbt_lightning.training.module import AudioVisualClassifier
-from mbt_lightning.training.wandb_logger import WandbRun
-
-NAMED_IN_FILES = (GoogleViT, TimmViT, AST, Scenic, Checkpoint, PerModality, WandbRun)
-"""Starting weights and a logger: imported here so that files may name them without their module."""
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "None", "32", "bf16", "16")
 """Allowed values of `trainer.precision`: 16-true and bf16-true would round the audio before its spectrogram."""
@@ -85,6 +76,7 @@ def build_parser(*subcommands: str) -> Parser:
     Args:
         *subcommands: `fit`, `validate`, `test` or `predict`: it takes the settings of all that are named.
     """
+    import_public_classes()
     parser = Parser(
         prog=f"mbt {subcommands[0]}",
         description="Audio-visual classification with transformers: one experiment from clips to scores.",

@@ -18,6 +18,12 @@ def public_classes() -> list[str]:
     return list(mbt_lightning._CLASSES)
 
 
+def import_public_classes() -> None:
+    """Import them all: the parser knows by its bare name only what is imported."""
+    for name in public_classes():
+        getattr(mbt_lightning, name)
+
+
 def public_class_paths(config: Any) -> Any:
     """A configuration in which every public class of this package has its public path, `mbt_lightning.X`.
 
