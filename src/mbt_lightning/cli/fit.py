@@ -317,7 +317,7 @@ def load_weights(run: Run) -> None:
 class FitProgressBar(RichProgressBar):
     """Lightning's Rich progress bar without the number of the run, which is in its folder's name."""
 
-    def get_metrics(self, trainer, pl_module):  # noqa: D102
+    def get_metrics(self, trainer, pl_module):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics

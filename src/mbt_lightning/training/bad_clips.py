@@ -65,28 +65,28 @@ class BadClipGuard(L.Callback):
             )
         return len(bad)
 
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:  # noqa: D102
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self.note(trainer, "train", batch, batch_idx)
         if not len(batch):
             raise UserError(
                 f"no clip of a whole batch could be read; one is {batch.bad[0].path}: {batch.bad[0].reason}"
             )
 
-    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:  # noqa: D102
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
         self.note(trainer, trainer.datamodule.val_split, batch, batch_idx)
 
-    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:  # noqa: D102
+    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
         self.note(trainer, trainer.datamodule.test_split, batch, batch_idx)
 
-    def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:  # noqa: D102
+    def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
         self.note(trainer, "predict", batch, batch_idx)
 
-    def on_train_epoch_end(self, trainer, pl_module) -> None:  # noqa: D102
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
         pl_module.log("train/bad_clips", float(self.check(trainer, "train")))
 
-    def on_validation_epoch_end(self, trainer, pl_module) -> None:  # noqa: D102
+    def on_validation_epoch_end(self, trainer, pl_module) -> None:
         if not trainer.sanity_checking:
             pl_module.log("val/bad_clips", float(self.check(trainer, trainer.datamodule.val_split)))
 
-    def on_test_epoch_end(self, trainer, pl_module) -> None:  # noqa: D102
+    def on_test_epoch_end(self, trainer, pl_module) -> None:
         pl_module.log("test/bad_clips", float(self.check(trainer, trainer.datamodule.test_split)))

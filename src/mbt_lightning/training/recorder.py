@@ -86,10 +86,10 @@ class RunRecorder(L.Callback):
             assert self.folder is not None
             (self.folder / "init.txt").write_text(pl_module.init_report.text(), encoding="utf-8")
 
-    def on_train_epoch_start(self, trainer, pl_module) -> None:  # noqa: D102
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
         self.since = time.perf_counter()
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # noqa: D102
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         now = time.perf_counter()
         self.seconds += now - self.since
         self.since = now

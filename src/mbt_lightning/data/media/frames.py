@@ -69,7 +69,7 @@ class Decord(FrameReader):
     # From here on its own listing of all packets, at each opening, costs more than decoding.
     long_pictures = 10_000
 
-    def why_not(self) -> str:  # noqa: D102
+    def why_not(self) -> str:
         try:
             import decord
         except Exception as error:
@@ -79,12 +79,12 @@ class Decord(FrameReader):
         decord.logging.set_level(decord.logging.QUIET)
         return ""
 
-    def version(self) -> str:  # noqa: D102
+    def version(self) -> str:
         import decord
 
         return decord.__version__
 
-    def problem(self, info: MediaInfo) -> str:  # noqa: D102
+    def problem(self, info: MediaInfo) -> str:
         assert info.video is not None
         if info.container not in CONTAINERS:
             return f"container {info.container}"
@@ -94,7 +94,7 @@ class Decord(FrameReader):
             return "a long file"
         return next(iter(info.oddities), "")
 
-    def read(self, info: MediaInfo, video: Track, indices: NDArray[np.intp]) -> Pictures:  # noqa: D102
+    def read(self, info: MediaInfo, video: Track, indices: NDArray[np.intp]) -> Pictures:
         import decord
 
         try:
@@ -119,7 +119,7 @@ class Torchcodec(FrameReader):
     # right.
     untrusted = (StreamQuirk.HIDDEN, StreamQuirk.UNTIMED, StreamQuirk.DAMAGED, StreamQuirk.NO_KEY)
 
-    def why_not(self) -> str:  # noqa: D102
+    def why_not(self) -> str:
         try:
             import torchcodec
         except RuntimeError:  # how older versions say it
@@ -128,17 +128,17 @@ class Torchcodec(FrameReader):
             return _why_no_import("torchcodec", error)
         return "" if torchcodec.ffmpeg_major_version else "torchcodec finds no FFmpeg that it can use"
 
-    def version(self) -> str:  # noqa: D102
+    def version(self) -> str:
         import torchcodec
 
         return f"{torchcodec.__version__} on FFmpeg {torchcodec.ffmpeg_major_version}"
 
-    def problem(self, info: MediaInfo) -> str:  # noqa: D102
+    def problem(self, info: MediaInfo) -> str:
         if info.container not in CONTAINERS:
             return f"container {info.container}"
         return next((oddity for oddity in info.oddities if oddity in self.untrusted), "")
 
-    def read(self, info: MediaInfo, video: Track, indices: NDArray[np.intp]) -> Pictures:  # noqa: D102
+    def read(self, info: MediaInfo, video: Track, indices: NDArray[np.intp]) -> Pictures:
         from torchcodec.decoders import VideoDecoder
 
         try:
@@ -164,14 +164,14 @@ class PyAV(FrameReader):
 
     name = "pyav"
 
-    def version(self) -> str:  # noqa: D102
+    def version(self) -> str:
         import av
 
         names = "libavformat", "libavcodec", "libswscale"
         libraries = ", ".join(f"{name} {'.'.join(map(str, av.library_versions[name]))}" for name in names)
         return f"{av.__version__} with {libraries}"
 
-    def read(self, info: MediaInfo, video: Track, indices: NDArray[np.intp]) -> Pictures:  # noqa: D102
+    def read(self, info: MediaInfo, video: Track, indices: NDArray[np.intp]) -> Pictures:
         wanted = video.seconds[indices]
         try:
             return _decode_pictures(info, video, wanted, seek=not video.is_counted)
