@@ -251,7 +251,7 @@ class TestReport:
         manifest = read_manifest(Path("m.csv"))
         assert manifest.left_out == {"missing": 1, "unreadable": 1}
         report = Path("m.csv.report.txt").read_text()
-        assert "vggsound.csv:6: refused: 2 columns where 4 belong" in report
+        assert "vggsound.csv:6: refused: 2 columns instead of 4" in report
         assert f"vggsound.csv:3: {IDS[2]}_000002: missing" in report
         assert f"vggsound.csv:2: {IDS[1]}_000001: unreadable" in report
         leak = f"source {IDS[3]} has clips in two splits: test (vggsound.csv:4), train (vggsound.csv:5)"
@@ -275,13 +275,13 @@ class TestReport:
     def test_a_clip_in_two_splits_stays_where_it_evaluates(self, lay_out, capsys) -> None:
         other = f"{IDS[3]},3,a b,train\n"
         lay_out({"vggsound.csv": f"{IDS[0]},0,a b,train\n" + VGG.replace("train", "val") + other}, [])
-        assert "clip '--aaSYNTH00_000000' stands in two splits" in self.refused(capsys, "--refuse_leaks", "true")
+        assert "clip '--aaSYNTH00_000000' is in two splits" in self.refused(capsys, "--refuse_leaks", "true")
         self.prepare()
         rows = {row.split(",")[0]: row for row in Path("m.csv").read_text().splitlines()}
         assert ",val,missing,vggsound.csv:2" in rows[f"{IDS[0]}_000000"] and f"{IDS[3]}_000003" not in rows
         report = Path("m.csv.report.txt").read_text()
-        place = "stays in val (vggsound.csv:2), leaves train (vggsound.csv:1)"
-        assert f"leak: clip '{IDS[0]}_000000' stands in two splits: {place}\n" in report
+        place = "kept in val (vggsound.csv:2), dropped from train (vggsound.csv:1)"
+        assert f"leak: clip '{IDS[0]}_000000' is in two splits: {place}\n" in report
         assert "vggsound.csv:6: refused: " in report, "other labels: nobody knows which are right"
         assert "clips in two splits, dropped from one: 1" in capsys.readouterr().out
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from media import Recipe
 
-from mbt_lightning.data import worker_pool as apart
+from mbt_lightning.data import worker_pool
 from mbt_lightning.datasets import examine as probe
 from mbt_lightning.datasets.examine import Probed, probe_media
 from mbt_lightning.errors import UserError
@@ -261,7 +261,7 @@ def test_a_wrong_function_or_workers_that_cannot_start_are_no_damage(tmp_path, r
         run(paths, examine="os:nothing")
     with pytest.raises(UserError, match="num_workers is 0"):
         run(paths, num_workers=0)
-    monkeypatch.setattr(apart, "_serve", time.sleep)  # which refuses what it is given
+    monkeypatch.setattr(worker_pool, "_serve", time.sleep)  # which refuses what it is given
     with pytest.raises(RuntimeError, match="cannot start"):
         run(paths)
     assert not (tmp_path / "cache" / "probe.jsonl").read_text()

@@ -25,7 +25,7 @@ from mbt_lightning.data.media.probe import ClipError
 from mbt_lightning.data.records import BadClip, Example
 from mbt_lightning.data.spectrogram import LogMel, Spectrogram
 from mbt_lightning.data.store import Store, read_sound, readable_seconds
-from mbt_lightning.data.worker_pool import Failure, Progress, run_apart
+from mbt_lightning.data.worker_pool import Failure, WorkerProgress, run_in_workers
 from mbt_lightning.errors import UserError
 
 PIECE_SECONDS = 60
@@ -79,7 +79,7 @@ def look_at(
     settings: Mapping[str, Any] | None,
     num_workers: int,
     timeout_seconds: float,
-    progress: Progress,
+    progress: WorkerProgress,
     what: str,
 ) -> tuple[list[ClipMeasurement], list[BadClip]]:
     """Look at clips in other processes; the result does not depend on how many they are.
@@ -100,8 +100,8 @@ def look_at(
     jobs = [(MeasureJob(i, example, store, recipe), timeout_seconds) for i, example in enumerate(examples)]
     seen: dict[int, ClipMeasurement] = {}
     bad: dict[int, BadClip] = {}
-    progress.begin(what, len(jobs), 0)
-    for wanted, answer in run_apart(f"{__name__}:look", jobs, num_workers):
+    progress.start(what, len(jobs), 0)
+    for wanted, answer in run_in_workers(f"{__name__}:look", jobs, num_workers):
         if isinstance(answer, Failure):
             example = wanted.example
             bad[wanted.number] = BadClip(example.clip_id, str(example.audio), answer.reason)

@@ -1,4 +1,4 @@
-"""Checks of a manifest's rows, which also count and hash them: what makes no sense is refused by file and line."""
+"""Checks of a manifest's rows, by file and line; the same pass also counts and hashes them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mbt_lightning.errors import UserError, did_you_mean
 
 
 class Check:
-    """Takes batches of rows, refuses what makes no sense, and counts and hashes what there is.
+    """Takes batches of rows, refuses invalid ones, and counts and hashes all.
 
     Args:
-        classes: the class names that labels must have; empty: any.
-        source: what the class list is called in messages.
+        classes: the allowed class names; empty: any.
+        source: name of the class list in messages.
     """
 
     def __init__(self, classes: Sequence[str], source: str):
@@ -55,14 +55,13 @@ class Check:
         return {split: stored.filter(pc.equal(batch["split"], split)) for split in splits}
 
     def count(self, batch: pa.RecordBatch) -> None:
-        """Count rows by split and status."""
         pairs = pa.table({name: batch[name] for name in ("split", "status")}).group_by(["split", "status"])
         for row in pairs.aggregate([([], "count_all")]).to_pylist():
             by_status = self.counts.setdefault(row["split"] or "", {})
             by_status[row["status"]] = by_status.get(row["status"], 0) + row["count_all"]
 
     def hash(self, batch: pa.RecordBatch) -> None:
-        """Hash every column by itself, lengths apart from contents: it does not matter how rows come in batches."""
+        """Hash every column separately, lengths apart from contents, so that the batch size does not matter."""
         for name in COLUMNS.names:
             cells = batch[name]
             if pa.types.is_list(cells.type):
@@ -76,12 +75,11 @@ class Check:
                 self.hashes[name, "texts"].update(text_of(cells))
 
     def digest(self, classes: Sequence[str], groups: Sequence[str]) -> str:
-        """Hash of all rows and a class list."""
         parts = [(*key, part.hexdigest()) for key, part in sorted(self.hashes.items())]
         return hashlib.sha256(json.dumps([parts, classes, groups]).encode()).hexdigest()[:16]
 
     def label_indices(self, rows: Rows, batch: pa.RecordBatch, usable: NDArray[np.int64]) -> pa.ListArray:
-        """The labels as indices of classes; without a class list every new label becomes one."""
+        """The labels as class indices; without a class list every new label becomes a class."""
         labels = pc.list_flatten(batch["labels"]).dictionary_encode()
         names = labels.dictionary.to_pylist()
         if not self.closed:
@@ -96,20 +94,20 @@ class Check:
         return to_lists(indices, batch["labels"])
 
     def unique_ids(self) -> None:
-        """Refuse a clip_id that stands there twice."""
+        """Refuse a repeated clip_id."""
         ids = pa.chunked_array(self.ids, pa.string())
         if pc.count_distinct(ids).as_py() == len(ids):
             return
         seen: dict[str, int] = {}
         for clip_id, place in zip(ids.to_pylist(), np.concatenate(self.places).tolist(), strict=True):
             if (first := seen.setdefault(clip_id, place)) != place:
-                raise UserError(f"{self.where}{place}: clip_id {clip_id!r} stands at {self.where}{first} already")
+                raise UserError(f"{self.where}{place}: clip_id {clip_id!r} is already used at {self.where}{first}")
 
 
 def sort_classes(
     index: Mapping[str, int], parts: Mapping[str, list[pa.RecordBatch]]
 ) -> tuple[tuple[str, ...], dict[str, list[pa.RecordBatch]]]:
-    """The classes that occurred in the order of their names, and the rows with their labels as indices of these."""
+    """The classes that occurred, sorted by name, and the rows with their labels as indices into them."""
     names = tuple(sorted(index))
     place = np.zeros(len(names), np.int32)
     place[[index[name] for name in names]] = np.arange(len(names))
@@ -122,13 +120,13 @@ def sort_classes(
 
 
 def to_lists(values: NDArray, like: pa.ListArray) -> pa.ListArray:
-    """Values in lists that are as long as others."""
+    """Values as lists of the same lengths as those of `like`."""
     ends = np.cumsum(pc.list_value_length(like).to_numpy(), dtype=np.int32)
     return pa.ListArray.from_arrays(np.concatenate([np.zeros(1, np.int32), ends]), values)
 
 
 def check_cells(rows: Rows, batch: pa.RecordBatch, usable: NDArray[np.int64]) -> None:
-    """Refuse cells that make no sense; `batch` are the usable rows of `rows`."""
+    """Refuse invalid cells; `batch` are the usable rows of `rows`."""
 
     def first(wrong: pa.Array) -> int | None:
         index = pc.index(wrong, True).as_py()
@@ -153,7 +151,7 @@ def check_cells(rows: Rows, batch: pa.RecordBatch, usable: NDArray[np.int64]) ->
 
 
 def text_of(cells: pa.Array) -> memoryview:
-    """All texts of a column without nulls, one behind the other."""
+    """The concatenated texts of a column without nulls."""
     if not len(cells):
         return memoryview(b"")
     _, offsets, content = cells.buffers()

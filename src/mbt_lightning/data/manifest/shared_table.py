@@ -1,4 +1,4 @@
-"""The usable rows of a manifest in memory that all processes share, and Examples made of them one by one."""
+"""The usable rows of a manifest in memory shared by all processes, converted to Examples one by one."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from mbt_lightning.disk import cache_folder, mark_used, replacing
 from mbt_lightning.errors import UserError
 
 SHARED_BYTES = 16 * 2**20
-"""Tables larger than this are memory-mapped; smaller ones each process may have for itself."""
+"""Tables larger than this are memory-mapped; smaller ones are copied to each process."""
 
 RESIDENT_ROWS = 100
-"""After so many rows a process lets go of the pages that it has read: each may have brought in half a megabyte."""
+"""A process releases its pages after this many rows: each row may have read half a megabyte."""
 
 STORED = pa.schema([COLUMNS.field(n) for n in ("clip_id", "video", "audio", "start_seconds", "end_seconds")]).append(
     pa.field("labels", pa.list_(pa.int32()))
 )
-"""What an Example is made of: the labels are indices of classes."""
+"""The columns of an Example; the labels are class indices."""
 
 
 class Clips(Sequence[Example]):
-    """The usable clips of a split: a view of the table that makes an `Example` of a row when it is asked for.
+    """The usable clips of a split: a view of the table that converts a row to an `Example` on access.
 
     Args:
         table: the rows of all splits.
-        rows: which of them.
+        rows: those of the split.
         classes: class names in index order.
         root: folder that relative media paths start from.
     """
@@ -52,7 +52,6 @@ class Clips(Sequence[Example]):
     @overload
     def __getitem__(self, index: slice) -> Clips: ...
     def __getitem__(self, index: int | slice) -> Example | Clips:
-        """One example, or a view of some."""
         rows = self.rows[index]
         if isinstance(rows, range):
             return Clips(self.table, rows, self.classes, self.root)
@@ -62,7 +61,7 @@ class Clips(Sequence[Example]):
         for start in range(0, len(self), BATCH_ROWS):
             for row in zip(*map(to_list, self.part(start, BATCH_ROWS).columns), strict=True):
                 yield self.example(*row)
-            self.table.forget()
+            self.table.release_pages()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(self) != len(other):
@@ -75,31 +74,30 @@ class Clips(Sequence[Example]):
     def example(
         self, clip_id: str, video: str | None, audio: str | None, start: float, end: float | None, labels: list[int]
     ) -> Example:
-        """An Example of the cells of a row."""
         video = os.path.join(self.root, video) if video else None
         audio = os.path.join(self.root, audio) if audio else video
         return Example(clip_id, video, audio, start, end, tuple(self.classes[label] for label in labels))
 
     def part(self, start: int, length: int) -> pa.Table:
-        """Some rows of the view as a table."""
+        """A range of the view's rows as a table."""
         rows = self.rows[start : start + length]
         if rows.step == 1:
             return self.table.table.slice(rows.start, len(rows))
         return self.table.table.take(pa.array(rows, pa.int64()))
 
     def labelled(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Every label of every clip: the clip's place in the split, and the class's index, (L,) each."""
+        """Every label of every clip: the clip's index in the split, and the class index, (L,) each."""
         labels = self.part(0, len(self))["labels"]
         lengths = pc.list_value_length(labels).to_numpy()
         clips = np.repeat(np.arange(len(self), dtype=np.int64), lengths)
         return clips, pc.list_flatten(labels).to_numpy().astype(np.int64)
 
     def unique_label_sets(self) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """Every combination of labels that occurs, once, with the place of the first clip that has it."""
+        """Every combination of labels that occurs, once, with the index of its first clip."""
         labels = self.part(0, len(self))["labels"]
         ends = np.cumsum(pc.list_value_length(labels).to_numpy(), dtype=np.int64)
         indices = pc.list_flatten(labels).to_numpy().astype(np.int32, copy=False)
-        # The bytes of a clip's indices are a key that Arrow can look for; it numbers the keys as they first occur.
+        # The bytes of a clip's indices are a key that Arrow can look up; it numbers keys in order of first occurrence.
         offsets = pa.py_buffer(np.concatenate([np.zeros(1, np.int64), ends * indices.itemsize]))
         keys = pa.LargeBinaryArray.from_buffers(
             pa.large_binary(), len(self), [None, offsets, pa.py_buffer(np.ascontiguousarray(indices))]
@@ -110,11 +108,11 @@ class Clips(Sequence[Example]):
 
 
 class SharedTable:
-    """A table that costs a further process nothing: it is mapped into memory from a file, if it is large.
+    """A table that needs no extra memory in further processes: a large one is memory-mapped from a file.
 
     Args:
-        table: the table itself; it travels to other processes as it is.
-        path: the file that it is mapped from; another process gets this name only.
+        table: the table itself; it is pickled as it is.
+        path: the file that it is mapped from; only this name is pickled.
         mapped: that file in memory.
     """
 
@@ -127,29 +125,27 @@ class SharedTable:
         return (SharedTable, (self.table,)) if self.path is None else (open_table, (self.path,))
 
     def row(self, number: int) -> list:
-        """The cells of a row."""
         self.read += 1
         if self.read % RESIDENT_ROWS == 0:
-            self.forget()
+            self.release_pages()
         return [column[number].as_py() for column in self.columns]
 
-    def forget(self) -> None:
-        """Let the pages that were read count as the system's, which keeps them for all, and not as this process's."""
+    def release_pages(self) -> None:
+        """Hand the pages that were read over to the system, which keeps them for all processes."""
         if self.mapped and hasattr(mmap, "MADV_DONTNEED"):
             self.mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def open_table(path: Path) -> SharedTable:
-    """Map a table into memory."""
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return SharedTable(pa.ipc.open_file(pa.py_buffer(mapped)).read_all(), path, mapped)
 
 
 def share(batches: list[pa.RecordBatch], digest: str) -> SharedTable:
-    """Put a large table into a file in `$MBT_CACHE` (default `~/.cache/mbt-lightning`), named by its content.
+    """Put a large table into a file in `$MBT_CACHE` (default `~/.cache/mbt-lightning`), named after its content.
 
-    The processes of a run, and later runs, find it there.
+    The processes of this run, and later runs, find it there.
 
     Raises:
         UserError: the file cannot be written.
@@ -167,5 +163,5 @@ def share(batches: list[pa.RecordBatch], digest: str) -> SharedTable:
                     file.write_table(table, max_chunksize=BATCH_ROWS)
         mark_used(path)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; name a folder with room for the table by MBT_CACHE") from None
+        raise UserError(f"{path}: {error.strerror}; set MBT_CACHE to a folder with more space") from None
     return open_table(path)
