@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -70,6 +70,15 @@ class Parser(LightningArgumentParser):
         bases = (Fusion, Task, Mixup, Spectrogram, RgbAugment, Init)
         known = [c.__name__ for b in bases for c in subclasses(b)] if found[2] else [a.dest for a in self._actions]
         return did_you_mean(found[1] or found[2], known)
+
+
+def tool_parser(function: Callable, description: str, own: Mapping[str, Mapping[str, Any]]) -> Parser:
+    """The parser of `mbt FUNCTION`: arguments of its own, by flag, then the other ones of the function."""
+    parser = Parser(prog=f"mbt {function.__name__}", description=description)
+    for flag, options in own.items():
+        parser.add_argument(flag, **options)
+    parser.add_function_arguments(function, skip={flag.lstrip("-") for flag in own})
+    return parser
 
 
 def subclasses(base: type) -> list[type]:

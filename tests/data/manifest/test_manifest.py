@@ -252,7 +252,10 @@ WRONG_CSV = {
     "open quote": (HEAD + 'b,b.mp4,"dog,train,,\n', r"m\.csv:3: unexpected end of data; check the quotes"),
     "huge cell": (HEAD + f"b,b.mp4,{'x' * 200_000},train,,\n", r"m\.csv:3: field larger than field limit"),
     "deep list": (HEAD + f"b,b.mp4,{'[' * 90_000},train,,\n", r"m\.csv:3: labels .*: nested too deeply"),
-    "broken list": (HEAD + "b,b.mp4,[dog,train,,\n", r"m\.csv:3: labels '\[dog' starts like a JSON list, but is not one"),
+    "broken list": (
+        HEAD + "b,b.mp4,[dog,train,,\n",
+        r"m\.csv:3: labels '\[dog' starts like a JSON list, but",
+    ),
 }
 ROW = {"video": "a.mp4", "labels": ["dog"], "split": "train"}
 WRONG_JSONL = {

@@ -160,7 +160,7 @@ def test_more_pictures_wanted_than_there_are(clip_of, decoder):
 
 
 def test_a_seek_that_lands_late_starts_again_from_the_beginning(clip_of, monkeypatch):
-    seeks, walk = [], frames._decode_pictures
+    seeks, walk = [], frames._decode_frames
 
     def late(info, video, wanted, seek):
         seeks.append(seek)
@@ -168,7 +168,7 @@ def test_a_seek_that_lands_late_starts_again_from_the_beginning(clip_of, monkeyp
             raise ClipError(info.path, "late")
         return walk(info, video, wanted, seek)
 
-    monkeypatch.setattr(frames, "_decode_pictures", late)
+    monkeypatch.setattr(frames, "_decode_frames", late)
     clip = read_clip(clip_of("mp4"), start_seconds=2, window_seconds=1, num_frames=2, decoder="pyav")
     assert [media.read_number(image) for image in clip.frames.numpy()] == [50, 62] and seeks == [True, False]
 
@@ -342,7 +342,7 @@ def facts(info: probing.MediaInfo) -> list:
     tracks = [list(vars(track).values()) if track else [] for track in (info.video, info.audio)]
     return [
         [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
-        for values in (*tracks, [info.path, info.container, info.origin, info.oddities])
+        for values in (*tracks, [info.path, info.container, info.origin, info.quirks])
     ]
 
 
@@ -367,7 +367,7 @@ def test_only_wanted_streams_are_decoded(clip_of, monkeypatch):
     monkeypatch.setattr(decode, "read_frames", None)
     assert read_clip(clip_of("mp4"), streams=["audio"]).frames is None
     monkeypatch.undo()
-    monkeypatch.setattr(decode, "read_sound", None)
+    monkeypatch.setattr(decode, "read_audio", None)
     clip = read_clip(clip_of("mp4"), streams=["video"])
     assert clip.waveform is None and clip.real_samples == (0, 0)
 
