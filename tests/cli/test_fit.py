@@ -354,7 +354,7 @@ def test_metrics_go_on_where_a_run_resumes(tmp_path: Path) -> None:
         logger.log_metrics({"a": step}, step)
     logger.save()
     resumed = MetricsCsv(tmp_path)
-    resumed.go_back_to(2)
+    resumed.rewind_to(2)
     resumed.log_metrics({"b": 9}, 3)
     resumed.save()
     with open(tmp_path / "metrics.csv", newline="") as file:

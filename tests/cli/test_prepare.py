@@ -232,7 +232,7 @@ class TestReport:
         main(["prepare", "vggsound", *words, *more])
 
     def refused(self, capsys: pytest.CaptureFixture, *more: str) -> str:
-        """What the program says when it ends."""
+        """The program's last message."""
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             self.prepare(*more)
@@ -263,14 +263,14 @@ class TestReport:
         assert "classes without an official clip in test: 1: a b" in out
 
     def test_limits_end_the_program(self, holes, capsys) -> None:
-        for words, told in (
+        for words, message in (
             (["--refuse_leaks", "true"], f"1 leaks, e.g. source {IDS[3]} has clips in two splits"),
             (["--max_lost", "0.1"], "2 of 5 clips are lost, more than max_lost 0.1"),
             (["--needs", "[smell]"], "needs is ['smell']: give video, audio or both"),
             (["--min_part", "0"], "min_part is 0.0: give a part above 0"),
             (["--media", "nowhere"], "nowhere"),
         ):
-            assert told in self.refused(capsys, *words)
+            assert message in self.refused(capsys, *words)
 
     def test_a_clip_in_two_splits_stays_where_it_evaluates(self, lay_out, capsys) -> None:
         other = f"{IDS[3]},3,a b,train\n"
@@ -303,11 +303,11 @@ class TestReport:
         assert read_manifest(Path("m.csv")).left_out["too_short"] == 3
 
     @pytest.mark.parametrize(
-        ("out", "begin"), [("m.csv", "media/video/"), ("media/m.csv", "video/"), ("elsewhere/m.csv", None)]
+        ("out", "prefix"), [("m.csv", "media/video/"), ("media/m.csv", "video/"), ("elsewhere/m.csv", None)]
     )
-    def test_media_are_named_from_where_the_manifest_lies(self, lay_out, out, begin) -> None:
+    def test_media_are_named_from_where_the_manifest_lies(self, lay_out, out, prefix) -> None:
         lay_out({"vggsound.csv": VGG}, SETS["vggsound"].media)
         self.prepare("--out", out)
         assert read_manifest(out).left_out == {}
         video = Path(out).read_text().splitlines()[1].split(",")[4]
-        assert video == (begin or f"{Path('media').resolve()}/video/") + f"{IDS[0]}_000000.mp4"
+        assert video == (prefix or f"{Path('media').resolve()}/video/") + f"{IDS[0]}_000000.mp4"

@@ -353,8 +353,8 @@ def test_copies_of_audioset(parse, text):
 )
 def test_rows_of_audioset_that_are_refused(parse, line, reason):
     parsed = parse("audioset", {"eval_segments.csv": SEGMENTS + line + "\n"}, CLASSES)
-    ((where, told),) = refused(parsed)
-    assert where == "eval_segments.csv:6" and told.startswith(reason)
+    ((where, message),) = refused(parsed)
+    assert where == "eval_segments.csv:6" and message.startswith(reason)
     assert len(parsed.clips) == 2 and {clip.split for clip in parsed.clips} == {"test"}
 
 
@@ -505,8 +505,8 @@ def test_vggsounds_class_list(parse):
     ],
 )
 def test_rows_of_vggsound_that_are_refused(parse, line, reason):
-    ((where, told),) = refused(parse("vggsound", {"v.csv": VGG + line}))
-    assert where == "v.csv:3" and told.startswith(reason)
+    ((where, message),) = refused(parse("vggsound", {"v.csv": VGG + line}))
+    assert where == "v.csv:3" and message.startswith(reason)
 
 
 # EPIC-KITCHENS-100 ------------------------------------------------------------------------------------------------
@@ -562,8 +562,8 @@ def test_epic_kitchens_without_labels(parse):
 def test_rows_of_epic_kitchens_that_are_refused(parse, old, new, reason):
     assert old in ONE
     parsed = parse("epic-kitchens", {"EPIC_100_train.csv": EPIC + TWO + ONE.replace(old, new, 1)})
-    ((where, told),) = refused(parsed)
-    assert where == "EPIC_100_train.csv:3" and told.startswith(reason) and len(parsed.clips) == 1
+    ((where, message),) = refused(parsed)
+    assert where == "EPIC_100_train.csv:3" and message.startswith(reason) and len(parsed.clips) == 1
 
 
 def epic_classes(count: int) -> str:
@@ -640,8 +640,8 @@ def test_headers_of_kinetics(parse):
 def test_rows_of_kinetics_that_are_refused(parse, line, reason):
     labels = {"classes.txt": "playing drums\nmassaging person's head\n"}
     parsed = parse("kinetics400", {"list.csv": K400 + line}, labels)
-    ((where, told),) = refused(parsed)
-    assert where == "list.csv:4" and told.startswith(reason)
+    ((where, message),) = refused(parsed)
+    assert where == "list.csv:4" and message.startswith(reason)
     assert parsed.classes == ("playing drums", "massaging person's head")
 
 
@@ -727,8 +727,8 @@ def test_moments_in_time(parse):
     ],
 )
 def test_rows_of_moments_in_time_that_are_refused(parse, line, reason):
-    ((where, told),) = refused(parse("moments-in-time", {"trainingSet.csv": MIT + line}, MOMENTS))
-    assert where == "trainingSet.csv:3" and told.startswith(reason)
+    ((where, message),) = refused(parse("moments-in-time", {"trainingSet.csv": MIT + line}, MOMENTS))
+    assert where == "trainingSet.csv:3" and message.startswith(reason)
 
 
 def test_files_of_moments_in_time_that_are_refused(parse):
@@ -793,8 +793,8 @@ TEST_ACTORS = [1010, 1022, 1024, 1027, 1036, 1056, 1080, 1089, 1090]
     ],
 )
 def test_rows_of_cremad_that_are_refused(parse, line, reason):
-    ((where, told),) = refused(parse("cremad", {"train.csv": "1002_DFA_ANG_XX,ANG\r\n" + line + "\r\n"}))
-    assert where == "train.csv:2" and told.startswith(reason)
+    ((where, message),) = refused(parse("cremad", {"train.csv": "1002_DFA_ANG_XX,ANG\r\n" + line + "\r\n"}))
+    assert where == "train.csv:2" and message.startswith(reason)
 
 
 def test_files_of_cremad(parse):
@@ -840,8 +840,8 @@ def test_ave(parse, head):
 )
 def test_rows_of_ave_that_are_refused(parse, line, reason):
     labels = {"classes.txt": "Banjo\nRace car, auto racing\n"}
-    ((where, told),) = refused(parse("ave", {"testSet.txt": AVE + line}, labels))
-    assert where == "testSet.txt:3" and told.startswith(reason)
+    ((where, message),) = refused(parse("ave", {"testSet.txt": AVE + line}, labels))
+    assert where == "testSet.txt:3" and message.startswith(reason)
 
 
 def test_ave_tells_no_split_in_the_list_of_all(parse):
@@ -949,8 +949,8 @@ def test_table_with_columns_of_other_names(parse, mark):
 )
 def test_rows_of_tables_that_are_refused(parse, line, reason):
     text = "source_id,label,split,start,end\ny,a,test,,\n" + line
-    ((where, told),) = refused(parse("table", {"t.csv": text}, {"list.txt": "a\nb\n"}))
-    assert where == "t.csv:3" and told.startswith(reason)
+    ((where, message),) = refused(parse("table", {"t.csv": text}, {"list.txt": "a\nb\n"}))
+    assert where == "t.csv:3" and message.startswith(reason)
 
 
 def test_tables_that_are_refused(parse):
@@ -983,7 +983,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_damage_is_told_or_refused(write, name):
-    """Whatever happens to a file, rows are refused or a UserError tells; what is read is well formed."""
+    """Whatever happens to a file, rows are refused or a UserError is raised; what is read is well formed."""
     file, text, lists = CASES[name]
     labels = [write(other, content) for other, content in lists.items()]
     whole = DATASETS[name].parse([write(file, text)], labels)

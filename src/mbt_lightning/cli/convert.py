@@ -140,7 +140,6 @@ def read_names(path: str | None) -> tuple[tuple[str, ...], tuple[str, ...]] | No
 
 
 def assumed(network: MBT, frame_size: int, num_mels: int) -> str:
-    """The assumptions about a network, in one line."""
     parts = ["a multi-label task"] + ["the pooling"] * (not network.head.num_cls)
     if len(network.modalities) > 1:
         parts += [f"fusion layer {network.fusion_layer}", f"the order {', '.join(network.modalities)}"]
@@ -180,12 +179,7 @@ def model_settings(network: MBT, found: Settings) -> dict[str, Any]:
 def data_settings(spec: DataSpec, num_frames: int | None = None) -> dict[str, Any]:
     """The settings of `data` for the inputs that the model was trained on, as far as they are known.
 
-    Args:
-        spec: shapes of the inputs.
-        num_frames: number of frames from which those of the input were selected; None: all are used.
-
-    Raises:
-        UserError: frames that are not square.
+    `num_frames` is the number from which those of the input were selected; None: all are used.
     """
     data: dict[str, Any] = {
         "num_test_views": TEST_VIEWS,
@@ -212,7 +206,6 @@ def data_settings(spec: DataSpec, num_frames: int | None = None) -> dict[str, An
 
 
 def describe(network: MBT) -> str:
-    """A network in one line."""
     block = network.block_of(0, network.modalities[0])[1]
     parts = [
         f"{' and '.join(network.modalities)}",
@@ -271,18 +264,7 @@ TRAINING = ("init", "compile", "optimizer", "warmup_fraction", "label_smoothing"
 def write_model(
     folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], spec: DataSpec, header: Sequence[str]
 ) -> None:
-    """Write `model.safetensors` and `experiment.yaml`, and print how to use them.
-
-    Args:
-        folder: created if missing.
-        tensors: parameters of the network by name.
-        config: `experiment`, `model` and `data` of the configuration.
-        spec: the data's inputs and classes.
-        header: paragraphs of comment for the overlay.
-
-    Raises:
-        UserError: the folder cannot be created, or already contains such a file.
-    """
+    """Write `model.safetensors` and `experiment.yaml`, which starts with the `header`; print how to use them."""
     weights, overlay = folder / "model.safetensors", folder / "experiment.yaml"
     if folder.is_file():
         raise UserError(f"--out {folder}: is a file, not a folder")

@@ -50,14 +50,7 @@ MIN_OPEN_FILES = 1024
 
 @dataclass(frozen=True)
 class Finding:
-    """A row of the table.
-
-    Args:
-        state: "ok"; "warning": training can run, but not as it could; "broken": it cannot.
-        what: what was checked.
-        found: the result.
-        fix: what to do, or "".
-    """
+    """One row of the table: `state` is "ok", "warning" (training can run, but not as it could) or "broken"."""
 
     state: str
     what: str
@@ -67,14 +60,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """A check that runs in its own process.
-
-    Args:
-        what: its name.
-        run: yields the findings.
-        fix: what to do if it raises, crashes or hangs.
-        is_needed: whether training cannot run in that case.
-    """
+    """A check for its own process; `fix` is the advice if it raises, crashes or hangs."""
 
     what: str
     run: Callable[[], Iterator[Finding]]
@@ -145,7 +131,6 @@ def run(what: str, findings_file: str) -> None:
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """Print the table, the fixes, and whether training can run."""
     from rich.console import Console
     from rich.table import Table
 
@@ -165,7 +150,6 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 
 def _plain(text: str) -> Any:
-    """A text in which brackets are not markup."""
     from rich.text import Text
 
     return Text(text)
@@ -195,11 +179,7 @@ def check_packages() -> Iterator[Finding]:
             continue
         # Without decord PyAV decodes the frames.
         state = "warning" if requirement.name == "decord" else "broken"
-        found = (
-            f"{version} is installed, but {bounds} is required"
-            if version
-            else f"not installed, but {bounds} is required"
-        )
+        found = f"{version or 'not'} installed, but {bounds} is required"
         yield Finding(state, requirement.name, found, f'pip install "{bounds}"')
     if fitting:
         yield Finding("ok", "packages", f"within their bounds: {', '.join(fitting)}")
@@ -335,7 +315,6 @@ def check_decoder(name: str) -> Iterator[Finding]:
 
 
 def check_machine() -> Iterator[Finding]:
-    """Cores, memory, and limits that affect worker processes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding("ok", "cores", f"{cores} (data.num_workers: about as many for each GPU's process, all together)")
     if memory := _memory_bytes():

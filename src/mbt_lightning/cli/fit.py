@@ -234,7 +234,7 @@ def make_folder(run: Run) -> None:
         run.folder = new_run_folder(run.runs, run.settings.experiment)
     os.environ["MBT_RUN_FOLDER"] = str(run.folder)
     if given_id():
-        run.state.begin(run.folder)  # whoever gave the id looks for the run there, whatever becomes of it
+        run.state.start(run.folder)  # whoever gave the id looks for the run there, whatever becomes of it
     if run.is_named or run.is_resumed_by_id:
         print(f"checkpoint: {run.checkpoint}", flush=True)
 

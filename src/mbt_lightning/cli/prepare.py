@@ -134,14 +134,7 @@ def prepare(
 
 
 class Outcome:
-    """What happened to the official clips: losses are written to the report immediately, everything is counted.
-
-    Args:
-        report: the file.
-
-    Attributes:
-        clips: their number by split, status and labels.
-    """
+    """Writes losses to the report immediately, and counts clips by split, status and labels."""
 
     def __init__(self, report: TextIO) -> None:
         self.report = report
@@ -169,7 +162,6 @@ class Outcome:
         )
 
     def statuses(self) -> dict[str, Counter[str]]:
-        """Clips by split and status."""
         counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for (split, status, _), number in self.clips.items():
             counts[split][status] += number
@@ -187,13 +179,11 @@ class Outcome:
 
 
 def media_prefix(root: Path, folder: Path) -> str:
-    """The start of media paths in a manifest in a folder."""
     prefix = relative(root, folder)
     return "" if prefix == "." else f"{prefix}/"
 
 
 def class_lines(outcome: Outcome, classes: Sequence[str]) -> Iterator[str]:
-    """One line per class: how many of its clips are usable."""
     splits = outcome.by_class()
     for name in classes:
         counts = (f"{split} {usable[name]} of {official[name]}" for split, (official, usable) in splits.items())
@@ -255,7 +245,6 @@ def print_report(
     leaks: Sequence[str],
     num_damaged: int,
 ) -> None:
-    """Print one row per split with the status of its clips, and other remarks."""
     counts = outcome.statuses()
     statuses = sorted({status for count in counts.values() for status in count} - {"ok"})
     table = Table(title=f"{dataset}: {len(parsed.clips)} clips, {len(parsed.classes)} classes")

@@ -24,14 +24,7 @@ TRAIN = "train"
 
 
 class Part(NamedTuple):
-    """A part of the training clips.
-
-    Args:
-        is_in: for a batch of rows, which of its training clips are in the part, as a bool array.
-        about: how the part was chosen, for the metadata.
-        lines: the same as text.
-        lost: the ids that are not in the manifest, as text.
-    """
+    """A part of the training clips: which of a batch are in it, its metadata, the same as text, and ids not found."""
 
     is_in: Callable[[pa.RecordBatch], pa.Array]
     about: dict[str, Any]
@@ -104,13 +97,7 @@ def subset(
 
 
 class Kept:
-    """The rows that are kept, and their counts.
-
-    Attributes:
-        official: rows by split.
-        train_ids: the usable training clips.
-        positives: of each class among them.
-    """
+    """The rows that are kept, and counts of them, of usable training clips and of their classes."""
 
     def __init__(self) -> None:
         self.official, self.positives = Counter[str](), Counter[str]()
@@ -119,14 +106,7 @@ class Kept:
     def rows(
         self, source: Path, is_in: Callable[[pa.RecordBatch], pa.Array], moved: Path | None, folder: Path
     ) -> Iterator[ManifestRow]:
-        """Read a manifest again, row by row, without the training clips that are not in the part.
-
-        Args:
-            source: the manifest.
-            is_in: which training clips are in the part.
-            moved: the folder that relative media paths start from now; None: they stay as they are.
-            folder: the folder that they will start from.
-        """
+        """Read a manifest again, without the training clips outside the part; `moved`: old start of media paths."""
         stays = moved is None or os.path.realpath(moved) == os.path.realpath(folder)
 
         def rebased(media: str | None) -> str | None:
@@ -146,12 +126,10 @@ class Kept:
 
 
 def batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """All rows of a manifest."""
     return (rows.batch for rows in READERS[path.suffix](path))
 
 
 def draw(full: Manifest, num_clips: int, seed: int) -> Part:
-    """A number of usable training clips with less class skew."""
     train = full.split(TRAIN)
     clip_ids = train.part(0, len(train))["clip_id"]
     chosen = choose_balanced(seeded_order(to_list(clip_ids), seed), *train.labelled(), len(full.classes), num_clips)
@@ -169,7 +147,6 @@ def draw(full: Manifest, num_clips: int, seed: int) -> Part:
 
 
 def look_up(full: Manifest, path: Path) -> Part:
-    """The training clips that are in a list."""
     places = read_ids(path)
     found, elsewhere = set[str](), dict[str, str]()
     for batch in batches(full.path):
@@ -206,7 +183,6 @@ def among(cells: pa.Array, names: Set[str]) -> pa.Array:
 
 
 def read_ids(path: Path) -> dict[str, int]:
-    """The ids of a list, each with its first line."""
     if not path.is_file():
         raise UserError(f"--ids {path}: no such file; give a text file with one clip_id or source_id per line")
     check_text(path)
@@ -221,7 +197,6 @@ def read_ids(path: Path) -> dict[str, int]:
 
 
 def print_report(full: Manifest, path: Path, kept: Kept, part: Part) -> None:
-    """Print the size of the new manifest, and write the missing ids to a file."""
     table = Table(title=f"{path}: a part of {full.path}")
     for column in ("split", "rows before", "rows after"):
         table.add_column(column, justify="left" if column == "split" else "right")

@@ -25,12 +25,7 @@ from mbt_lightning.errors import UserError
 
 
 class Balanced(NamedTuple):
-    """A balanced subset.
-
-    Args:
-        clips: int64 (N,) indices of the chosen clips, in the order of their choice.
-        per_class: n of the last round: every class has at least n - 1 positives, or all of its clips.
-    """
+    """Indices of the chosen clips, int64 (N,), in order of choice, and n of the last round."""
 
     clips: NDArray[np.int64]
     per_class: int
@@ -43,13 +38,10 @@ def choose_balanced(
 
     Args:
         order: int64 (C,) indices of all clips of the split in the seeded order.
-        clips: int64 (L,) index of the clip of each label, ascending (as in `Clips.labelled`).
+        clips: int64 (L,) index of the clip of each label, ascending.
         classes: int64 (L,) class of each label.
         num_classes: number of classes.
         num_clips: number of clips to choose.
-
-    Raises:
-        UserError: more clips are requested than have a label.
     """
     labels_of = np.searchsorted(clips, np.arange(len(order) + 1))  # where the labels of each clip start
     labelled = int((np.diff(labels_of) > 0).sum())

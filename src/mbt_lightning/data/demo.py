@@ -64,7 +64,6 @@ class Facts:
     early_burst: bool
 
     def labels(self) -> list[str]:
-        """The names of the clip's six classes."""
         return [
             "red disc" if self.red else "blue disc",
             "early flash" if self.early_flash else "late flash",
@@ -148,7 +147,6 @@ def write_clip_job(job: tuple[Path, Facts, int]) -> None:
 
 
 def render_frames(facts: Facts, rng: np.random.Generator) -> np.ndarray:
-    """Uint8 (frames, SIZE, SIZE, 3)."""
     seconds = np.arange(round(SECONDS * FRAME_RATE)) / FRAME_RATE
     place, speed = rng.uniform(0.3, 0.7, 2) * SIZE, rng.uniform(-0.12, 0.12, 2) * SIZE
     radius = rng.uniform(0.17, 0.28) * SIZE
@@ -168,7 +166,6 @@ def render_frames(facts: Facts, rng: np.random.Generator) -> np.ndarray:
 
 
 def render_audio(facts: Facts, rng: np.random.Generator) -> np.ndarray:
-    """Float32 (samples,)."""
     seconds = np.arange(round(SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
     pitch_hz = rng.uniform(1600, 2400) if facts.high else rng.uniform(300, 500)
     tone = sum(np.sin(2 * np.pi * pitch_hz * k * seconds + rng.uniform(0, 6)) / k for k in (1, 2, 3))
@@ -179,7 +176,6 @@ def render_audio(facts: Facts, rng: np.random.Generator) -> np.ndarray:
 
 
 def encode(path: Path, frames: np.ndarray, waveform: np.ndarray) -> None:
-    """Write frames (H.264) and audio (AAC) as an mp4 file."""
     import av
 
     with av.open(str(path), "w") as container:

@@ -40,27 +40,21 @@ def frame_times(start_seconds: float, window_seconds: float, num_frames: int) ->
 
 
 def frames_on_display(times: NDArray[np.float64], presentation_seconds: NDArray[np.float64]) -> NDArray[np.intp]:
-    """The frame on display at each time: the last one presented by then.
+    """The frame on display at each time: the last one presented by then, or else the first.
 
     Args:
         times: (T,) seconds.
         presentation_seconds: (F,) start of each frame, ascending; F is 1 or more.
 
     Returns:
-        (T,) indices into `presentation_seconds`; before the first frame the first, after the last the last.
+        (T,) indices into `presentation_seconds`.
     """
     assert len(presentation_seconds) > 0, "a table without frames"
     return np.maximum(np.searchsorted(presentation_seconds, times + TOLERANCE_SECONDS, side="right") - 1, 0)
 
 
 def random_start(duration_seconds: float, window_seconds: float, u: float) -> float:
-    """A start, uniform over all windows inside the clip or segment; 0 if it is shorter than the window.
-
-    Args:
-        duration_seconds: length of the clip or segment.
-        window_seconds: length of the window.
-        u: the random number, in [0, 1).
-    """
+    """A start for `u` in [0, 1), uniform over all windows inside the clip; 0 if it is shorter than the window."""
     if not 0 <= u < 1:
         raise UserError(f"u is {u}; it must be in [0, 1).")
     return u * max(0.0, duration_seconds - window_seconds)

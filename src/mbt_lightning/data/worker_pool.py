@@ -90,7 +90,6 @@ class _Worker:
         self.is_ready = False
 
     def give(self, job: tuple[Any, float]) -> None:
-        """Start a job; its time starts now."""
         if not self.is_ready:
             # Otherwise, where no process can start, all files would be reported as broken.
             try:
@@ -105,7 +104,6 @@ class _Worker:
             self.pipe.send(job)
 
     def take(self, is_ready: bool) -> Any:
-        """The job's result, or a `Failure` and the end of the process."""
         name = "SIGALRM"
         if is_ready:
             try:
@@ -217,7 +215,6 @@ class WorkerProgress:
         self.since, self.num_done, self.num_bad = time.monotonic(), 0, 0
 
     def count(self, is_bad: bool) -> None:
-        """Count a finished file."""
         self.num_done += 1
         self.num_bad += is_bad
         rate = f"{self.num_done / max(time.monotonic() - self.since, 1e-3):.0f} files/s"

@@ -49,15 +49,7 @@ EVALUATES = {"test": 2, "val": 1, "train": -1}
 
 @dataclass(frozen=True)
 class Sources:
-    """What the user gives to read from.
-
-    Args:
-        annotations: annotation files.
-        labels: class lists.
-        split: the split of files whose names and columns do not give one.
-        variant: variant of the data set.
-        media: the media folder.
-    """
+    """The files and options that the user gives; `split` is that of files whose names and columns give none."""
 
     annotations: Sequence[Path]
     labels: Sequence[Path]
@@ -137,7 +129,7 @@ class DataSet(ABC):
 
     @abstractmethod
     def read(self, sources: Sources) -> Parsed:
-        """Read the official files, after the checks that are common to all data sets."""
+        pass
 
     def check_files(self, annotations: Sequence[Path]) -> None:
         if not annotations:
@@ -192,13 +184,7 @@ class ClipCollector:
         self._contradictory: set[str] = set()
 
     def read(self, path: Path, to_clip: Callable[[str, str], OfficialClip | None], skip: int = 0) -> None:
-        """Read a file.
-
-        Args:
-            path: the file.
-            to_clip: turns a line and its file:line into a clip; None for a comment. Raises BadRow.
-            skip: number of header lines.
-        """
+        """Read a file by a function from line and file:line to a clip, or None for a comment; it raises BadRow."""
         rows = bad = 0
         for where, line in islice(numbered_lines(path), skip, None):
             try:

@@ -27,19 +27,8 @@ from mbt_lightning.errors import UserError, one_line
 class Probed(NamedTuple):
     """The content of a media file. Times are on the clip's time line: 0 is the first frame (or audio sample) shown.
 
-    Args:
-        status: ok, unreadable, no_audio, no_video, or pointer (git-lfs's placeholder).
-        reason: what is wrong, or "".
-        has_video: it has frames that can be decoded.
-        has_audio: it has audio that can be decoded.
-        video_seconds: end of the video.
-        audio_seconds: end of the audio.
-        width: pixels of a stored frame, before any rotation.
-        height: likewise.
-        frames_per_second: on average.
-        sample_rate: of the audio, in Hz.
-        num_frames: number of frames shown.
-        damage: result of a strict decoding of the whole file, "" if it is intact; None: not done.
+    `status` is ok, unreadable, no_audio, no_video, or pointer (git-lfs's placeholder). `damage` is the first error of a
+    strict decoding of the whole file, "" if it is intact, None if that was not done.
     """
 
     status: str

@@ -48,15 +48,7 @@ NAME_SLACK_SECONDS = 0.01  # a name's times are rounded
 
 
 class Match(NamedTuple):
-    """The files whose names match a clip.
-
-    Args:
-        video: file with frames (and, without `audio`, the audio), or None.
-        audio: separate audio file, or None.
-        video_is_cut: by its name, the file contains only the segment; False: it may be the whole source.
-        audio_is_cut: likewise.
-        note: what was ambiguous, or similar files; "" if nothing.
-    """
+    """The files whose names match a clip; `is_cut`: by its name, the file contains only the segment, not the source."""
 
     video: str | None
     audio: str | None
@@ -172,7 +164,6 @@ class MediaIndex:
 
 
 def _problem(entry: os.DirEntry[str], top: str) -> str:
-    """Why an entry of the folder is ignored, or ""."""
     name = entry.name
     if name.startswith("._"):
         return "macOS side file"
@@ -227,7 +218,7 @@ def _key(stem: str) -> str:
 
 
 def _is_segment(first: str, second: str | None, start: float, end: float | None) -> bool:
-    """Whether the times in a name are the segment's. Whole numbers may be milliseconds, unless zero-padded seconds."""
+    """Whether the times in a name are the segment's; whole numbers may be milliseconds, unless zero-padded."""
     for units in (1, 1000):
         is_start = abs(float(first) / units - start) < NAME_SLACK_SECONDS
         if is_start and (second is None or end is None or abs(float(second) / units - end) < NAME_SLACK_SECONDS):
@@ -255,16 +246,7 @@ SHORTEST_SECONDS = 0.1  # a single frame is not a clip
 
 
 class Media(NamedTuple):
-    """The media of a clip.
-
-    Args:
-        video: file of its frames, or None.
-        audio: file of its audio, if that is another one.
-        start_seconds: start of the clip in the files; None: the whole file.
-        end_seconds: its end; None: the end of the file.
-        status: ok, missing, unreadable, no_audio, no_video, too_short or pointer.
-        reason: why it is not ok, and other remarks; "" if none.
-    """
+    """The files of a clip, its position in them (None: whole files), and its status with a reason or remarks."""
 
     video: str | None
     audio: str | None
@@ -352,7 +334,6 @@ def resolve(
 
 
 def _stream(clip: OfficialClip, kind: str, path: str, is_cut: bool, found: Probed, min_part: float) -> _Stream:
-    """The video or audio (`kind`) of a file as part of a clip."""
     has, end = (
         (found.has_video, found.video_seconds or 0.0)
         if kind == "video"

@@ -66,7 +66,6 @@ def refuse_multi(path: Path) -> None:
 
 
 def read_categories(path: Path) -> ClassList:
-    """The class names in index order."""
     names: dict[int, str] = {}
     for where, cells in list_rows(path):
         if len(cells) != 2 or not INTEGER.fullmatch(cells[1]):

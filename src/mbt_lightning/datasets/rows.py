@@ -74,7 +74,6 @@ def first_line(path: Path) -> str:
 
 
 def check_kind(path: Path) -> None:
-    """Refuse a file that is no text, by its first bytes."""
     if path.is_fifo():
         raise UserError(f"{path}: a pipe can be read only once; write it into a file first")
     try:
@@ -102,7 +101,6 @@ def check_line(line: str) -> None:
 
 
 def split_cells(line: str, delimiter: str = ",") -> list[str]:
-    """The cells of a CSV line, stripped."""
     cells = quoted_cells(line, delimiter) if '"' in line else [cell.strip() for cell in line.split(delimiter)]
     if "\t" in line:
         for number, cell in enumerate(cells, start=1):
@@ -262,7 +260,6 @@ class ClassList:
         return name in self._known
 
     def check(self, name: str) -> str:
-        """The name itself, if it is known."""
         if name in self._known:
             return name
         # A comparison takes milliseconds, and a million rows may be wrong.

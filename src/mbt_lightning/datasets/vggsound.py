@@ -55,13 +55,11 @@ class VGGSound(DataSet):
 
 
 def row(line: str, where: str, known: ClassList | AnyClasses) -> OfficialClip:
-    """The clip of a row of `vggsound.csv`."""
     video, start, label, split = to_cells(line, 4)
     return to_clip(to_youtube_id(video), start, label, to_split(split), where, known)
 
 
 def file_row(line: str, where: str, split: str, known: ClassList | AnyClasses) -> OfficialClip:
-    """The clip of a row of `train.csv` or `test.csv`."""
     name, label = to_cells(line, 2)
     match = FILE_NAME.fullmatch(name)
     if not match:

@@ -1,4 +1,4 @@
-"""What a run prints at its end: tables of scores and of predictions."""
+"""The printed results of a run: tables of scores and of predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from mbt_lightning.training.recorder import numbers
 
 
 def print_scores(trainer: Trainer, stage: str, folder: Path | None) -> None:
-    """Print a row of scores for each modality and for their fusion."""
     if not trainer.is_global_zero:
         return
     values, data = numbers(trainer, f"{stage}/"), trainer.datamodule  # type: ignore[attr-defined]

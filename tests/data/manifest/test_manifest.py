@@ -1,4 +1,4 @@
-"""Manifests: what is read in which spelling, by which line a mistake is told, writing, and what workers share."""
+"""Manifests: formats, errors by line, writing, and sharing between workers."""
 
 import csv
 import json
@@ -44,8 +44,8 @@ def only(manifest) -> Example:
 
 CSV = """clip_id,video,audio,start_seconds,end_seconds,labels,split
 a,clips/a.mp4,,,,dog|cat,train
-b,clips/b.mp4,sound/b.wav,1.5,4,dog,train
-c,,sound/c.wav,2,,,test
+b,clips/b.mp4,audio/b.wav,1.5,4,dog,train
+c,,audio/c.wav,2,,,test
 """
 
 
@@ -55,9 +55,9 @@ def jsonl(*rows: dict) -> str:
 
 JSONL = jsonl(
     {"clip_id": "a", "video": "clips/a.mp4", "labels": ["dog", "cat"], "split": "train"},
-    {"clip_id": "b", "video": "clips/b.mp4", "audio": "sound/b.wav", "start_seconds": 1.5, "end_seconds": 4}
+    {"clip_id": "b", "video": "clips/b.mp4", "audio": "audio/b.wav", "start_seconds": 1.5, "end_seconds": 4}
     | {"labels": ["dog"], "split": "train"},
-    {"clip_id": "c", "audio": "sound/c.wav", "start_seconds": "2", "end_seconds": None, "labels": [], "split": "test"},
+    {"clip_id": "c", "audio": "audio/c.wav", "start_seconds": "2", "end_seconds": None, "labels": [], "split": "test"},
 )
 
 
@@ -81,9 +81,9 @@ def test_every_spelling_gives_the_same(write, tmp_path, name, text) -> None:
     assert manifest.splits == {
         "train": [
             Example("a", f"{root}/clips/a.mp4", f"{root}/clips/a.mp4", 0.0, None, ("dog", "cat")),
-            Example("b", f"{root}/clips/b.mp4", f"{root}/sound/b.wav", 1.5, 4.0, ("dog",)),
+            Example("b", f"{root}/clips/b.mp4", f"{root}/audio/b.wav", 1.5, 4.0, ("dog",)),
         ],
-        "test": [Example("c", None, f"{root}/sound/c.wav", 2.0, None, ())],
+        "test": [Example("c", None, f"{root}/audio/c.wav", 2.0, None, ())],
     }
     assert manifest.classes == ("cat", "dog") and manifest.groups == () and manifest.left_out == {}
 
@@ -132,7 +132,7 @@ class TestLabels:
         assert only(read_manifest(write(f"video,labels,split\na.mp4,{cell},train\n"))).labels == labels
 
     def test_numbers_in_jsonl(self, write) -> None:
-        """As in a JSON list of a CSV cell, and as they stand in a class list."""
+        """As in a JSON list of a CSV cell, and as in a class list."""
         write("name\n3\n12\n", "classes.csv")
         row = {"video": "a.mp4", "labels": [3], "split": "train"}
         assert only(read_manifest(write(jsonl(row), "m.jsonl"))).labels == ("3",)

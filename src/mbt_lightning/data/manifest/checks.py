@@ -19,12 +19,7 @@ from mbt_lightning.errors import UserError, did_you_mean
 
 
 class Check:
-    """Takes batches of rows, refuses invalid ones, and counts and hashes all.
-
-    Args:
-        classes: the allowed class names; empty: any.
-        source: name of the class list in messages.
-    """
+    """Refuses invalid rows, and counts and hashes all; without `classes`, labels may have any name."""
 
     def __init__(self, classes: Sequence[str], source: str):
         self.index = {name: i for i, name in enumerate(classes)}
@@ -93,8 +88,7 @@ class Check:
             raise rows.error(row, reason if label else "a label is empty")
         return to_lists(indices, batch["labels"])
 
-    def unique_ids(self) -> None:
-        """Refuse a repeated clip_id."""
+    def check_unique_ids(self) -> None:
         ids = pa.chunked_array(self.ids, pa.string())
         if pc.count_distinct(ids).as_py() == len(ids):
             return
@@ -120,7 +114,6 @@ def sort_classes(
 
 
 def to_lists(values: NDArray, like: pa.ListArray) -> pa.ListArray:
-    """Values as lists of the same lengths as those of `like`."""
     ends = np.cumsum(pc.list_value_length(like).to_numpy(), dtype=np.int32)
     return pa.ListArray.from_arrays(np.concatenate([np.zeros(1, np.int32), ends]), values)
 

@@ -165,7 +165,6 @@ def read_parquet(path: Path) -> Iterator[Rows]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The content of a JSON text; raises ValueError if it is invalid."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -182,7 +181,6 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def fits(name: str, kind: pa.DataType) -> bool:
-    """Whether a Parquet column has a readable type."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
@@ -237,7 +235,6 @@ def nonsense(seconds: pa.Array) -> pa.Array:
 
 
 def to_cell(name: str, value: Any, where: str) -> Any:
-    """One cell as text, or as a list of texts; refuses other values."""
     if name == "labels" and isinstance(value, list | tuple):
         return [to_cell("label", label, where) for label in value]
     if name in NUMBERS_TOO and isinstance(value, int | float):
@@ -263,7 +260,6 @@ def to_seconds(value: Any) -> float | None:
 
 
 def split_labels(text: str, where: str) -> list:
-    """The labels of a CSV cell: names separated by `|`, or a JSON list."""
     if text.startswith("["):
         try:
             return parse_json(text)
@@ -273,13 +269,11 @@ def split_labels(text: str, where: str) -> list:
 
 
 def join_labels(labels: list[str]) -> str:
-    """The CSV cell that `split_labels` reads back."""
     text = "|".join(labels)
     return text if not text.startswith("[") and split_labels(text, "") == labels else json.dumps(labels)
 
 
 def written_rows(rows: Iterable[ManifestRow], path: Path) -> Iterator[Rows]:
-    """Rows to be written, in batches."""
     rows, done = iter(rows), 0
     while batch := list(islice(rows, BATCH_ROWS)):
         given = dict(zip(COLUMNS.names, zip(*batch, strict=True), strict=True))
@@ -306,7 +300,6 @@ def write_jsonl(path: Path, batches: Iterable[pa.RecordBatch], metadata: Callabl
 
 
 def write_parquet(path: Path, batches: Iterable[pa.RecordBatch], metadata: Callable[[], dict[str, Any]]) -> None:
-    """Write batches as a Parquet file, and then the metadata into it."""
     with pq.ParquetWriter(path, COLUMNS, compression="zstd") as file:
         for batch in batches:
             file.write_batch(batch)
@@ -336,7 +329,6 @@ def check_suffix(path: Path) -> None:
 
 
 def check_text(path: Path) -> None:
-    """Refuse a file that is not UTF-8."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:

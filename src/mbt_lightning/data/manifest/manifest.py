@@ -86,7 +86,6 @@ class Manifest:
 
     @property
     def left_out(self) -> dict[str, int]:
-        """Unused rows, counted by status."""
         total: Counter[str] = Counter()
         for by_status in self.counts.values():
             total.update({status: rows for status, rows in by_status.items() if status != "ok"})
@@ -149,12 +148,6 @@ def read_table(
 ) -> tuple[SharedTable, dict[str, range], tuple[str, ...], dict[str, dict[str, int]], str]:
     """Read and check all rows.
 
-    Args:
-        path: the manifest.
-        classes: class names in index order; empty: the labels that occur.
-        groups: those of the classes; they are part of the hash.
-        source: name of the class list in messages.
-
     Returns:
         The usable rows, split by split; the range of each split; the classes; counts of all rows by split and status;
         their hash.
@@ -164,7 +157,7 @@ def read_table(
     for rows in READERS[path.suffix](path):
         for split, part in check.take(rows).items():
             parts.setdefault(split, []).append(part)
-    check.unique_ids()
+    check.check_unique_ids()
     if not classes:
         classes, parts = sort_classes(check.index, parts)
     ends = np.cumsum([0, *(sum(part.num_rows for part in of_split) for of_split in parts.values())]).tolist()
@@ -212,7 +205,7 @@ def write_manifest(
         for batch in written_rows(rows, path):
             check.take(batch)
             yield batch.batch
-        check.unique_ids()
+        check.check_unique_ids()
 
     def metadata() -> dict[str, Any]:
         known = {**(about or {}), "classes": list(names), "groups": list(groups)}

@@ -32,14 +32,7 @@ STORED = pa.schema([COLUMNS.field(n) for n in ("clip_id", "video", "audio", "sta
 
 
 class Clips(Sequence[Example]):
-    """The usable clips of a split: a view of the table that converts a row to an `Example` on access.
-
-    Args:
-        table: the rows of all splits.
-        rows: those of the split.
-        classes: class names in index order.
-        root: folder that relative media paths start from.
-    """
+    """The usable clips of a split: a view of the table that converts a row to an `Example` on access."""
 
     def __init__(self, table: SharedTable, rows: range, classes: tuple[str, ...], root: str):
         self.table, self.rows, self.classes, self.root = table, rows, classes, root
@@ -79,7 +72,6 @@ class Clips(Sequence[Example]):
         return Example(clip_id, video, audio, start, end, tuple(self.classes[label] for label in labels))
 
     def part(self, start: int, length: int) -> pa.Table:
-        """A range of the view's rows as a table."""
         rows = self.rows[start : start + length]
         if rows.step == 1:
             return self.table.table.slice(rows.start, len(rows))
@@ -108,13 +100,7 @@ class Clips(Sequence[Example]):
 
 
 class SharedTable:
-    """A table that needs no extra memory in further processes: a large one is memory-mapped from a file.
-
-    Args:
-        table: the table itself; it is pickled as it is.
-        path: the file that it is mapped from; only this name is pickled.
-        mapped: that file in memory.
-    """
+    """A table that is pickled as the path of its memory-mapped file, if it is large, and as it is otherwise."""
 
     def __init__(self, table: pa.Table, path: Path | None = None, mapped: mmap.mmap | None = None):
         self.table, self.path, self.mapped = table, path, mapped

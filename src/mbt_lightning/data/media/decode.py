@@ -106,21 +106,18 @@ def read_clip(
 
 
 def _check_numbers(kind: type, **values: float) -> None:
-    """Raise UserError for a value that is not a positive number of this type."""
     for name, value in values.items():
         if not 0 < value < math.inf or value != kind(value):
             raise UserError(f"{name} is {value}; it must be above 0{' and whole' if kind is int else ''}.")
 
 
 def _check_starts(**values: float) -> None:
-    """Raise UserError for a start before that of the clip."""
     for name, value in values.items():
         if not 0 <= value < math.inf:
             raise UserError(f"{name} is {value}; it must be 0 or more seconds after the first frame.")
 
 
 def _check_choices(path: Any, audio_path: Any, streams: Sequence[str], decoder: str) -> None:
-    """Raise UserError for unknown streams or decoders, and if no file is given."""
     if isinstance(streams, str) or not streams or not set(streams) <= set(STREAMS):
         raise UserError(f"streams is {streams!r}; it must be a list of one or both of {', '.join(STREAMS)}.")
     if (audio_path if "audio" in streams else path) is None:
@@ -129,7 +126,6 @@ def _check_choices(path: Any, audio_path: Any, streams: Sequence[str], decoder: 
 
 
 def _check_window(info: MediaInfo, track: Track, start_seconds: float) -> None:
-    """Raise ClipError for an unreadable stream, and for a window that starts after the clip's end."""
     if track.problem:
         raise ClipError(info.path, track.problem)
     if start_seconds >= info.duration_seconds:

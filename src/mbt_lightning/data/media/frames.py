@@ -61,7 +61,7 @@ class FrameReader:
 
 
 class Decord(FrameReader):
-    """decord, which rotates frames itself, and has its own FFmpeg 4.1."""
+    """decord rotates frames itself, and has its own FFmpeg 4.1."""
 
     name = "decord"
     fix = "pip install decord (x86-64 Linux and Windows only)"
@@ -109,7 +109,7 @@ class Decord(FrameReader):
 
 
 class Torchcodec(FrameReader):
-    """torchcodec, which rotates frames itself, with the system's FFmpeg."""
+    """torchcodec rotates frames itself, with the system's FFmpeg."""
 
     name = "torchcodec"
     fix = (
@@ -223,7 +223,6 @@ def _why_no_import(package: str, error: Exception) -> str:
 
 
 def _check_count(info: MediaInfo, video: Track, name: str, count: int) -> None:
-    """Raise ClipError if a decoder's number of frames differs from the number shown."""
     if count != len(video.seconds):
         raise ClipError(info.path, f"{name} counts {count} frames, not {len(video.seconds)}")
 

@@ -73,7 +73,6 @@ class Track:
     problem: str
 
     def moved(self, origin: float) -> Track:
-        """The same track with 0 at `origin`."""
         seconds, keys, end = self.seconds - origin, self.key_seconds - origin, self.end_seconds - origin
         return replace(self, seconds=seconds, key_seconds=keys, end_seconds=float(end))
 
@@ -117,17 +116,14 @@ class MediaInfo:
 
     @property
     def has_audio(self) -> bool:
-        """There is an audio stream, readable or not."""
         return self.audio is not None
 
     @property
     def duration_seconds(self) -> float:
-        """Length of the clip: the end of its longer stream."""
         return max(track.end_seconds for track in (self.video, self.audio) if track is not None)
 
     @property
     def state(self) -> str:
-        """The streams in words: "audio and video", "no audio" or "no video"."""
         if self.has_video and self.has_audio:
             return "audio and video"
         return "no audio" if self.has_video else "no video"
@@ -249,7 +245,6 @@ class _Packet(NamedTuple):
 
 
 def _list_packets(container: Any, streams: Sequence[Any]) -> dict[int, list[_Packet]]:
-    """All packets of the streams, by stream index, in decoding order."""
     packets: dict[int, list[_Packet]] = {stream.index: [] for stream in streams}
     scale = {stream.index: float(stream.time_base) for stream in streams}
     is_vp8 = {stream.index: bool(stream.codec_context) and stream.codec_context.name == "vp8" for stream in streams}
@@ -269,7 +264,6 @@ def _list_packets(container: Any, streams: Sequence[Any]) -> dict[int, list[_Pac
 
 
 def _track(stream: Any, packets: dict[int, list[_Packet]], container_name: str) -> Track:
-    """The table of a stream, in the container's time."""
     rows, kind = packets[stream.index], stream.type
     shown = [(p.start, p.duration) for p in rows if p.start is not None and not p.is_discard and not p.is_hidden]
     seconds = np.unique([start for start, _ in shown])  # also sorts: packets come in decoding order
@@ -336,7 +330,6 @@ if int(av.__version__.split(".")[0]) < 19:
 
 
 def _check_file(path: str) -> None:
-    """Raise ClipError if the first bytes are not those of a media file."""
     if not os.path.isfile(path):
         raise ClipError(path, "not a file" if os.path.exists(path) else "no such file")
     try:

@@ -74,8 +74,7 @@ def lay_out(
     """Place pieces of audio in a window at another sample rate; gaps are silent.
 
     Args:
-        pieces: the time of each piece's first sample in seconds, and its samples; including `MARGIN_SECONDS` on both
-            sides of the window, so that the resampling sees no step at its ends.
+        pieces: start in seconds and samples of each piece, including `MARGIN_SECONDS` on both sides of the window.
         rate: of the pieces, in Hz.
         start_seconds: start of the window.
         window_seconds: its length.
@@ -173,7 +172,6 @@ def _to_mono(frames: list[Any]) -> NDArray[np.float32]:
 
 
 def _resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:
-    """The waveform (N,) at another rate; its first sample keeps its time."""
     if rate == sample_rate:
         return waveform
     divisor = math.gcd(rate, sample_rate)
