@@ -17,15 +17,7 @@ from typing import ClassVar
 
 from mbt_lightning.datasets.base import ClipCollector, DataSet, Sources
 from mbt_lightning.datasets.clips import OfficialClip, Parsed
-from mbt_lightning.datasets.rows import (
-    BadRow,
-    ClassList,
-    numbered_rows,
-    show,
-    split_cells,
-    to_segment,
-    to_youtube_id,
-)
+from mbt_lightning.datasets.rows import BadRow, ClassList, numbered_rows, show, split_cells, to_segment, to_youtube_id
 from mbt_lightning.errors import UserError
 
 COLUMNS = ["ytid", "start_seconds", "end_seconds", "positive_labels"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import subprocess
@@ -19,6 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from mbt_lightning.disk import write_json
 from mbt_lightning.model.flops import count_parameters, gflops_per_clip
 from mbt_lightning.runs.folder import save_config
+from mbt_lightning.runs.read import read_json
 from mbt_lightning.runs.state import RunState
 from mbt_lightning.training.metrics_csv import MetricsCsv
 from mbt_lightning.training.wandb_logger import WandbRun
@@ -117,8 +117,7 @@ class RunRecorder(L.Callback):
 
     def summary(self) -> dict[str, Any]:
         assert self.folder is not None
-        path = self.folder / "summary.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return read_json(self.folder / "summary.json")
 
     def write(self, trainer: L.Trainer, pl_module: L.LightningModule, part: dict[str, Any]) -> None:
         """Add a part to `summary.json`, next to the facts about every run."""

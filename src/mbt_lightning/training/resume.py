@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 import zlib
@@ -13,6 +12,7 @@ from typing import Any
 from mbt_lightning.config.settings import identity_settings
 from mbt_lightning.errors import UserError
 from mbt_lightning.process import rank
+from mbt_lightning.runs.read import read_json
 from mbt_lightning.training.checkpoint import read_about, read_checkpoint
 
 RESUME_FROM = "MBT_RESUME_FROM"
@@ -26,10 +26,8 @@ def own_checkpoint(folder: Path) -> Path | None:
     """
     if rank() and RESUME_FROM in os.environ:
         return Path(os.environ[RESUME_FROM]) if os.environ[RESUME_FROM] else None
-    paths = [folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt")]
-    damaged = []
-    found = None
-    for path in paths:
+    damaged, found = [], None
+    for path in (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt")):
         if path.is_file():
             if is_whole(path):
                 found = path
@@ -74,5 +72,4 @@ def refuse_other_settings(path: Path, ours: Mapping[str, Any]) -> None:
 
 
 def is_trained(folder: Path) -> bool:
-    summary = folder / "summary.json"
-    return summary.is_file() and bool(json.loads(summary.read_text()).get("fit", {}).get("finished"))
+    return bool(read_json(folder / "summary.json").get("fit", {}).get("finished"))

@@ -85,9 +85,8 @@ def report_failed_start() -> None:
     def start() -> None:
         import wandb
 
-        settings = {"init_timeout": INIT_SECONDS_OF_A_FAILURE, "quiet": True} | finish_setting(
-            INIT_SECONDS_OF_A_FAILURE
-        )
+        settings: dict[str, Any] = {"init_timeout": INIT_SECONDS_OF_A_FAILURE, "quiet": True}
+        settings |= finish_setting(INIT_SECONDS_OF_A_FAILURE)
         wandb.init(resume="allow", settings=wandb.Settings(**settings))
 
     failure = bounded(start, 2 * INIT_SECONDS_OF_A_FAILURE)

@@ -61,18 +61,9 @@ class WandbRun(WandbLogger):
         init_seconds: float = 60.0,
         finish_seconds: float = FINISH_SECONDS,
     ):
-        super().__init__(
-            name=name,
-            save_dir=save_dir or ".",
-            offline=offline,
-            project=project,
-            log_model=log_model,
-            resume=resume,
-            entity=entity,
-            group=group,
-            tags=tags,
-            notes=notes,
-        )
+        where: dict[str, Any] = {"project": project, "entity": entity, "save_dir": save_dir or ".", "offline": offline}
+        about: dict[str, Any] = {"name": name, "group": group, "tags": tags, "notes": notes}
+        super().__init__(log_model=log_model, resume=resume, **where, **about)
         self.init_seconds = init_seconds
         self.finish_seconds = finish_seconds
         self.has_failed = False

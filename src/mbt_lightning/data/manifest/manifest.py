@@ -50,7 +50,7 @@ from mbt_lightning.data.manifest.formats import (
     written_rows,
 )
 from mbt_lightning.data.manifest.shared_table import Clips, SharedTable, share
-from mbt_lightning.disk import replacing
+from mbt_lightning.disk import replacing, write_text
 from mbt_lightning.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
@@ -94,9 +94,8 @@ class Manifest:
     @property
     def about(self) -> dict[str, Any]:
         """The metadata that a derived manifest keeps: all except what `write_manifest` computes."""
-        return {
-            key: value for key, value in self.metadata.items() if key not in ("classes", "groups", "counts", "hash")
-        }
+        computed = ("classes", "groups", "counts", "hash")
+        return {key: value for key, value in self.metadata.items() if key not in computed}
 
     @property
     def coverage(self) -> dict[str, tuple[int, int]]:
@@ -275,8 +274,7 @@ def write_metadata_files(path: Path, metadata: Mapping[str, Any]) -> None:
         columns = {name: cells for name, cells in columns.items() if cells}
         csv.writer(file).writerows([tuple(columns), *zip(*columns.values(), strict=True)])
     rest = {key: value for key, value in metadata.items() if key not in ("classes", "groups")}
-    with replacing(meta_file(path)) as unfinished:
-        unfinished.write_text(json.dumps(rest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(meta_file(path), json.dumps(rest, indent=2, ensure_ascii=False) + "\n")
 
 
 def relative(path: str | os.PathLike[str], folder: Path) -> str:

@@ -24,13 +24,7 @@ import numpy as np
 
 from mbt_lightning.data import sampling
 from mbt_lightning.data.media.frames import check_decoder, read_frames
-from mbt_lightning.data.media.probe import (
-    STREAMS,
-    ClipError,
-    MediaInfo,
-    Track,
-    probe_once,
-)
+from mbt_lightning.data.media.probe import STREAMS, ClipError, MediaInfo, Track, probe_once
 from mbt_lightning.data.media.sound import read_audio
 from mbt_lightning.data.records import Clip
 from mbt_lightning.errors import UserError

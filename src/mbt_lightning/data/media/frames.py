@@ -16,14 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbt_lightning.data import sampling
-from mbt_lightning.data.media.probe import (
-    ClipError,
-    MediaInfo,
-    StreamQuirk,
-    Track,
-    best_stream,
-    open_media,
-)
+from mbt_lightning.data.media.probe import ClipError, MediaInfo, StreamQuirk, Track, best_stream, open_media
 from mbt_lightning.errors import UserError, one_line
 
 MAX_SHIFT_SECONDS = 0.5

@@ -15,14 +15,7 @@ import torchaudio.transforms
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mbt_lightning.data.media.probe import (
-    ClipError,
-    MediaInfo,
-    Track,
-    best_stream,
-    is_short,
-    open_media,
-)
+from mbt_lightning.data.media.probe import ClipError, MediaInfo, Track, best_stream, is_short, open_media
 
 # Audio is decoded at the file's own rate and resampled once: torchaudio's windowed sinc with 64 zero crossings keeps
 # 7.9 of 8 kHz and takes 4 ms a clip; libav's resampler, frame by frame, takes 15 ms and loses 8 dB there.
