@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -183,3 +183,21 @@ def is_running(process: Mapping[str, Any]) -> bool:
     except PermissionError:  # another user's
         return True
     return True
+
+
+def bounded(work: Callable[[], None], seconds: float | None) -> BaseException | None:
+    """Call a function for at most some seconds (None: no limit); returns its exception, a TimeoutError, or None."""
+    raised: list[BaseException] = []
+
+    def catch() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=catch, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        return TimeoutError(f"no answer within {seconds:.0f} s")
+    return raised[0] if raised else None

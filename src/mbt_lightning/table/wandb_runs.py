@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from mbt_lightning.config.settings import flat, nested
 from mbt_lightning.errors import UserError, one_line
+from mbt_lightning.process import bounded
 from mbt_lightning.runs.read import Run
 from mbt_lightning.sweep.planned_runs import Plan
-from mbt_lightning.training.wandb_exit import bounded
 
 X_AXIS = "trainer/global_step"
 EMPTY = "{}"

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mbt_lightning.errors import one_line
+from mbt_lightning.process import bounded
 
 FINISH_SECONDS = 120.0
 """Default time limit of W&B's last uploads."""
@@ -151,21 +151,3 @@ def has_ended(path: str) -> bool:
         raise LookupError("the run is still shown as running")
 
     return bounded(ask, 20.0) is None
-
-
-def bounded(work: Callable[[], None], seconds: float | None) -> BaseException | None:
-    """Call a function for at most some seconds (None: no limit); returns its exception, a TimeoutError, or None."""
-    raised: list[BaseException] = []
-
-    def catch() -> None:
-        try:
-            work()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=catch, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        return TimeoutError(f"no answer within {seconds:.0f} s")
-    return raised[0] if raised else None
