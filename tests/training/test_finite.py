@@ -90,7 +90,7 @@ def test_of_accumulated_batches_the_wrong_one_is_named(manifest: Path, tmp_path:
 def test_weights_that_are_not_finite_are_not_saved(manifest: Path, tmp_path: Path, capsys) -> None:
     more = [*breaking("weights"), "--data.val_split", "null"]
     line = refusal(capsys, "fit", *tiny(manifest, tmp_path, *more))
-    assert f"behind step 2 the weights of {PARAMETER} are not finite, and are not saved; there is no good" in line
+    assert f"after step 2 the weights of {PARAMETER} are not finite, and are not saved; it has no good" in line
     assert not list(failed(tmp_path, line).glob("checkpoints/*"))
 
 

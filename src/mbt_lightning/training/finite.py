@@ -26,9 +26,9 @@ REMEDY = "lower the learning rate, clip the gradients, or check these clips"
 class FiniteGuard(L.Callback):
     """Stops a training whose loss, gradients or weights are not finite; all processes do so at the same step.
 
-    Loss and gradients are checked before the optimiser makes a step, and before gradients are clipped, while the weights
-    are still good. This transfers one number per step from the device. With scaled gradients (`16-mixed`), infinite ones
-    are left to the scaler, which skips such steps.
+    Loss and gradients are checked before the optimiser makes a step and before gradients are clipped, while the weights
+    are still good. This transfers one number per step from the device. Infinite scaled gradients (`16-mixed`) are left
+    to the scaler, which skips such steps.
     """
 
     def __init__(self) -> None:
