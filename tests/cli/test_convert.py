@@ -234,7 +234,7 @@ REFUSALS = {
     ),
     "exported": (["export", "garbage", "--out", "o"], "garbage: not a checkpoint of mbt"),
     "exports": (["export", "nowhere", "--out", "o"], "nowhere: no such file; give a .ckpt file, or last or best with"),
-    "best": (["export", "best", "--out", "o"], "best: of which experiment? Name it by --experiment NAME"),
+    "best": (["export", "best", "--out", "o"], "best: of which experiment? Add --experiment NAME"),
 }
 
 

@@ -87,7 +87,7 @@ class TestFolders:
             False,
         )
         assert state("old-untested", parts={"test": {}}) == ("stopped", "no test scores", False)
-        assert state("old-none", summary=False) == ("stopped", "no summary.json: it did not come to its end", False)
+        assert state("old-none", summary=False) == ("stopped", "no summary.json: it did not finish", False)
         assert state("done", state="finished", pid=1, host=host) == ("finished", "", True)
         assert state("oom", False, state="failed", pid=1, host=host, message="boom") == ("failed", "boom", False)
         assert state("here", False, state="running", pid=os.getpid(), host=host) == ("running", "", False)
@@ -106,20 +106,20 @@ class TestFolders:
     @pytest.mark.parametrize(
         ("file", "content", "told"),
         [
-            ("summary.json", "{", "summary.json: is no JSON"),
-            ("summary.json", "[]", "summary.json: holds no JSON object"),
-            ("config.yaml", "a: [", "config.yaml: is no YAML"),
-            ("config.yaml", "a: \udcff", "config.yaml: is no text in UTF-8 (invalid start byte at byte 3)"),
-            ("summary.json", '"\udcff"', "summary.json: is no text in UTF-8"),
-            ("state.json", '"\udcff"', "state.json: is no text in UTF-8"),
-            ("state.json", "", "state.json: is no JSON"),
+            ("summary.json", "{", "summary.json: is not JSON"),
+            ("summary.json", "[]", "summary.json: is not a JSON object"),
+            ("config.yaml", "a: [", "config.yaml: is not YAML"),
+            ("config.yaml", "a: \udcff", "config.yaml: is not UTF-8 text (invalid start byte at byte 3)"),
+            ("summary.json", '"\udcff"', "summary.json: is not UTF-8 text"),
+            ("state.json", '"\udcff"', "state.json: is not UTF-8 text"),
+            ("state.json", "", "state.json: is not JSON"),
         ],
     )
     def test_a_broken_file_is_named(self, file: str, content: str, told: str, tmp_path: Path) -> None:
         (make_run(tmp_path / "1") / file).write_text(content, encoding="utf-8", errors="surrogateescape")
         with pytest.raises(UserError, match=re.escape(told)) as error:
             read_folders([tmp_path])
-        assert "mend it, or move the run out of the way" in str(error.value)
+        assert "repair it, or move the run away" in str(error.value)
 
     def test_what_is_no_file_or_breaks_off_is_named(self, tmp_path: Path) -> None:
         folder = make_run(tmp_path / "1")

@@ -93,7 +93,7 @@ def test_the_same_id_is_the_same_run_and_no_other_experiment(manifest: Path, tmp
     before = json.loads((run / "summary.json").read_text())
     assert before["machine"]["device"] and before["machine"]["num_gpus"] == 0 and before["data"]["name"] is None
     other = finish(start([*words, "--model.label_smoothing", "0.3"], MBT_RUN_ID="x"), code=2)
-    assert "was begun with other settings: model.label_smoothing is 0.0 there and 0.3 here; give it" in other
+    assert "was started with other settings: model.label_smoothing is 0.0 there and 0.3 here; use" in other
     assert json.loads((run / "state.json").read_text())["state"] == "finished", "the refusal leaves it alone"
     assert "trained already" in finish(start(words, MBT_RUN_ID="x"))
     after = json.loads((run / "summary.json").read_text())
