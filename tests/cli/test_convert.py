@@ -152,7 +152,7 @@ def test_one_modality_needs_no_fusion_layer() -> None:
     assert overlay["data"]["window_seconds"] == 0.8 and "num_frames" not in overlay["data"]
 
 
-def test_an_unused_bottleneck_is_told(capsys) -> None:
+def test_an_unused_bottleneck_is_reported(capsys) -> None:
     imported(theirs(modalities=["rgb"]), "--frame_size", "32")
     out = " ".join(capsys.readouterr().out.split())
     assert "parameter 'bottleneck' is not used: with one modality, nothing is fused." in out
@@ -239,7 +239,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("words", "message"), REFUSALS.values(), ids=REFUSALS)
-def test_what_cannot_be_done_is_told(words, message, capsys) -> None:
+def test_what_cannot_be_done_is_reported(words, message, capsys) -> None:
     write(theirs(tokens=(4, 8)))
     Path("garbage").write_bytes(b"\x93\x01junk" * 9)
     assert message in refusal(capsys, *words)

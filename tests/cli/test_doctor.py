@@ -140,7 +140,7 @@ def test_a_cache_folder_that_cannot_be_written_is_broken(tmp_path, monkeypatch):
     assert finding.state == "broken" and "set MBT_CACHE to a folder" in finding.fix
 
 
-def test_limits_that_stop_workers_are_told(monkeypatch):
+def test_limits_that_stop_workers_are_reported(monkeypatch):
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     monkeypatch.setattr(doctor, "MIN_SHARED_BYTES", 1 << 60)

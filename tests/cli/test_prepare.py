@@ -246,7 +246,7 @@ class TestReport:
         lay_out({"vggsound.csv": VGG + f"{IDS[3]},7,a b,train\nbad,row\n"}, media)
         Path(f"media/video/{IDS[1]}_000001.mp4").write_bytes(b"junk" * 99)
 
-    def test_every_loss_is_told(self, holes, capsys) -> None:
+    def test_every_loss_is_reported(self, holes, capsys) -> None:
         self.prepare()
         manifest = read_manifest(Path("m.csv"))
         assert manifest.left_out == {"missing": 1, "unreadable": 1}

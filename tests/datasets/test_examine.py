@@ -144,7 +144,7 @@ def damaged(tmp_path_factory) -> dict[str, str]:
     return made
 
 
-def test_damaged_files_are_told_for_what_they_are(damaged, run) -> None:
+def test_damaged_files_are_recognised(damaged, run) -> None:
     found = run(damaged.values())
     for name, (_, _, status, reason) in DAMAGED.items():
         result = found[damaged[name]]

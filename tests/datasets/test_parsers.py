@@ -375,7 +375,7 @@ def test_counts_of_audiosets_header(parse):
     assert parse("audioset", {"train.csv": both.replace("num_unique_labels=3, ", "")}, CLASSES).notes == [NOTE]
 
 
-def test_audioset_that_lost_labels_or_times_is_told(parse):
+def test_audioset_that_lost_labels_or_times_is_reported(parse):
     ids = [f"aaSYNTH{i:04d}" for i in range(100)]
     text = "".join(f"{name},0,10,/m/0aaa01\n" for name in ids)
     (note, _) = parse("audioset", {"train.csv": text}, CLASSES).notes
@@ -401,7 +401,7 @@ def test_splits_of_audioset(parse, name, split):
     assert {clip.split for clip in parse("audioset", {name: SEGMENTS}, CLASSES).clips} == {split}
 
 
-def test_splits_that_nobody_tells(parse):
+def test_splits_that_are_unknown(parse):
     for name in ("segments.csv", "train_eval.csv"):
         message = f"{name}: no split in the file's name or in a column; add --split train|val|test"
         with pytest.raises(UserError, match=message.replace("|", r"\|")):
@@ -844,7 +844,7 @@ def test_rows_of_ave_that_are_refused(parse, line, reason):
     assert where == "testSet.txt:3" and message.startswith(reason)
 
 
-def test_ave_tells_no_split_in_the_list_of_all(parse):
+def test_aves_list_of_all_has_no_split(parse):
     with pytest.raises(UserError, match=r"Annotations.txt: no split in the file's name or in a column"):
         parse("ave", {"Annotations.txt": AVE})
 
@@ -982,7 +982,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_damage_is_told_or_refused(write, name):
+def test_damage_is_reported_or_refused(write, name):
     """Whatever happens to a file, rows are refused or a UserError is raised; what is read is well formed."""
     file, text, lists = CASES[name]
     labels = [write(other, content) for other, content in lists.items()]

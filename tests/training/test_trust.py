@@ -129,7 +129,7 @@ def test_all_settings_in_a_file_are_refused(suffix: str, run: Path) -> None:
     assert is_unharmed()
 
 
-def test_the_refusal_says_where_what_and_how_to_allow_it(run: Path, plugin: str) -> None:
+def test_the_refusal_names_place_value_and_fix(run: Path, plugin: str) -> None:
     with pytest.raises(UserError) as caught:
         load_checkpoint(changed(run, "config/model/fusion/class_path", f"{plugin}.Mine"))
     text = str(caught.value)

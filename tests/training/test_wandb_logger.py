@@ -309,7 +309,7 @@ def test_trouble_at_the_start(place: Place, trouble: tuple | None) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_under_its_id(place: Place) -> None:
+def test_a_killed_run_resumes_under_its_id(place: Place) -> None:
     """Its steps are counted on, none twice and none lost, and it is finished in the end."""
     epochs, again = ["--trainer.max_epochs", "40"], {"WANDB_RUN_ID": "killed"}
     process = place.mbt(*epochs, **again)

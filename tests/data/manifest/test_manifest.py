@@ -205,7 +205,7 @@ def test_a_split_without_clips(write) -> None:
 
 
 class TestDigest:
-    def test_says_what_was_read(self, write) -> None:
+    def test_reports_what_was_read(self, write) -> None:
         first = read_manifest(write(CSV)).digest
         assert read_manifest(write(CSV)).digest == first and len(first) == 16
         assert read_manifest(write(CSV.replace("dog", "dot"))).digest != first
@@ -276,13 +276,13 @@ WRONG_JSONL = {
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG_CSV.values(), ids=WRONG_CSV)
-def test_mistakes_in_csv_are_told_by_line(write, text, message) -> None:
+def test_mistakes_in_csv_are_reported_by_line(write, text, message) -> None:
     with pytest.raises(UserError, match=message):
         read_manifest(write(text, "m.csv"))
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG_JSONL.values(), ids=WRONG_JSONL)
-def test_mistakes_in_jsonl_are_told_by_line(write, text, message) -> None:
+def test_mistakes_in_jsonl_are_reported_by_line(write, text, message) -> None:
     with pytest.raises(UserError, match=message):
         read_manifest(write(text, "m.jsonl"))
 
@@ -351,7 +351,7 @@ class TestParquet:
             ({"labels": [["dog"], ["cat", None]]}, r"m\.parquet: row 2: labels is \['cat', None\]; write a list of"),
         ],
     )
-    def test_mistakes_are_told_by_row(self, tmp_path, changes, message) -> None:
+    def test_mistakes_are_reported_by_row(self, tmp_path, changes, message) -> None:
         columns = {"video": ["a.mp4", "b.mp4"], "labels": [["dog"], ["cat"]], "split": ["train", "val"]}
         columns |= {"end_seconds": [1.0, None]} | changes
         path = parquet(tmp_path / "m.parquet", **{name: cells for name, cells in columns.items() if cells})
@@ -366,7 +366,7 @@ class TestParquet:
             with pytest.raises(UserError, match=r"m\.parquet: not a Parquet file, or damaged: "):
                 read_manifest(path)
 
-    def test_a_column_that_stands_there_twice(self, tmp_path) -> None:
+    def test_a_repeated_column(self, tmp_path) -> None:
         columns = {"video": ["a.mp4"], "labels": [["dog"]], "split": ["train"], "audio": ["a.wav"]}
         table = pa.table(columns).rename_columns(["video", "labels", "split", "video"])
         pq.write_table(table, tmp_path / "m.parquet")
@@ -475,7 +475,7 @@ class TestWriting:
             ({"video": None}, r"row 2: neither video nor audio names a file"),
         ],
     )
-    def test_mistakes_are_told_by_row(self, path, changes, message) -> None:
+    def test_mistakes_are_reported_by_row(self, path, changes, message) -> None:
         wrong = ManifestRow("b", None, None, None, "b.mp4", None, None, None, ["dog"], "train")._replace(**changes)
         with pytest.raises(UserError, match=message):
             write_manifest(path, [ROWS[0], wrong], NAMES)
@@ -508,7 +508,7 @@ class TestHash:
         digests = {write_manifest(tmp_path / "m.parquet", r, NAMES)["hash"] for r in (rows, changed, rows[::-1])}
         assert len(digests) == 3
 
-    def test_tells_cells_apart_that_read_the_same_in_a_row(self, tmp_path) -> None:
+    def test_distinguishes_cells_that_read_the_same_in_a_row(self, tmp_path) -> None:
         digests = set()
         for labels in (["ab", "c"], ["a", "bc"]):
             rows = [ROWS[0]._replace(labels=labels)]

@@ -452,7 +452,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_told_in_a_line(name, clip_of, tmp_path, decoder):
+def test_damage_is_reported_in_a_line(name, clip_of, tmp_path, decoder):
     kind, spoil, reason = DAMAGE[name]
     source = clip_of(kind)
     path = tmp_path / f"spoilt{source.suffix}"
@@ -524,7 +524,7 @@ def test_sound_that_cannot_be_decoded_is_no_silence(clip_of):
         read_clip(clip_of(NO_PICTURES), info=longer)
 
 
-def test_a_window_that_starts_behind_the_end(clip_of):
+def test_a_window_that_starts_after_the_end(clip_of):
     with pytest.raises(ClipError, match=r"the clip ends at 4\.000 s, before the window starts at 5 s"):
         read_clip(clip_of("mp4"), start_seconds=5.0)
     with pytest.raises(ClipError, match="before the window starts at 9 s"):
@@ -614,7 +614,7 @@ STUBS = {
 
 
 @pytest.mark.parametrize("how", STUBS)
-def test_torchcodec_that_does_not_work_is_told_with_the_fix(how, clip_of, tmp_path, monkeypatch):
+def test_torchcodec_that_does_not_work_is_reported_with_the_fix(how, clip_of, tmp_path, monkeypatch):
     text, reason = STUBS[how]
     (tmp_path / "torchcodec.py").write_text(str(text))
     monkeypatch.syspath_prepend(tmp_path)
@@ -701,6 +701,6 @@ def test_decoders_work_in_the_workers_of_a_loader(start_method, clip_of, decoder
         ({"path": None}, "path is None; it must be the media file"),
     ],
 )
-def test_wrong_arguments_are_told(arguments, text):
+def test_wrong_arguments_are_reported(arguments, text):
     with pytest.raises(UserError, match=text):
         read_clip(**{"path": "a.mp4", **arguments})
