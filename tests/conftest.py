@@ -25,7 +25,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         "PL_SEED_WORKERS",
         "MBT_RUN_FOLDER",
         "MBT_CHECKPOINT",
-        "MBT_GOES_ON",
+        "MBT_RESUME_FROM",
         "MBT_DIE_WITH_PARENT",
         "MBT_RUN_ID",
         "MBT_TRUST",

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, and the folder of what can be made again."""
+"""Files that are complete or absent, and the cache folder."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 KEPT_SECONDS = 30 * 86_400
-"""Cached files that no run has used for this long are deleted."""
+"""Cached files not used for this long are deleted."""
 
 
 @contextmanager
 def replacing(path: Path, sync: bool = False) -> Iterator[Path]:
-    """The name of a new file that takes the place of `path` when the block ends without an error.
+    """The name of a new file that replaces `path` when the block ends without an error.
 
     Args:
-        path: the file to write; a reader sees the earlier one or the new one, never a part.
-        sync: whether the new file also survives a power failure (it is brought to the disk first).
+        path: the file to write; a reader sees the old or the new one, never a part.
+        sync: whether the new file also survives a power failure (it is synced to the disk first).
 
     Yields:
         The name to write to, in the same folder; several processes may write the same file.
@@ -61,16 +61,13 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def cache_folder(name: str = "") -> Path:
-    """The folder of what can be made again, `$MBT_CACHE` or `~/.cache/mbt-lightning`, or a folder in it.
-
-    It need not exist.
-    """
+    """The cache folder, `$MBT_CACHE` or `~/.cache/mbt-lightning`, or a folder in it; it need not exist."""
     root = Path(os.environ.get("MBT_CACHE") or Path.home() / ".cache" / "mbt-lightning").expanduser()
     return root / name
 
 
 def mark_used(file: Path) -> None:
-    """Count a cached file as used today, and delete its neighbours that have not been used for long.
+    """Mark a cached file as used today, and delete its neighbours that have not been used for long.
 
     Raises:
         OSError: the folder cannot be changed.

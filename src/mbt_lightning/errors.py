@@ -1,4 +1,4 @@
-"""Errors that users can fix, printed as one line with exit code 2, and the wording that messages share."""
+"""Errors that users can fix, printed as one line with exit code 2, and shared wording of messages."""
 
 import difflib
 import sys
@@ -7,11 +7,11 @@ from typing import NoReturn
 
 
 class UserError(ValueError):
-    """A wrong setting, file or value; its text names the value got, the values allowed and the fix."""
+    """A wrong setting, file or value; its text gives the value, the allowed values and the fix."""
 
 
 def exit_with_error(message: str) -> NoReturn:
-    """Print what a person can mend and leave with exit code 2; the exit carries the message as its note."""
+    """Print an error that users can fix and exit with code 2; the exception carries the message as its note."""
     print(f"mbt: error: {message}", file=sys.stderr)
     stop = SystemExit(2)
     stop.add_note(message)
@@ -19,23 +19,22 @@ def exit_with_error(message: str) -> NoReturn:
 
 
 def one_line(message: object) -> str:
-    """A text without line breaks."""
     return " ".join(str(message).split())
 
 
 def abbreviate(names: Sequence[str], most: int = 5) -> str:
-    """The first of a list of names, and how many more there are."""
+    """The first names of a list, and the number of the others."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint at the known name that is most like an unknown one, or nothing."""
+    """A hint at the known name most similar to an unknown one, or ""."""
     close = difflib.get_close_matches(name[:200], list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def duration(seconds: float) -> str:
-    """A length of time as a person says it, e.g. `2 h 5 min`, `1 min 30 s` or `0.4 s`."""
+    """A duration for people, e.g. `2 h 5 min`, `1 min 30 s` or `0.4 s`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

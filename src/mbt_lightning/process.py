@@ -1,4 +1,4 @@
-"""One process of a run, without torch: its rank, the signals that ask it to stop, and that none outlives its parent."""
+"""A process of a run, without torch: its rank, the signals that stop it, and its ties to parent and children."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from types import FrameType
 from typing import Any
 
 RUNS = ("fit", "validate", "test", "predict")
-"""The program's words that start a run, which listens to signals."""
+"""The commands that start a run, which handles signals."""
 
 DIE_WITH_PARENT = "MBT_DIE_WITH_PARENT"
-"""Environment variable: `1`, or the process id of the parent that must still be there."""
+"""Environment variable: `1`, or the process id of the parent that must still be alive."""
 
 AGAIN_SECONDS = 1.0
-"""A signal that comes so soon behind the first is the same one, which a launcher has passed on once more."""
+"""A signal this soon after the first is the same one, forwarded again by a launcher."""
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def rank() -> int:
-    """The rank of this process among all of its run, as whoever started it says; 0 for a process alone."""
+    """The rank of this process in its run, from the environment; 0 for a single process."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))))
 
 
@@ -44,17 +44,16 @@ def kill_me_with_my_parent() -> None:
 
 
 def die_with_parent() -> None:
-    """Do not outlive the parent, if `MBT_DIE_WITH_PARENT` asks for it."""
-    said, me = os.environ.get(DIE_WITH_PARENT, ""), str(os.getpid())
-    if not said or said == me:
+    """Do not outlive the parent, if `MBT_DIE_WITH_PARENT` is set."""
+    value, me = os.environ.get(DIE_WITH_PARENT, ""), str(os.getpid())
+    if not value or value == me:
         return
     kill_me_with_my_parent()
-    if said.isdigit() and int(said) > 1 and int(said) != os.getppid():
+    if value.isdigit() and int(value) > 1 and int(value) != os.getppid():
         sys.exit("mbt: the process that started this one has ended")
 
 
 def bind_children() -> None:
-    """Let the processes that Lightning starts for the other ranks die with this one."""
     os.environ[DIE_WITH_PARENT] = str(os.getpid())
 
 
@@ -65,33 +64,32 @@ def is_in_group() -> bool:
 
 
 class Signals:
-    """What SIGTERM and SIGINT (Ctrl-C) have asked of this process.
+    """The SIGTERM and SIGINT (Ctrl-C) that this process has received.
 
-    As long as nothing runs, the first one ends the process. As soon as the ranks work together (`deferred`) it is
-    noted only, so that all stop at the same step; a later one ends the process at once.
+    While nothing runs, the first one ends the process. Once the ranks work together (`deferred`) it is only recorded,
+    so all stop at the same step; a later one ends the process immediately.
     """
 
     def __init__(self) -> None:
         self.received = 0
-        """The first signal that came; 0: none."""
+        """The first signal received; 0: none."""
         self.agreed = 0
         """The signal that all ranks stop for; 0: none."""
         self.deferred = False
-        """Whether a signal is only noted."""
+        """Whether a signal is only recorded."""
         self.since = 0.0
         self.earlier: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Take the two signals over; one that is ignored stays so."""
+        """Handle the two signals, except an ignored one."""
         if self.earlier or threading.current_thread() is not threading.main_thread():
             return
-        self.deferred = rank() > 0  # a rank that leaves alone would let the others wait
+        self.deferred = rank() > 0  # if one rank left, the others would wait
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self.earlier[number] = signal.signal(number, self.note)
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal, or end."""
         is_first = not self.received
         if is_first:
             self.received, self.since = number, time.monotonic()
@@ -101,18 +99,16 @@ class Signals:
             raise KeyboardInterrupt
         if is_first:
             sys.exit(128 + number)
-        signal.signal(number, signal.SIG_DFL)  # works even where Python does not get to run
+        signal.signal(number, signal.SIG_DFL)  # works even if Python code cannot run
         os.kill(os.getpid(), number)
 
     def restore(self) -> None:
-        """Give the signals back, and forget what came."""
         for number, handler in self.earlier.items():
             signal.signal(number, handler)
         self.__init__()  # type: ignore[misc]
 
     @contextmanager
     def listening(self) -> Iterator[Signals]:
-        """Listen inside of a `with`."""
         self.listen()
         try:
             yield self
@@ -121,13 +117,13 @@ class Signals:
 
 
 SIGNALS = Signals()
-"""This process's own."""
+"""Those of this process."""
 
 
 def serve_parent() -> None:
-    """Let a worker process live as long as its parent needs it, whatever signal is sent to the whole group.
+    """Let a worker process live as long as its parent needs it, whatever signal the whole process group gets.
 
-    SIGTERM is obeyed only where the parent itself sends it, SIGINT never.
+    SIGTERM counts only if the parent itself sends it, SIGINT never.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     kill_me_with_my_parent()
@@ -146,7 +142,7 @@ def wait_for_parent() -> None:
 
 @cache
 def machine() -> str:
-    """What tells this machine, since it was started, from all others; containers on one machine are told apart."""
+    """An identifier of this machine since its last boot; containers on one machine differ."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -155,17 +151,17 @@ def machine() -> str:
 
 
 def identity(pid: int) -> dict[str, Any]:
-    """A process, so that another one with the same number is not taken for it."""
+    """A process id that is not confused with a later process of the same number."""
     return {"pid": pid, "start": start_of(pid)}
 
 
 def myself() -> dict[str, Any]:
-    """This process, as `is_running` and other machines can recognise it."""
+    """This process, recognisable by `is_running` and by other machines."""
     return identity(os.getpid()) | {"host": socket.gethostname(), "machine": machine()}
 
 
 def start_of(pid: int) -> str | None:
-    """When a process of this machine was started, in ticks since the machine was; None if it is gone or unknown."""
+    """Start of a process of this machine, in ticks since boot; None if it is gone or unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -174,7 +170,7 @@ def start_of(pid: int) -> str | None:
 
 
 def is_running(process: Mapping[str, Any]) -> bool:
-    """Whether a process of this machine is there: by its `pid`, and by its `start` where `identity` has noted it."""
+    """Whether a process of this machine is alive: by its `pid`, and by its `start` if `identity` recorded it."""
     pid = process.get("pid")
     if not isinstance(pid, int) or pid <= 0:
         return False
@@ -184,21 +180,13 @@ def is_running(process: Mapping[str, Any]) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's
         return True
     return True
 
 
 def bounded(work: Callable[[], None], seconds: float | None) -> BaseException | None:
-    """Do something in bounded time.
-
-    Args:
-        work: what to do.
-        seconds: how long it may take; None for ever. It goes on in its thread when the time is over.
-
-    Returns:
-        What it raised, a TimeoutError if it is not done, or None.
-    """
+    """Call a function for at most some seconds (None: no limit); returns its exception, a TimeoutError, or None."""
     raised: list[BaseException] = []
 
     def catch() -> None:
@@ -211,5 +199,5 @@ def bounded(work: Callable[[], None], seconds: float | None) -> BaseException | 
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        return TimeoutError(f"no answer for {seconds:.0f} s")
+        return TimeoutError(f"no answer within {seconds:.0f} s")
     return raised[0] if raised else None

@@ -1,4 +1,4 @@
-"""`mbt import` and `mbt export`: files that test, predict and start trainings; what does not go is said in a line."""
+"""`mbt import` and `mbt export`: files that can be tested, used for prediction and fine-tuned; one-line errors."""
 
 import json
 from pathlib import Path
@@ -127,11 +127,11 @@ SETTINGS = {  # what the parameters look like -> (words, strategy, other facts o
 }
 
 
-@pytest.mark.parametrize(("facts", "words", "strategy", "told"), SETTINGS.values(), ids=SETTINGS)
-def test_import_tells_what_the_parameters_tell(facts, words, strategy, told) -> None:
+@pytest.mark.parametrize(("facts", "words", "strategy", "expected"), SETTINGS.values(), ids=SETTINGS)
+def test_import_reads_the_settings_from_the_parameters(facts, words, strategy, expected) -> None:
     params = theirs(**{"tokens": (4, 8)} | facts)
     overlay = imported(params, *SIZES, *words)
-    assert {key: overlay["model"][key] for key in told} == told
+    assert {key: overlay["model"][key] for key in expected} == expected
     model = load_checkpoint("weights/model.safetensors")
     assert type(model.network.fusion) is strategy
     used = state_dict(_flat(params), model.network)[0]
@@ -152,7 +152,7 @@ def test_one_modality_needs_no_fusion_layer() -> None:
     assert overlay["data"]["window_seconds"] == 0.8 and "num_frames" not in overlay["data"]
 
 
-def test_an_unused_bottleneck_is_told(capsys) -> None:
+def test_an_unused_bottleneck_is_reported(capsys) -> None:
     imported(theirs(modalities=["rgb"]), "--frame_size", "32")
     out = " ".join(capsys.readouterr().out.split())
     assert "parameter 'bottleneck' is not used: with one modality, nothing is fused." in out
@@ -192,13 +192,13 @@ def test_the_imported_model_tests_and_predicts(manifest, capsys) -> None:
 
 
 def test_class_names_come_along(capsys) -> None:
-    Path("classes.csv").write_text("name\n" + "".join(f"sound {i}\n" for i in range(CLASSES)))
+    Path("classes.csv").write_text("name\n" + "".join(f"noise {i}\n" for i in range(CLASSES)))
     imported(theirs(tokens=(4, 8)), "--classes", "classes.csv", *SIZES)
-    assert load_checkpoint("weights/model.safetensors").spec.classes[3] == "sound 3"
+    assert load_checkpoint("weights/model.safetensors").spec.classes[3] == "noise 3"
     Path("classes.csv").write_text("name\none\n")
     words = ["import", "scenic", write(theirs(tokens=(4, 8))), "--out", "b", "--classes", "classes.csv", *SIZES]
-    told = refusal(capsys, *words)
-    assert "classes.csv names 1 classes, but the checkpoint has 12" in told
+    message = refusal(capsys, *words)
+    assert "classes.csv names 1 classes, but the checkpoint has 12" in message
 
 
 REFUSALS = {
@@ -234,12 +234,12 @@ REFUSALS = {
     ),
     "exported": (["export", "garbage", "--out", "o"], "garbage: not a checkpoint of mbt"),
     "exports": (["export", "nowhere", "--out", "o"], "nowhere: no such file; give a .ckpt file, or last or best with"),
-    "best": (["export", "best", "--out", "o"], "best: of which experiment? Name it by --experiment NAME"),
+    "best": (["export", "best", "--out", "o"], "best: of which experiment? Add --experiment NAME"),
 }
 
 
 @pytest.mark.parametrize(("words", "message"), REFUSALS.values(), ids=REFUSALS)
-def test_what_cannot_be_done_is_told(words, message, capsys) -> None:
+def test_what_cannot_be_done_is_reported(words, message, capsys) -> None:
     write(theirs(tokens=(4, 8)))
     Path("garbage").write_bytes(b"\x93\x01junk" * 9)
     assert message in refusal(capsys, *words)
@@ -250,8 +250,8 @@ def test_options_that_say_nothing_are_refused(capsys) -> None:
     one = theirs(modalities=["spectrogram"], bottleneck=0)
     words = ["import", "scenic", write(one), "--out", "o", "--num_mels", "16"]
     assert "fusion_layer is 1, but the model has spectrogram only" in refusal(capsys, *words, "--fusion_layer", "1")
-    told = refusal(capsys, *words, "--test_with_bottlenecks", "false")
-    assert "test_with_bottlenecks is false, but no bottleneck is in use" in told
+    message = refusal(capsys, *words, "--test_with_bottlenecks", "false")
+    assert "test_with_bottlenecks is false, but no bottleneck is in use" in message
 
 
 def test_nothing_is_overwritten(capsys) -> None:
@@ -301,8 +301,8 @@ class TestCheckpoints:
         Path("elsewhere").mkdir()
         Path("weights/experiment.yaml").rename("elsewhere/experiment.yaml")
         Path("weights/model.safetensors").rename("model.safetensors")  # in the folder where the program runs
-        told = refusal(capsys, "predict", "clip.mp4", "--config", "elsewhere/experiment.yaml")
-        assert "elsewhere/model.safetensors: no such file" in told
+        message = refusal(capsys, "predict", "clip.mp4", "--config", "elsewhere/experiment.yaml")
+        assert "elsewhere/model.safetensors: no such file" in message
 
     def test_damaged_metadata(self, capsys) -> None:
         from safetensors.torch import save_file
@@ -321,8 +321,8 @@ class TestCheckpoints:
         swapped = "name\n" + "".join(f"{name}\n" for name in [names[1], names[0], *names[2:]])
         Path("classes.csv").write_text(swapped)
         words = ["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt"), "--data.classes", "classes.csv"]
-        told = refusal(capsys, *words, "--trainer.accelerator", "cpu")
-        assert f"number 0 is {names[0]!r} there and {names[1]!r} here: give data.classes" in told
+        message = refusal(capsys, *words, "--trainer.accelerator", "cpu")
+        assert f"number 0 is {names[0]!r} there and {names[1]!r} here: give data.classes" in message
 
     def test_a_training_starts_from_it(self, run, manifest, capsys) -> None:
         main(["export", str(run / "checkpoints" / "best.ckpt"), "--out", "model"])
@@ -379,24 +379,24 @@ class TestCheckpoints:
 
     def test_a_training_does_not_go_on_from_weights(self, capsys) -> None:
         imported(theirs(tokens=(4, 8)), *SIZES)
-        told = refusal(capsys, "fit", "--ckpt_path", "weights/model.safetensors")
-        assert "holds a model and no training to go on with; to start from it, give --model.init Checkpoint" in told
+        message = refusal(capsys, "fit", "--ckpt_path", "weights/model.safetensors")
+        assert "holds a model and no training to go on with; to start from it, give --model.init Checkpoint" in message
 
     def test_a_start_that_fails_leaves_no_folder(self, manifest, capsys) -> None:
         point = PROJECT / "experiments" / "cross_lf8.yaml"
         words = ["fit", "--config", str(point), "--data.manifest", str(manifest), "--trainer.accelerator", "cpu"]
-        told = refusal(capsys, *words, "--model.init", "GoogleViT", "--model.init.path", "nowhere.npz")
-        assert "model.init nowhere.npz: nowhere.npz: no such file" in told or "nowhere.npz: no such file" in told
+        message = refusal(capsys, *words, "--model.init", "GoogleViT", "--model.init.path", "nowhere.npz")
+        assert "model.init nowhere.npz: nowhere.npz: no such file" in message or "nowhere.npz: no such file" in message
         assert not list(Path("runs/cross_lf8").iterdir())
 
     def test_a_safetensors_file_of_others(self, capsys) -> None:
         from safetensors.torch import save_file
 
         save_file({"x": torch.zeros(2)}, "vit.safetensors")
-        told = refusal(capsys, "predict", "clip.mp4", "--ckpt_path", "vit.safetensors")
+        message = refusal(capsys, "predict", "clip.mp4", "--ckpt_path", "vit.safetensors")
         assert (
             "vit.safetensors: not written by mbt import or mbt export; start from weights of others with model.i"
-            in told
+            in message
         )
 
 
@@ -426,8 +426,8 @@ class TestInit:
         network = self.build(classes=5)
         report = self.source()(network)
         assert report.initial == ["head.linear.weight", "head.linear.bias"] == report.unused
-        told = r"load_head: the head is linear.weight \[12, 8\], .* there and linear.weight \[5, 8\].*: leave it out"
-        with pytest.raises(UserError, match=told):
+        message = r"load_head: the head is linear.weight \[12, 8\], .* there and linear.weight \[5, 8\].*: leave it out"
+        with pytest.raises(UserError, match=message):
             self.source(load_head=True)(self.build(classes=5))
 
     def test_another_number_of_bottlenecks_stays_new(self) -> None:

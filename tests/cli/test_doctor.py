@@ -72,13 +72,13 @@ BROKEN = {
     ),
     "decord that raises": (
         ("decord", "raise OSError('libdecord.so: invalid ELF header')"),
-        ("warning", "libdecord.so: invalid ELF header); PyAV reads the pictures", "pip install decord"),
+        ("warning", "libdecord.so: invalid ELF header); PyAV decodes instead", "pip install decord"),
     ),
     "decord that hangs": (
         ("decord", "import time; time.sleep(600)"),
         ("broken", "hangs: not done after 10 s", "data.decoder: pyav"),
     ),
-    "decord that gives other pictures": (
+    "decord that returns other frames": (
         (
             "decord",
             "class logging: QUIET = 0; set_level = print\n"
@@ -89,7 +89,7 @@ BROKEN = {
             "    def asnumpy(self): import numpy; return numpy.zeros((5, 64, 64, 3), numpy.uint8)\n"
             "VideoReader, cpu = Black, int\n",
         ),
-        ("broken", "the pictures that decord gives differ from the encoded ones by", "data.decoder: pyav"),
+        ("broken", "frames decoded by decord differ from the encoded ones by", "data.decoder: pyav"),
     ),
 }
 
@@ -118,17 +118,17 @@ def test_packages_are_compared_with_our_own_bounds(tmp_path, monkeypatch):
     installed(tmp_path, "decord2", "3.4.0")
     monkeypatch.syspath_prepend(tmp_path)
     findings = list(doctor.check_packages())
-    told = [(f.state, f.what, f.found.partition(",")[0], f.fix) for f in findings if f.state != "ok"]
+    problems = [(f.state, f.what, f.found.partition(",")[0], f.fix) for f in findings if f.state != "ok"]
 
-    assert [row for row in told if row[1] == "torch"] == [
+    assert [row for row in problems if row[1] == "torch"] == [
         ("broken", "torch", f"{metadata.version('torch')} is installed", 'pip install "torch<2"')
     ]
-    assert ("broken", "no-such-thing", "not installed", 'pip install "no-such-thing>=3"') in told
-    assert ("warning", "decord", "0.6.0 is installed", 'pip install "decord>=9"') in told
+    assert ("broken", "no-such-thing", "not installed", 'pip install "no-such-thing>=3"') in problems
+    assert ("warning", "decord", "0.6.0 is installed", 'pip install "decord>=9"') in problems
     assert [f.found for f in findings if f.what == "lightning"] == ["2.6.3 was a malicious upload"]
     assert any("decord and decord2 overwrite each other" in f.found for f in findings)
     assert any(f.what == "packages" and f.found.startswith("within their bounds: numpy ") for f in findings)
-    assert len(told) == 5
+    assert len(problems) == 5
 
 
 def test_a_cache_folder_that_cannot_be_written_is_broken(tmp_path, monkeypatch):
@@ -140,7 +140,7 @@ def test_a_cache_folder_that_cannot_be_written_is_broken(tmp_path, monkeypatch):
     assert finding.state == "broken" and "set MBT_CACHE to a folder" in finding.fix
 
 
-def test_limits_that_stop_workers_are_told(monkeypatch):
+def test_limits_that_stop_workers_are_reported(monkeypatch):
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     monkeypatch.setattr(doctor, "MIN_SHARED_BYTES", 1 << 60)

@@ -346,7 +346,7 @@ def test_unreadable_clips_are_counted_and_limited(broken: int, manifest: Path, t
         main(arguments)
         with open(next(tmp_path.glob("r/*/*/metrics.csv")), newline="") as file:
             assert [row["train/bad_clips"] for row in csv.DictReader(file) if row["train/bad_clips"]] == ["1.0", "1.0"]
-        assert sum("cannot be read and is left out" in message for message in caplog.messages) == 1
+        assert sum("cannot be read and is skipped" in message for message in caplog.messages) == 1
     else:
         line = refusal(capsys, *arguments)
         assert "of the 16 clips of split 'train' cannot be read, more than data.max_bad_fraction = 0.2; one is" in line
@@ -375,7 +375,7 @@ def test_metrics_go_on_where_a_run_resumes(tmp_path: Path) -> None:
         logger.log_metrics({"a": step}, step)
     logger.save()
     resumed = MetricsCsv(tmp_path)
-    resumed.go_back_to(2)
+    resumed.rewind_to(2)
     resumed.log_metrics({"b": 9}, 3)
     resumed.save()
     with open(tmp_path / "metrics.csv", newline="") as file:

@@ -238,7 +238,7 @@ class TestReport:
         main(["prepare", "vggsound", *words, *more])
 
     def refused(self, capsys: pytest.CaptureFixture, *more: str) -> str:
-        """What the program says when it ends."""
+        """The program's last message."""
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             self.prepare(*more)
@@ -252,12 +252,12 @@ class TestReport:
         lay_out({"vggsound.csv": VGG + f"{IDS[3]},7,a b,train\nbad,row\n"}, media)
         Path(f"media/video/{IDS[1]}_000001.mp4").write_bytes(b"junk" * 99)
 
-    def test_every_loss_is_told(self, holes, capsys) -> None:
+    def test_every_loss_is_reported(self, holes, capsys) -> None:
         self.prepare()
         manifest = read_manifest(Path("m.csv"))
         assert manifest.left_out == {"missing": 1, "unreadable": 1}
         report = Path("m.csv.report.txt").read_text()
-        assert "vggsound.csv:6: refused: 2 columns where 4 belong" in report
+        assert "vggsound.csv:6: refused: 2 columns instead of 4" in report
         assert f"vggsound.csv:3: {IDS[2]}_000002: missing" in report
         assert f"vggsound.csv:2: {IDS[1]}_000001: unreadable" in report
         leak = f"source {IDS[3]} has clips in two splits: test (vggsound.csv:4), train (vggsound.csv:5)"
@@ -269,25 +269,25 @@ class TestReport:
         assert "classes without an official clip in test: 1: a b" in out
 
     def test_limits_end_the_program(self, holes, capsys) -> None:
-        for words, told in (
+        for words, message in (
             (["--refuse_leaks", "true"], f"1 leaks, e.g. source {IDS[3]} has clips in two splits"),
             (["--max_lost", "0.1"], "2 of 5 clips are lost, more than max_lost 0.1"),
             (["--needs", "[smell]"], "needs is ['smell']: give video, audio or both"),
             (["--min_part", "0"], "min_part is 0.0: give a part above 0"),
             (["--media", "nowhere"], "nowhere"),
         ):
-            assert told in self.refused(capsys, *words)
+            assert message in self.refused(capsys, *words)
 
     def test_a_clip_in_two_splits_stays_where_it_evaluates(self, lay_out, capsys) -> None:
         other = f"{IDS[3]},3,a b,train\n"
         lay_out({"vggsound.csv": f"{IDS[0]},0,a b,train\n" + VGG.replace("train", "val") + other}, [])
-        assert "clip '--aaSYNTH00_000000' stands in two splits" in self.refused(capsys, "--refuse_leaks", "true")
+        assert "clip '--aaSYNTH00_000000' is in two splits" in self.refused(capsys, "--refuse_leaks", "true")
         self.prepare()
         rows = {row.split(",")[0]: row for row in Path("m.csv").read_text().splitlines()}
         assert ",val,missing,vggsound.csv:2" in rows[f"{IDS[0]}_000000"] and f"{IDS[3]}_000003" not in rows
         report = Path("m.csv.report.txt").read_text()
-        place = "stays in val (vggsound.csv:2), leaves train (vggsound.csv:1)"
-        assert f"leak: clip '{IDS[0]}_000000' stands in two splits: {place}\n" in report
+        place = "kept in val (vggsound.csv:2), dropped from train (vggsound.csv:1)"
+        assert f"leak: clip '{IDS[0]}_000000' is in two splits: {place}\n" in report
         assert "vggsound.csv:6: refused: " in report, "other labels: nobody knows which are right"
         assert "clips in two splits, dropped from one: 1" in capsys.readouterr().out
 
@@ -309,11 +309,11 @@ class TestReport:
         assert read_manifest(Path("m.csv")).left_out["too_short"] == 3
 
     @pytest.mark.parametrize(
-        ("out", "begin"), [("m.csv", "media/video/"), ("media/m.csv", "video/"), ("elsewhere/m.csv", None)]
+        ("out", "prefix"), [("m.csv", "media/video/"), ("media/m.csv", "video/"), ("elsewhere/m.csv", None)]
     )
-    def test_media_are_named_from_where_the_manifest_lies(self, lay_out, out, begin) -> None:
+    def test_media_are_named_from_where_the_manifest_lies(self, lay_out, out, prefix) -> None:
         lay_out({"vggsound.csv": VGG}, SETS["vggsound"].media)
         self.prepare("--out", out)
         assert read_manifest(out).left_out == {}
         video = Path(out).read_text().splitlines()[1].split(",")[4]
-        assert video == (begin or f"{Path('media').resolve()}/video/") + f"{IDS[0]}_000000.mp4"
+        assert video == (prefix or f"{Path('media').resolve()}/video/") + f"{IDS[0]}_000000.mp4"

@@ -130,8 +130,8 @@ def refused(capsys, *words: str) -> str:
     [
         ([], "Give either --ids FILE or --num_clips N"),
         (["--num_clips", "3", "--ids", "ids.txt"], "Give either --ids FILE or --num_clips N"),
-        (["--num_clips", "361"], "num_clips is 361: give a number from 1 to 360"),
-        (["--num_clips", "0"], "num_clips is 0: give a number from 1 to 360"),
+        (["--num_clips", "361"], "num_clips is 361: give 1 to 360"),
+        (["--num_clips", "0"], "num_clips is 0: give 1 to 360"),
         (["--ids", "nowhere.txt"], "--ids nowhere.txt: no such file"),
         (["--num_clips", "3", "--out", "part.txt"], "a manifest ends in"),
         (["--num_clips", "3", "--out", "./full.parquet"], "is the manifest itself; give another name"),
@@ -163,5 +163,5 @@ def test_media_paths_lead_to_the_files_from_elsewhere(suffix, tmp_path, monkeypa
 
 
 def test_more_clips_than_have_a_label_are_refused() -> None:
-    with pytest.raises(UserError, match="num_clips is 3: give a number from 1 to 2"):
+    with pytest.raises(UserError, match="num_clips is 3: give 1 to 2"):
         choose_balanced(np.arange(3), np.array([0, 2]), np.array([0, 0]), 1, 3)

@@ -69,7 +69,7 @@ def test_labels_that_do_not_fit_the_task_are_refused_by_the_first_clip_that_has_
     options = ["--data.manifest", str(tmp_path / "m.parquet"), "--model.task", "Multiclass", *TINY, *PLAIN]
     with pytest.raises(SystemExit):
         main(["fit", *options, "--runs", str(tmp_path / "runs")])
-    told = f"clip '{examples[3].clip_id}' has the labels ['a', 'b']: task Multiclass wants one label, not 2"
+    told = f"clip '{examples[3].clip_id}' has the labels ['a', 'b']: task Multiclass needs one label, not 2"
     assert told in capsys.readouterr().err
 
 

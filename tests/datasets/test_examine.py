@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from media import Recipe
 
-from mbt_lightning.data import worker_pool as apart
+from mbt_lightning.data import worker_pool
 from mbt_lightning.datasets import examine as probe
 from mbt_lightning.datasets.examine import Probed, probe_media
 from mbt_lightning.errors import UserError
@@ -26,7 +26,7 @@ SHORT = Recipe(seconds=2.0)
 
 
 def behave(path: str) -> Probed:
-    """Do what the file's name says."""
+    """Act as the file's name requests."""
     name = os.path.basename(path)
     if name.startswith("hang"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
@@ -83,14 +83,14 @@ def test_facts_of_good_files(tmp_path, run, good) -> None:
     wav = Recipe(".wav", 2.0, video_codec=None, audio_codec="pcm_s16le", sample_rate=16_000)
     disguised = media.write_clip(tmp_path / "b.webm", webm).rename(tmp_path / "b.mp4")  # names prove nothing
     paths = [str(good), str(disguised), str(media.write_clip(tmp_path / "c.wav", wav))]
-    mp4, webm_named_mp4, sound = run(paths).values()
+    mp4, webm_named_mp4, audio_only = run(paths).values()
     for found, rate in ((mp4, 44_100), (webm_named_mp4, 48_000)):
         assert found.status == "ok" and found.reason == "" and found.has_video and found.has_audio
         assert (found.width, found.height, found.num_frames) == (media.WIDTH, media.HEIGHT, 50)
         assert found.frames_per_second == pytest.approx(25, abs=0.1) and found.sample_rate == rate
         assert found.video_seconds == pytest.approx(2.0, abs=0.02)
         assert found.audio_seconds == pytest.approx(2.0, abs=0.1) and found.damage is None
-    assert sound == Probed("no_video", has_audio=True, audio_seconds=2.0, sample_rate=16_000)
+    assert audio_only == Probed("no_video", has_audio=True, audio_seconds=2.0, sample_rate=16_000)
 
 
 def cut_moov(data: bytes) -> bytes:
@@ -144,7 +144,7 @@ def damaged(tmp_path_factory) -> dict[str, str]:
     return made
 
 
-def test_damaged_files_are_told_for_what_they_are(damaged, run) -> None:
+def test_damaged_files_are_recognised(damaged, run) -> None:
     found = run(damaged.values())
     for name, (_, _, status, reason) in DAMAGED.items():
         result = found[damaged[name]]
@@ -222,9 +222,9 @@ def test_the_strict_pass_finds_nothing_in_good_files(recipe, tmp_path) -> None:
 def test_a_file_that_kills_or_stops_its_worker_costs_itself_only(tmp_path, run) -> None:
     bad = touch(tmp_path, "abort1", "hang", "exit", "eat", "raise", "away", "abort2")
     paths = [*bad, *touch(tmp_path, *(f"good{i}" for i in range(20)))]
-    began = time.monotonic()
+    started = time.monotonic()
     found = run(paths, timeout_seconds=3, examine=BEHAVE)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - started < 30
     assert list(found) == paths
     assert [found[path].status for path in paths] == ["unreadable"] * 7 + ["ok"] * 20
     reasons = {os.path.basename(path): found[path].reason for path in bad}
@@ -261,7 +261,7 @@ def test_a_wrong_function_or_workers_that_cannot_start_are_no_damage(tmp_path, r
         run(paths, examine="os:nothing")
     with pytest.raises(UserError, match="num_workers is 0"):
         run(paths, num_workers=0)
-    monkeypatch.setattr(apart, "_serve", time.sleep)  # which refuses what it is given
+    monkeypatch.setattr(worker_pool, "_serve", time.sleep)  # which refuses what it is given
     with pytest.raises(RuntimeError, match="cannot start"):
         run(paths)
     assert not (tmp_path / "cache" / "probe.jsonl").read_text()

@@ -148,12 +148,12 @@ def test_a_cut_file_is_taken_before_a_whole_one() -> None:
 # ---- several files --------------------------------------------------------------------------------------------------
 
 
-def test_the_choice_among_equals_is_the_same_on_every_machine_and_told() -> None:
+def test_the_choice_among_equals_is_the_same_on_every_machine_and_reported() -> None:
     names = [f"Speech/{ID}_30.0-40.0.ogg", f"Music/{ID}_30.0-40.0.ogg", f"Dog/deep/{ID}_30.0-40.0.ogg"]
     match = found(names, clip())
     assert match == found(names[::-1], clip())
     assert match.audio == f"/media/Music/{ID}_30.0-40.0.ogg"
-    assert match.note.startswith("3 files fit, Music/") and "not Speech/" in match.note
+    assert match.note.startswith("3 files match; Music/") and "not Speech/" in match.note
 
 
 def test_wav_is_taken_before_mp3() -> None:
@@ -228,7 +228,7 @@ def test_nothing_outside_the_folder_is_given(tmp_path) -> None:
     for source in ("secret", "escape", "../media-outside/secret.mp4", "real/../../media-outside/secret.mp4"):
         assert index.match(whole(source))[:2] == (None, None)
     for source in ("../secret.mp4", f"{outside}/secret.mp4", "..", ""):
-        assert "no path inside the media folder" in index.match(whole(source)).note
+        assert "not a path inside the media folder" in index.match(whole(source)).note
 
 
 def test_the_root_may_be_a_link_itself(tmp_path) -> None:
@@ -273,7 +273,7 @@ def decide(seconds, wanted=None, is_cut=False, **options) -> Media:
         ((65.5, 66.0), 0.48, (0, 0.48)),
     ],
 )
-def test_the_duration_tells_whether_a_bare_name_is_a_cut_file(segment, seconds, span) -> None:
+def test_the_duration_decides_whether_a_bare_name_is_a_cut_file(segment, seconds, span) -> None:
     media = decide(seconds, clip("source", float(segment[0]), float(segment[1])))
     if span:
         assert media == Media("v.mp4", None, *span, "ok", "")
@@ -283,7 +283,7 @@ def test_the_duration_tells_whether_a_bare_name_is_a_cut_file(segment, seconds, 
 
 
 @pytest.mark.parametrize(("seconds", "start"), [(10.0, 0.0), (10.2, 0.0), (10.7, 1.0)])
-def test_a_duration_that_fits_both_ways_is_told(seconds, start) -> None:
+def test_a_duration_that_fits_both_ways_is_reported(seconds, start) -> None:
     media = decide(seconds, clip("source", 1.0, 11.0))
     assert (media.status, media.start_seconds) == ("ok", start) and "may be either" in media.reason
 
@@ -344,12 +344,12 @@ def test_streams_and_separate_sound(video, audio, needs, expected) -> None:
     if media.status != "ok":
         assert media.reason and media.start_seconds is None
     elif video and audio and media.audio is None and "a" in needs:
-        assert "the video's own sound is used" in media.reason
+        assert "the audio of the video file is used" in media.reason
 
 
-def test_streams_of_unlike_length_are_told_of_whole_files() -> None:
+def test_different_lengths_of_streams_are_reported_for_whole_files() -> None:
     media = resolve(whole("x"), Match("v.mp4", None), {"v.mp4": film(10.0, 3.0)})
-    assert media.status == "ok" and media.reason == "10.00 s of pictures, 3.00 s of sound"
+    assert media.status == "ok" and media.reason == "10.00 s of video, 3.00 s of audio"
 
 
 def test_missing_media_say_what_was_looked_for() -> None:
@@ -357,4 +357,4 @@ def test_missing_media_say_what_was_looked_for() -> None:
         None, None, None, None, "missing", f"no file is named after {ID}"
     )
     near = found([f"{ID}_000050.mp4"], clip())
-    assert resolve(clip(), near, {}).reason == f"there are only other segments of it, e.g. {ID}_000050.mp4"
+    assert resolve(clip(), near, {}).reason == f"only other segments of it exist, e.g. {ID}_000050.mp4"

@@ -44,11 +44,11 @@ class Reference:
         if "spectrogram" in found:
             inputs["spectrogram"] = torch.from_numpy(found["spectrogram"]).permute(0, 3, 1, 2)
         if "rgb" in found:
-            pictures = torch.from_numpy(found["rgb"]).permute(0, 4, 1, 2, 3)
+            frames = torch.from_numpy(found["rgb"]).permute(0, 4, 1, 2, 3)
             if self.config["temporal"] == "temporal_sampling":
-                picked = authors_frame_indices(pictures.shape[2], self.config["n_sampled_frames"])
-                pictures = pictures[:, :, picked]
-            inputs["rgb"] = pictures
+                picked = authors_frame_indices(frames.shape[2], self.config["n_sampled_frames"])
+                frames = frames[:, :, picked]
+            inputs["rgb"] = frames
         return inputs
 
     def gradient_errors(self) -> dict[str, float]:

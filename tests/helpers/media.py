@@ -1,6 +1,6 @@
-"""Small encoded clips for the tests, made with PyAV: what a picture or a sound says is when it was meant to be shown.
+"""Small encoded clips for the tests, made with PyAV: the content of frames and audio encodes their own time.
 
-A picture carries its number as eight black or white blocks. The sound is seeded noise below 6 kHz, different at every
+A frame shows its number as eight black or white blocks. The audio is seeded noise below 6 kHz, different at every
 instant, so that a correlation finds where any piece of it comes from.
 """
 
@@ -22,19 +22,19 @@ MAX_SOUND_SECONDS = 8
 
 
 def draw_number(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """An RGB picture that shows a number from 0 to 255 in binary: 2 rows of 4 blocks, the least bit first."""
+    """An RGB frame that shows a number from 0 to 255 in binary: 2 rows of 4 blocks, the least bit first."""
     bits = np.array([number >> bit & 1 for bit in range(8)]).reshape(2, 4)
     grey = np.kron(bits, np.ones((height // 2, width // 4))) * 200 + 28
     return np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)
 
 
-def read_number(picture: np.ndarray) -> int:
-    """The number in a picture of `draw_number`, or -1 where it is no such picture."""
-    height, width = picture.shape[0] // 2, picture.shape[1] // 4
+def read_number(frame: np.ndarray) -> int:
+    """The number in a frame of `draw_number`, or -1 in any other."""
+    height, width = frame.shape[0] // 2, frame.shape[1] // 4
     number = 0
     for bit in range(8):
         top, left = bit // 4 * height, bit % 4 * width
-        brightness = picture[top + 12 : top + height - 12, left + 10 : left + width - 10].mean()
+        brightness = frame[top + 12 : top + height - 12, left + 10 : left + width - 10].mean()
         if 100 < brightness < 156:
             return -1
         number |= int(brightness > 128) << bit
@@ -43,7 +43,7 @@ def read_number(picture: np.ndarray) -> int:
 
 @functools.cache
 def sound(sample_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Eight seconds of the noise, float32 (N,): the same sound at any sample rate."""
+    """Eight seconds of the noise, float32 (N,): the same at any sample rate."""
     rng = np.random.default_rng(0)
     num_bins = 6_000 * MAX_SOUND_SECONDS
     spectrum = np.zeros(sample_rate * MAX_SOUND_SECONDS // 2 + 1, dtype=complex)
@@ -54,7 +54,7 @@ def sound(sample_rate: int = SAMPLE_RATE) -> np.ndarray:
 
 
 def find_sound(waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> float:
-    """Seconds of `sound` at which a piece of it begins."""
+    """The time in `sound` at which a piece of it starts."""
     reference = sound(sample_rate)
     size = len(reference) + len(waveform)
     correlation = np.fft.irfft(np.fft.rfft(reference, size) * np.conj(np.fft.rfft(waveform, size)), size)
@@ -64,7 +64,7 @@ def find_sound(waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> float:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a clip is encoded; picture number k is shown at `video_delay + times[k]`, sound starts at `audio_delay`."""
+    """How a clip is encoded; frame k is shown at `video_delay + times[k]`, audio starts at `audio_delay`."""
 
     suffix: str = ".mp4"
     seconds: float = 4.0
@@ -84,12 +84,12 @@ class Recipe:
 
     @property
     def picture_times(self) -> np.ndarray:
-        """When each picture is shown, in the recipe's own seconds."""
+        """When each frame is shown, in the recipe's own seconds."""
         return np.arange(round(self.seconds * FPS)) / FPS if self.times is None else np.asarray(self.times)
 
 
 def write_clip(path: Path, recipe: Recipe) -> Path:
-    """Encode a clip as its recipe says; returns the path."""
+    """Encode a clip by its recipe; returns the path."""
     options = dict(recipe.container_options) if recipe.suffix in (".mp4", ".m4a") else {}
     with av.open(str(path), "w", options=options) as container:
         encoders: list[Iterable[av.Packet]] = []
@@ -145,7 +145,7 @@ def _audio_packets(container, recipe: Recipe) -> list[av.Packet]:
             packets += stream.encode(converted)
     packets += stream.encode(None)
     if recipe.suffix == ".avi":
-        # AVI cannot say that an encoder's lead-in lies before 0; without this all pictures would be moved instead.
+        # AVI cannot place an encoder's lead-in before 0; without this all frames would be moved instead.
         lead_in = min(packet.pts for packet in packets)
         for packet in packets:
             packet.pts, packet.dts = packet.pts - lead_in, packet.dts - lead_in
@@ -153,7 +153,7 @@ def _audio_packets(container, recipe: Recipe) -> list[av.Packet]:
 
 
 def cut_by_stream_copy(source: Path, target: Path, start_seconds: float) -> Path:
-    """Copy an MP4 from a time on without encoding: pictures before it stay in the file, hidden by an edit list."""
+    """Copy an MP4 from a time on without encoding: earlier frames stay in the file, hidden by an edit list."""
     with av.open(str(source)) as old, av.open(str(target), "w", options={"avoid_negative_ts": "disabled"}) as new:
         streams = {stream.index: new.add_stream_from_template(stream) for stream in old.streams}
         old.seek(round(start_seconds * av.time_base))

@@ -87,7 +87,7 @@ def kill_group(process: subprocess.Popen) -> None:
 
 
 class SendSignal(L.Callback):
-    """Sends a signal to its own process at the place that the variable SEND_SIGNAL says: `hook count rank number`."""
+    """Sends a signal to its own process at the place given by the variable SEND_SIGNAL: `hook count rank number`."""
 
     def __init__(self) -> None:
         hook, self.count, self.rank, self.number = (os.environ.get("SEND_SIGNAL") or "- 0 0 0").split()

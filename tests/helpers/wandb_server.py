@@ -1,4 +1,4 @@
-"""A loopback server that speaks as much of W&B's protocol as its real programs need, and can be told to misbehave.
+"""A loopback server that speaks as much of W&B's protocol as its real programs need, and can misbehave on request.
 
 `wandb sweep`, `wandb agent`, `wandb.init`, the streaming of a run, resuming, `wandb sync` and `wandb.Api` all work with
 it. Everything that they send is kept in plain records (`Sweep`, `Run`) for tests to look at. It can be run by hand:
@@ -157,7 +157,7 @@ class Fault:
 class Refused(Exception):
     """An answer other than 200."""
 
-    def __init__(self, status: int, text: str = "told to refuse"):
+    def __init__(self, status: int, text: str = "refused on request"):
         super().__init__(text)
         self.status = status
 
@@ -320,7 +320,7 @@ class WandbServer:
         return {"agentHeartbeat": {"agent": {"id": v["id"]}, "commands": json.dumps(commands)}}
 
     def next_command(self, sweep: Sweep) -> dict[str, Any]:
-        """What an idle agent shall do: resume what was put back, begin the next point, or leave."""
+        """What an idle agent shall do: resume what was put back, start the next point, or exit."""
         grid = sweep.grid()
         if self.requeued:
             kind, run = "resume", self.runs[self.requeued.pop(0)]
@@ -506,14 +506,14 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200, {})
 
     def answer(self, where: str, work: Any) -> None:
-        """Do the work and answer, or go wrong as told."""
+        """Do the work and answer, or fail on request."""
         fault = self.wandb.fault_for(where)
         if fault and fault.what == "hang":
             self.wandb.released.wait()
         if fault and fault.what in ("hang", "reset"):
             self.cut()
         elif fault and isinstance(fault.what, int):
-            self.reply(fault.what, {"errors": [{"message": f"told to answer {fault.what}"}]})
+            self.reply(fault.what, {"errors": [{"message": f"answer {fault.what} on request"}]})
         else:
             try:
                 answer = work()

@@ -19,7 +19,7 @@ PUBLIC_ANYWAY = ("os._exit", "._fields", "._replace", "._asdict")
 
 
 class Model(L.LightningModule):
-    """Two weights that learn nothing; stops its trainer when told to."""
+    """Two weights that learn nothing; stops its trainer on request."""
 
     def __init__(self, stop_at: int | None = None):
         super().__init__()

@@ -143,8 +143,8 @@ class TestLoss:
         logits = {"rgb": torch.tensor([[1.0, 0, 0]]), "spectrogram": torch.tensor([[0.0, 0, 2]])}
         targets = {"rgb": torch.tensor([[1.0, 0, 0]]), "spectrogram": torch.tensor([[0.0, 0.5, 0]])}
         rgb = math.log(1 + 1 / math.e) + 2 * math.log(2)
-        sound = 2 * math.log(2) + math.log(1 + math.exp(2))
-        assert model.loss(logits, targets).tolist() == pytest.approx([(rgb + sound) / 2])
+        audio = 2 * math.log(2) + math.log(1 + math.exp(2))
+        assert model.loss(logits, targets).tolist() == pytest.approx([(rgb + audio) / 2])
 
     @pytest.mark.parametrize("mixup", [Mixup(0.5), ModalityMixup(0.5)])
     def test_mixed_and_smoothed(self, mixup) -> None:

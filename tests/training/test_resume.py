@@ -22,7 +22,7 @@ def manifest(tmp_path_factory) -> Path:
 
 
 def test_a_killed_run_resumes_as_if_nothing_had_been(manifest: Path, tmp_path: Path) -> None:
-    """Kill -9 behind the first checkpoint; the resumed run ends with the very weights of an undisturbed one."""
+    """Kill -9 after the first checkpoint; the resumed run ends with exactly the weights of an uninterrupted one."""
     epochs = ["--trainer.max_epochs", "12", "--data.max_bad_fraction", "0.5"]
     undisturbed = start(command(manifest, tmp_path / "a", *epochs))
     killed = start(command(manifest, tmp_path / "b", *epochs))
@@ -34,8 +34,8 @@ def test_a_killed_run_resumes_as_if_nothing_had_been(manifest: Path, tmp_path: P
 
     output = finish(start(command(manifest, tmp_path / "b", *epochs, "--ckpt_path", "last")))
     run = only(tmp_path.glob("b/*/*"))
-    assert f"checkpoint: {run / 'checkpoints/last.ckpt'}" in output, "it says what it resumes"
-    assert f"run: {run}" in output, "and goes on in the same folder"
+    assert f"checkpoint: {run / 'checkpoints/last.ckpt'}" in output, "the checkpoint is printed"
+    assert f"run: {run}" in output, "the same folder is used"
     whole = only(tmp_path.glob("a/*/*"))
     first, second = (load_checkpoint(folder / "checkpoints/last.ckpt").state_dict() for folder in (whole, run))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -93,15 +93,15 @@ def test_the_same_id_is_the_same_run_and_no_other_experiment(manifest: Path, tmp
     before = json.loads((run / "summary.json").read_text())
     assert before["machine"]["device"] and before["machine"]["num_gpus"] == 0 and before["data"]["name"] is None
     other = finish(start([*words, "--model.label_smoothing", "0.3"], MBT_RUN_ID="x"), code=2)
-    assert "was begun with other settings: model.label_smoothing is 0.0 there and 0.3 here; give it" in other
+    assert "was started with other settings: model.label_smoothing is 0.0 there and 0.3 here; use" in other
     assert json.loads((run / "state.json").read_text())["state"] == "finished", "the refusal leaves it alone"
     assert "trained already" in finish(start(words, MBT_RUN_ID="x"))
     after = json.loads((run / "summary.json").read_text())
     assert after["fit"] == before["fit"] and after["test"] == before["test"]
     assert [path.name for path in run.glob("config*")] == ["config.yaml"]
     wrong = finish(start([*words, "--model.label_smoothing", "3"], MBT_RUN_ID="y"), code=2)
-    told = json.loads((tmp_path / run.parent.name / "y" / "state.json").read_text())
-    assert told["state"] == "failed" and told["exit_code"] == 2 and told["message"] in wrong
+    recorded = json.loads((tmp_path / run.parent.name / "y" / "state.json").read_text())
+    assert recorded["state"] == "failed" and recorded["exit_code"] == 2 and recorded["message"] in wrong
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def manifest(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def begin(manifest: Path, tmp_path: Path) -> Iterator:
+def launch(manifest: Path, tmp_path: Path) -> Iterator:
     """Start runs of the demo in a folder of `tmp_path`; what is left of them is killed."""
     begun: list[subprocess.Popen] = []
 
@@ -81,15 +81,15 @@ def assert_stopped(process: subprocess.Popen, run: Path, code: int = 143) -> int
     assert summary["fit"]["finished"] is False and "test" not in summary
     step = read_checkpoint(run / "checkpoints/last.ckpt")["global_step"]
     assert summary["fit"]["steps"] == step
-    assert not any(row.get("val/score") for row in rows(run)), "no validation behind the signal"
+    assert not any(row.get("val/score") for row in rows(run)), "no validation after the signal"
     return step
 
 
-def test_a_group_under_ddp_stops_inside_of_an_epoch_and_goes_on_as_if_nothing_had_been(begin, tmp_path: Path) -> None:
-    """SIGTERM to every process, workers that decode included; the same id goes on by itself."""
+def test_a_group_under_ddp_stops_within_an_epoch_and_resumes_exactly(launch, tmp_path: Path) -> None:
+    """SIGTERM to every process, workers that decode included; the same id resumes itself."""
     options = [*TWO, "--data.num_workers", "1"]
-    stopped = begin("b", *options, MBT_RUN_ID="mine", SEND_SIGNAL="on_train_batch_end 7 group 15")
-    undisturbed = begin("a", *options)
+    stopped = launch("b", *options, MBT_RUN_ID="mine", SEND_SIGNAL="on_train_batch_end 7 group 15")
+    undisturbed = launch("a", *options)
     wait_for(lambda: has_begun(tmp_path, "b"), stopped)
     run = folder(tmp_path, "b")
     assert state(run)["state"] in ("running", "stopped")
@@ -97,7 +97,7 @@ def test_a_group_under_ddp_stops_inside_of_an_epoch_and_goes_on_as_if_nothing_ha
     assert 7 <= assert_stopped(stopped, run) < 48
     finish(undisturbed)
 
-    output = finish(begin("b", *options, MBT_RUN_ID="mine"))
+    output = finish(launch("b", *options, MBT_RUN_ID="mine"))
     assert f"checkpoint: {run / 'checkpoints/last.ckpt'}" in output and "not resumable" not in output
     assert state(run)["state"] == "finished" and state(run)["exit_code"] == 0
     assert_same(folder(tmp_path, "a"), run)
@@ -107,7 +107,7 @@ def test_a_group_under_ddp_stops_inside_of_an_epoch_and_goes_on_as_if_nothing_ha
 
 
 ANYWHERE = {
-    "setup": "setup 1",  # before the training begins
+    "setup": "setup 1",  # before the training starts
     "training": "on_train_batch_start 7",
     "saving": "on_save_checkpoint 1",
     "validation": "on_validation_batch_start 3",
@@ -118,12 +118,12 @@ ANYWHERE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ANYWHERE)
 @pytest.mark.parametrize("rank", ["0", "1", "alone"])
-def test_a_signal_to_one_rank_stops_all_wherever_they_are(place: str, rank: str, begin, tmp_path: Path) -> None:
+def test_a_signal_to_one_rank_stops_all_wherever_they_are(place: str, rank: str, launch, tmp_path: Path) -> None:
     """And the run, started again, ends as one that nobody has stopped."""
     options = [*(ONE if rank == "alone" else TWO), "--trainer.limit_train_batches", "12"]
     sent = f"{ANYWHERE[place]} {rank.replace('alone', '0')} {signal.SIGTERM:d}"
-    stopped = begin("b", *options, MBT_RUN_ID="x", SEND_SIGNAL=sent)
-    undisturbed = begin("a", *options)
+    stopped = launch("b", *options, MBT_RUN_ID="x", SEND_SIGNAL=sent)
+    undisturbed = launch("a", *options)
     output = finish(stopped, 143)
     assert "Traceback" not in output and not members(stopped)
     run = folder(tmp_path, "b")
@@ -134,22 +134,22 @@ def test_a_signal_to_one_rank_stops_all_wherever_they_are(place: str, rank: str,
     assert "test" not in summary and summary.get("fit", {}).get("finished", False) is (place == "test")
 
     finish(undisturbed)
-    output = finish(begin("b", *options, MBT_RUN_ID="x"))
+    output = finish(launch("b", *options, MBT_RUN_ID="x"))
     assert ("trained already" in output) is (place == "test")
     assert_same(folder(tmp_path, "a"), run)
 
 
-def test_ctrl_c_under_ddp_ends_all(begin, tmp_path: Path) -> None:
+def test_ctrl_c_under_ddp_ends_all(launch, tmp_path: Path) -> None:
     """The signal of the keyboard goes to every process; what was trained is not lost."""
-    process = begin("b", *TWO, MBT_RUN_ID="x", SEND_SIGNAL="on_train_batch_end 7 group 2")
+    process = launch("b", *TWO, MBT_RUN_ID="x", SEND_SIGNAL="on_train_batch_end 7 group 2")
     wait_for(lambda: has_begun(tmp_path, "b"), process)
     assert 7 <= assert_stopped(process, folder(tmp_path, "b"), 130) < 48
     assert state(folder(tmp_path, "b"))["message"] == "stopped by SIGINT"
 
 
-def test_a_second_signal_ends_at_once(begin, tmp_path: Path) -> None:
+def test_a_second_signal_ends_at_once(launch, tmp_path: Path) -> None:
     """Also a process that does not get to look, here because it is at a very long step."""
-    process = begin("b", *ONE, "--trainer.callbacks+=processes.Sleep", MBT_RUN_ID="x")
+    process = launch("b", *ONE, "--trainer.callbacks+=processes.Sleep", MBT_RUN_ID="x")
     wait_for(lambda: (tmp_path / "b/bottleneck_b4_lf8/x/config.yaml").is_file(), process)
     time.sleep(2)
     process.terminate()
@@ -159,8 +159,8 @@ def test_a_second_signal_ends_at_once(begin, tmp_path: Path) -> None:
     finish(process, -signal.SIGTERM)
 
 
-def test_no_rank_outlives_the_first(begin, tmp_path: Path) -> None:
-    process = begin("b", *TWO, "--data.num_workers", "1", MBT_RUN_ID="x")
+def test_no_rank_outlives_the_first(launch, tmp_path: Path) -> None:
+    process = launch("b", *TWO, "--data.num_workers", "1", MBT_RUN_ID="x")
     wait_for(lambda: len(members(process)) >= 4, process)
     assert len(ranks(process)) == 2, "two ranks, with a worker each"
     process.kill()
@@ -169,20 +169,20 @@ def test_no_rank_outlives_the_first(begin, tmp_path: Path) -> None:
     while members(process) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not members(process)
-    assert state(folder(tmp_path, "b"))["state"] == "running", "nobody was left to say otherwise"
+    assert state(folder(tmp_path, "b"))["state"] == "running", "no process was left to change it"
 
 
-def test_a_rank_that_dies_is_told_by_the_first(begin, tmp_path: Path) -> None:
-    process = begin("b", *TWO, MBT_RUN_ID="x")
+def test_a_rank_that_dies_is_reported_by_the_first(launch, tmp_path: Path) -> None:
+    process = launch("b", *TWO, MBT_RUN_ID="x")
     wait_for(lambda: has_begun(tmp_path, "b"), process)
     os.kill(ranks(process)[1], signal.SIGKILL)
     process.communicate(timeout=60)
     assert process.returncode and not members(process)
-    told = state(folder(tmp_path, "b"))
-    assert told["state"] == "failed" and told["exit_code"] == 1 and told["message"]
+    recorded = state(folder(tmp_path, "b"))
+    assert recorded["state"] == "failed" and recorded["exit_code"] == 1 and recorded["message"]
 
 
-def test_a_process_dies_with_the_one_that_asked_for_it(begin, tmp_path: Path, manifest: Path) -> None:
+def test_a_process_dies_with_the_one_that_asked_for_it(launch, tmp_path: Path, manifest: Path) -> None:
     """As a sweep asks it of its trials."""
     code = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:]); time.sleep(99)"
     words = [sys.executable, "-c", code, *command(manifest, tmp_path / "b", *ONE)]
@@ -195,25 +195,25 @@ def test_a_process_dies_with_the_one_that_asked_for_it(begin, tmp_path: Path, ma
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_one_process_goes_on_inside_of_an_epoch(workers: str, begin, tmp_path: Path) -> None:
+def test_one_process_resumes_within_an_epoch(workers: str, launch, tmp_path: Path) -> None:
     """With the optimiser's state, the schedule and an accumulation over batches."""
     options = [*ONE, "--data.num_workers", workers, "--trainer.accumulate_grad_batches", "3"]
     options += ["--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", "0.003"]
-    stopped = begin("b", *options, MBT_RUN_ID="x", SEND_SIGNAL="on_train_batch_end 31 group 15")
-    undisturbed = begin("a", *options)
+    stopped = launch("b", *options, MBT_RUN_ID="x", SEND_SIGNAL="on_train_batch_end 31 group 15")
+    undisturbed = launch("a", *options)
     wait_for(lambda: has_begun(tmp_path, "b"), stopped)
     assert 11 <= assert_stopped(stopped, folder(tmp_path, "b")) < 32
     finish(undisturbed)
-    finish(begin("b", *options, MBT_RUN_ID="x"))
+    finish(launch("b", *options, MBT_RUN_ID="x"))
     assert_same(folder(tmp_path, "a"), folder(tmp_path, "b"))
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_under_its_id_even_from_a_damaged_file(begin, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_under_its_id_even_from_a_damaged_file(launch, tmp_path: Path) -> None:
     options = ["--trainer.max_epochs", "6", "--trainer.log_every_n_steps", "1"]
-    undisturbed = begin("a", *options)
+    undisturbed = launch("a", *options)
     for size in (None, 0, 5000):
-        killed = begin("b", *options, MBT_RUN_ID="x")
+        killed = launch("b", *options, MBT_RUN_ID="x")
         checkpoints = tmp_path / "b/bottleneck_b4_lf8/x/checkpoints"
         before = {path: path.stat().st_mtime for path in checkpoints.glob("*.ckpt")}
         last = checkpoints / "last.ckpt"
@@ -221,8 +221,8 @@ def test_a_killed_run_goes_on_under_its_id_even_from_a_damaged_file(begin, tmp_p
         kill_group(killed)
         if size is not None:
             os.truncate(last, size)
-    output = finish(begin("b", *options, MBT_RUN_ID="x"))
-    assert f"{last} is damaged and was set aside as last.ckpt.damaged; the run goes on from best.ckpt" in output
+    output = finish(launch("b", *options, MBT_RUN_ID="x"))
+    assert f"{last} is damaged and was renamed to last.ckpt.damaged; resuming from best.ckpt" in output
     finish(undisturbed)
-    # Killed right behind an epoch's checkpoint, a run does not come to log how many clips that epoch could not read.
+    # Killed right after an epoch's checkpoint, a run never logs the epoch's number of unreadable clips.
     assert_same(folder(tmp_path, "a"), folder(tmp_path, "b"), but="train/bad_clips")

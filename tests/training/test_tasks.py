@@ -178,8 +178,8 @@ class TestMultihead:
     @pytest.mark.parametrize(
         ("classes", "message"),
         [
-            (("verb:0", "cut"), "class 'cut' names no head: task Multihead wants names like verb:3 and noun:17"),
-            (("verb:0", "noun:0", "verb:1"), "the classes of a head must stand together.*heads: verb, noun"),
+            (("verb:0", "cut"), "class 'cut' has no head"),
+            (("verb:0", "noun:0", "verb:1"), "the classes of a head must be consecutive.*: verb, noun"),
         ],
     )
     def test_wrong_classes_are_refused(self, classes, message) -> None:

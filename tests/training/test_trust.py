@@ -129,7 +129,7 @@ def test_all_settings_in_a_file_are_refused(suffix: str, run: Path) -> None:
     assert is_unharmed()
 
 
-def test_the_refusal_says_where_what_and_how_to_allow_it(run: Path, plugin: str) -> None:
+def test_the_refusal_names_place_value_and_fix(run: Path, plugin: str) -> None:
     with pytest.raises(UserError) as caught:
         load_checkpoint(changed(run, "config/model/fusion/class_path", f"{plugin}.Mine"))
     text = str(caught.value)
@@ -158,12 +158,12 @@ def test_classes_and_shapes_are_checked_too(run: Path) -> None:
 )
 def test_the_program_refuses(place: str, value, suffix: str, run: Path, capsys) -> None:
     file = changed(run, place, value, suffix)
-    told = "its " + ".".join(place.split("/")[1:3])
+    message = "its " + ".".join(place.split("/")[1:3])
     for words in (["test"], ["validate"], ["predict", "a.mp4"], ["cost"]):
-        assert told in line_of(capsys, *words, "--ckpt_path", file)
-    assert told in line_of(capsys, "export", file, "--out", "out")
+        assert message in line_of(capsys, *words, "--ckpt_path", file)
+    assert message in line_of(capsys, "export", file, "--out", "out")
     Path("overlay.yaml").write_text(f"ckpt_path: {file}\n")
-    assert told in line_of(capsys, "fit", "--config", "overlay.yaml")
+    assert message in line_of(capsys, "fit", "--config", "overlay.yaml")
     assert is_unharmed() and not list(Path(".").glob("runs/*/*")) and not Path("out").exists()
 
 
@@ -182,8 +182,8 @@ def test_the_program_refuses(place: str, value, suffix: str, run: Path, capsys) 
 )
 def test_going_on_refuses(place: str, value, run: Path, capsys) -> None:
     """What only a training builds."""
-    told = line_of(capsys, "fit", "--ckpt_path", changed(run, place, value), *CPU)
-    assert "its " + ".".join(place.split("/")[1:3]) in told and is_unharmed()
+    message = line_of(capsys, "fit", "--ckpt_path", changed(run, place, value), *CPU)
+    assert "its " + ".".join(place.split("/")[1:3]) in message and is_unharmed()
 
 
 def test_what_only_a_training_has_is_not_built_for_a_model(run: Path, capsys) -> None:
@@ -209,7 +209,7 @@ def test_starting_weights_are_checked(run: Path, capsys, demo) -> None:
 
 class TestTrust:
     def test_by_argument(self, run: Path, plugin: str) -> None:
-        """The weights do not fit another strategy: it is built, and that is told."""
+        """The weights do not fit another strategy: it is built, and this is reported."""
         file = changed(run, "config/model/fusion", {"class_path": f"{plugin}.Mine"})
         with pytest.raises(UserError, match="cannot be built again"):
             load_checkpoint(file, trust=(plugin,))

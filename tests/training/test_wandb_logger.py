@@ -124,7 +124,7 @@ def only(paths) -> Path:
 
 
 def records(folder: Path) -> tuple:
-    """All that a run leaves behind and that does not depend on the clock."""
+    """All results of a run that do not depend on the clock."""
     with open(folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     summary = json.loads((folder / "summary.json").read_text())
@@ -190,7 +190,7 @@ def test_sweeps_by_the_real_agent(place: Place) -> None:
     assert json.loads((place.runs / "kinds" / good.name / "summary.json").read_text())["processes"] == 2
 
     given = {name: kind["value"] for name, kind in kinds.items() if "value" in kind} | {"model.fusion_layer": 1}
-    assert {name: good.config[name] for name in given} == given, "a sweep's values stand as the sweep has them"
+    assert {name: good.config[name] for name in given} == given, "a sweep's values are unchanged"
     assert good.config["model.fusion.class_path"].endswith(".CrossAttention")
     saved = yaml.safe_load((place.runs / "kinds" / good.name / "config.yaml").read_text())
     checkpoint = torch.load(place.runs / "kinds" / good.name / "checkpoints/last.ckpt", weights_only=True)
@@ -309,7 +309,7 @@ def test_trouble_at_the_start(place: Place, trouble: tuple | None) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_under_its_id(place: Place) -> None:
+def test_a_killed_run_resumes_under_its_id(place: Place) -> None:
     """Its steps are counted on, none twice and none lost, and it is finished in the end."""
     epochs, again = ["--trainer.max_epochs", "40"], {"WANDB_RUN_ID": "killed"}
     process = place.mbt(*epochs, **again)
@@ -329,14 +329,14 @@ def test_a_run_that_was_killed_goes_on_under_its_id(place: Place) -> None:
     output = finish(place.mbt(*epochs, "--ckpt_path", "last", **again))
     assert "checkpoint: " in output and run.inits == 2
     later = [row["_step"] for row in run.history]
-    assert later == sorted(set(later)) and later[-1] > before, "W&B's own step goes on"
+    assert later == sorted(set(later)) and later[-1] > before, "W&B's own step continues"
     assert sorted(set(steps(run))) == list(range(160))
     assert (run.state, run.exit_code) == ("finished", 0)
 
 
 @pytest.mark.slow
 def test_the_server_hands_a_killed_trial_to_the_next_agent(place: Place) -> None:
-    """An agent that is told to resume a trial goes on with its run and its folder."""
+    """An agent that resumes a trial continues its run and its folder."""
     command = ["${env}", "mbt", "fit", "--experiment=x", *POINT, "--config", str(place.tiny)]
     command += ["--trainer.max_epochs=40", "--config", "${args_json_file}"]
     parameters = {"seed_everything": {"values": [3]}}
@@ -348,7 +348,7 @@ def test_the_server_hands_a_killed_trial_to_the_next_agent(place: Place) -> None
     os.killpg(trial, signal.SIGKILL)
     finish(agent)
     assert place.gone() and run.state == "running" and len(server.runs) == 1
-    run.state = "crashed"  # as W&B says when it has not heard of a run for minutes
+    run.state = "crashed"  # as in W&B without a sign of life for minutes
     server.requeue(run.name)
     output = finish(place.wandb("agent", sweep))
     assert (run.state, run.exit_code, run.inits) == ("finished", 0, 2), output
@@ -465,7 +465,7 @@ def test_a_server_that_cannot_be_read(place: Place, trouble: int | str | None) -
 
 @pytest.mark.slow
 def test_a_trial_that_cannot_even_be_imported(place: Place) -> None:
-    """The agent's run says what is missing."""
+    """The agent's run reports what is missing."""
     (place.folder / "broken").mkdir()
     (place.folder / "broken" / "jsonargparse.py").write_text("raise ImportError('half installed')\n")
     parameters = {"seed_everything": {"values": [3]}}

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mbt_lightning.cli.arguments import NEWEST, find_stored
-from mbt_lightning.cli.parser import Parser
+from mbt_lightning.cli.parser import Parser, tool_parser
 from mbt_lightning.config.trusted import TRUST_HELP
 from mbt_lightning.data.manifest.manifest import read_classes
 from mbt_lightning.data.records import UNNAMED, DataSpec
@@ -29,7 +29,7 @@ from mbt_lightning.model.pretrained.scenic import RELEASED, Settings, UntoldShap
 from mbt_lightning.model.pretrained.torch_files import METADATA
 
 FRAMES_PER_SECOND, FRAME_STRIDE = 25, 2
-"""How the authors' released configuration reads pictures."""
+"""How the authors' released configuration reads frames."""
 TEST_VIEWS = 4
 CROP_FRACTION = 0.875
 """224 of 256 pixels."""
@@ -37,11 +37,10 @@ RELEASED_FUSION_LAYER = 8
 
 
 def import_tool(arguments: Sequence[str]) -> None:
-    """Run `mbt import`."""
-    parser = Parser(prog="mbt import", description="Turn checkpoints of other code into ours.")
+    parser = Parser(prog="mbt import", description="Convert checkpoints of other code.")
     kinds = parser.add_subcommands(required=True, dest="kind")
     scenic = Parser(description="A checkpoint of the authors' MBT (google-research/scenic, projects/mbt).")
-    scenic.add_argument("checkpoint", help="the file that their code wrote (mbtb32_..., checkpoint_3)")
+    scenic.add_argument("checkpoint", help="the file written by their code (mbtb32_..., checkpoint_3)")
     scenic.add_function_arguments(import_scenic, skip={"checkpoint"})
     kinds.add_subcommand("scenic", scenic, help="the authors' MBT")
     options = parser.parse_args(list(arguments))
@@ -61,20 +60,20 @@ def import_scenic(
     num_mels: int = RELEASED["num_mels"],
     drop_path: float = 0.3,
 ) -> None:
-    """Write a checkpoint of the authors' MBT as `model.safetensors` and `experiment.yaml`; print what was found.
+    """Write a checkpoint of the authors' MBT as `model.safetensors` and `experiment.yaml`; print a summary.
 
     Args:
         checkpoint: a flax msgpack file of google-research/scenic.
-        out: folder to write into; its two files must not exist.
+        out: output folder; its two files must not exist.
         classes: `classes.csv` with the names of the classes in index order; null: class_0, class_1, ...
-        fusion_layer: first fused layer, which no parameter tells; null: the released 8.
+        fusion_layer: first fused layer, which cannot be read from the parameters; null: the released 8.
         modality_fusion: order of the modalities; null: the released one, spectrogram first.
         classifier: token, gap, gmp or gsp; null: token if there is a CLS token, else gap.
         test_with_bottlenecks: false: the modalities exchange nothing at evaluation.
-        frame_size: side of the pictures in pixels.
-        num_frames: frames that a model which picks some of them (temporal_sampling) picks from.
+        frame_size: side of the frames in pixels.
+        num_frames: number of frames from which a model with temporal_sampling selects its own.
         num_mels: mel bins.
-        drop_path: stochastic depth, for those who train on.
+        drop_path: stochastic depth, for further training.
 
     Raises:
         UserError: a file that cannot be read, or options that do not fit it.
@@ -89,10 +88,10 @@ def import_scenic(
         "attention_dropout_rate": 0.0,
         "stochastic_droplayer_rate": drop_path,
         "test_with_bottlenecks": test_with_bottlenecks,
-        "spec_shape": [1, 0, num_mels, 3],  # of which the positions tell the number of rows
+        "spec_shape": [1, 0, num_mels, 3],  # the number of time steps follows from the positions
     }
-    told = {"modality_fusion": modality_fusion, "classifier": classifier, "fusion_layer": fusion_layer}
-    model |= {key: value for key, value in told.items() if value is not None}
+    given = {"modality_fusion": modality_fusion, "classifier": classifier, "fusion_layer": fusion_layer}
+    model |= {key: value for key, value in given.items() if value is not None}
     found = Settings(params, model)
     several = len(found.modalities) > 1
     if several and fusion_layer is None:
@@ -119,20 +118,19 @@ def import_scenic(
     config = {"experiment": Path(out).name, "model": model_settings(network, found), "data": data}
     header = [
         f"The checkpoint {Path(checkpoint).name} of the authors' code (google-research/scenic), by mbt import scenic.",
-        f"Told by its parameters: {describe(network)}.",
-        f"Not told by them, so from options or the released values: {assumed(network, frame_size, num_mels)}.",
+        f"From its parameters: {describe(network)}.",
+        f"Not in them, so from options or the released values: {assumed(network, frame_size, num_mels)}.",
         *(f"{warning.message}." for warning in caught),
     ]
     if "spectrogram" in spec.inputs:
         header.append(
             "The recipe of the authors' spectrograms was not released; theirs were standardised by mean 1.102 and std "
-            "2.762. Those below belong to the recipe below, which is the paper's."
+            "2.762. The values below belong to the recipe below, which is the paper's."
         )
     write_model(Path(out), dict(network.state_dict()), config, spec, header)
 
 
 def read_names(path: str | None) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """Names and groups of the classes in a file."""
     if path is None:
         return None
     if not Path(path).is_file():
@@ -141,24 +139,18 @@ def read_names(path: str | None) -> tuple[tuple[str, ...], tuple[str, ...]] | No
 
 
 def assumed(network: MBT, frame_size: int, num_mels: int) -> str:
-    """What was assumed of a network, in a line."""
-    parts = ["a multi-label task"] + ["the way of pooling"] * (not network.head.num_cls)
+    parts = ["a multi-label task"] + ["the pooling"] * (not network.head.num_cls)
     if len(network.modalities) > 1:
         parts += [f"fusion layer {network.fusion_layer}", f"the order {', '.join(network.modalities)}"]
     if "rgb" in network.modalities:
-        parts.append(f"pictures of {frame_size} pixels, every {FRAME_STRIDE}nd of {FRAMES_PER_SECOND} a second")
+        parts.append(f"frames of {frame_size} pixels, every {FRAME_STRIDE}nd of {FRAMES_PER_SECOND} per second")
     if "spectrogram" in network.modalities:
         parts.append(f"{num_mels} mel bins")
     return "; ".join(parts)
 
 
 def model_settings(network: MBT, found: Settings) -> dict[str, Any]:
-    """The settings of `model` that build the network.
-
-    Args:
-        network: the imported model.
-        found: its settings as the authors have them.
-    """
+    """The settings of `model` that build the network; `found` are its settings in the authors' code."""
     block = network.block_of(0, network.modalities[0])[1]
     dim, hidden = block.mlp.fc1.in_features, block.mlp.fc1.out_features
     settings: dict[str, Any] = {"task": "Multilabel", "modalities": list(network.modalities)}
@@ -183,14 +175,9 @@ def model_settings(network: MBT, found: Settings) -> dict[str, Any]:
 
 
 def data_settings(spec: DataSpec, num_frames: int | None = None) -> dict[str, Any]:
-    """The settings of `data` that give the inputs which the model was trained on, as far as it is known.
+    """The settings of `data` for the inputs that the model was trained on, as far as they are known.
 
-    Args:
-        spec: shapes of the inputs.
-        num_frames: frames that those of the input were picked from; None: they are all.
-
-    Raises:
-        UserError: pictures that are not square.
+    `num_frames` is the number from which those of the input were selected; None: all are used.
     """
     data: dict[str, Any] = {
         "num_test_views": TEST_VIEWS,
@@ -199,25 +186,24 @@ def data_settings(spec: DataSpec, num_frames: int | None = None) -> dict[str, An
     if "rgb" in spec.inputs:
         _, frames, height, width = spec.inputs["rgb"]
         if height != width:
-            raise UserError(f"pictures are {height} x {width}: the data makes square ones")
+            raise UserError(f"the frames are {height} x {width}; only square ones are supported")
         seconds = (num_frames or frames) * FRAME_STRIDE / FRAMES_PER_SECOND
         data |= {"window_seconds": seconds, "num_frames": frames, "frame_size": height}
         data["short_side"] = round(height / CROP_FRACTION)
     if "spectrogram" in spec.inputs:
-        _, rows, mels = spec.inputs["spectrogram"]
+        _, steps, mels = spec.inputs["spectrogram"]
         log_mel = LogMel(num_mels=mels)
         settings = {"num_mels": mels, "mean": log_mel.mean, "std": log_mel.std}
         if "rgb" in spec.inputs:
             data["rgb_window_seconds"] = data["window_seconds"]
         data |= {
-            "window_seconds": rows * log_mel.hop_samples / log_mel.sample_rate,
+            "window_seconds": steps * log_mel.hop_samples / log_mel.sample_rate,
             "spectrogram": {"class_path": "LogMel", "init_args": settings},
         }
     return data
 
 
 def describe(network: MBT) -> str:
-    """What a network is, in a line."""
     block = network.block_of(0, network.modalities[0])[1]
     parts = [
         f"{' and '.join(network.modalities)}",
@@ -232,14 +218,10 @@ def describe(network: MBT) -> str:
 
 
 def export_tool(arguments: Sequence[str]) -> None:
-    """Run `mbt export`."""
-    parser = Parser(
-        prog="mbt export",
-        description="Write a model as safetensors, with an overlay to use it by.",
-        epilog=TRUST_HELP,
-    )
-    parser.add_argument("checkpoint", help="a .ckpt file, or last or best of the newest run of an --experiment")
-    parser.add_function_arguments(export, skip={"checkpoint"})
+    about = "a .ckpt file, or last or best of the newest run of an --experiment"
+    description = "Write a model as safetensors, with an overlay to use it."
+    parser = tool_parser(export, description, {"checkpoint": {"help": about}})
+    parser.epilog = TRUST_HELP
     export(**vars(parser.parse_args(list(arguments))))
 
 
@@ -248,15 +230,15 @@ def export(checkpoint: str, out: str, experiment: str | None = None, runs: str =
 
     Args:
         checkpoint: a `.ckpt` file of a run, or `last` or `best` of the newest run of an experiment.
-        out: folder to write into; its two files must not exist.
+        out: output folder; its two files must not exist.
         experiment: name of the experiment, for `last` and `best`.
         runs: folder of all runs.
 
     Raises:
-        UserError: a file that is no checkpoint or names what it may not name, or a folder that cannot be written.
+        UserError: a file that is not a checkpoint or contains forbidden names, or a folder that cannot be written.
     """
     if checkpoint in NEWEST and not experiment:
-        raise UserError(f"{checkpoint}: of which experiment? Name it by --experiment NAME")
+        raise UserError(f"{checkpoint}: of which experiment? Add --experiment NAME")
     stored = find_stored(checkpoint, Path(runs), experiment or "")
     if not stored.path.is_file():
         raise UserError(f"{checkpoint}: no such file; give a .ckpt file, or last or best with --experiment NAME")
@@ -272,30 +254,19 @@ def export(checkpoint: str, out: str, experiment: str | None = None, runs: str =
 
 
 TRAINING = ("init", "compile", "optimizer", "warmup_fraction", "label_smoothing", "mixup")
-"""Settings of `model` that only a training has."""
+"""Settings of `model` that only training needs."""
 
 
 def write_model(
     folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], spec: DataSpec, header: Sequence[str]
 ) -> None:
-    """Write `model.safetensors` and `experiment.yaml`, and say how to use them.
-
-    Args:
-        folder: where to; made if missing.
-        tensors: parameters of the network by name.
-        config: `experiment`, `model` and `data` of the configuration.
-        spec: what the model must know of the data.
-        header: paragraphs of comment for the overlay.
-
-    Raises:
-        UserError: the folder cannot be made, or holds such a file already.
-    """
+    """Write `model.safetensors` and `experiment.yaml`, which starts with the `header`; print how to use them."""
     weights, overlay = folder / "model.safetensors", folder / "experiment.yaml"
     if folder.is_file():
         raise UserError(f"--out {folder}: is a file, not a folder")
     for path in (weights, overlay):
         if path.exists():
-            raise UserError(f"{path} exists already: give another --out, or remove it")
+            raise UserError(f"{path} already exists: give another --out, or remove it")
     about = {
         "config": config,
         "spec": {"inputs": {m: list(s) for m, s in spec.inputs.items()}}
@@ -313,7 +284,7 @@ def write_model(
         with replacing(weights) as unfinished:
             save_file({name: x.contiguous() for name, x in tensors.items()}, unfinished, {METADATA: json.dumps(about)})
             overlay.write_text(text, encoding="utf-8")
-            os.chmod(unfinished, overlay.stat().st_mode)  # safetensors lets nobody else read it
+            os.chmod(unfinished, overlay.stat().st_mode)  # safetensors makes it private
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror})") from None
     print("\n".join([*lines, f"wrote {weights} and {overlay}", *uses]))

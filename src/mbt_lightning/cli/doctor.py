@@ -1,7 +1,7 @@
-"""`mbt doctor`: what works on this machine, what does not, and what to do about it.
+"""`mbt doctor`: what works on this machine, what does not, and how to fix it.
 
-Each check runs in a process of its own and under a time limit, so a package that crashes or hangs is a finding like any
-other. Nothing that is examined is imported at the top: the doctor must also speak where `import torch` fails.
+Each check runs in its own process with a time limit, so a package that crashes or hangs is a finding like any other.
+Nothing that is checked is imported at the top: the doctor must also run where `import torch` fails.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mbt_lightning.errors import one_line
 BAD_LIGHTNING = ("2.6.2", "2.6.3")
 """Malicious uploads."""
 DECORDS = ("decord", "decord2", "eva-decord")
-"""Packages that all install a module named decord, one over the other."""
+"""Packages that all install a module named decord, and overwrite each other."""
 EXTRAS = {
     "timm": "weights of timm",
     "litdata": "jpeg-shards",
@@ -42,7 +42,7 @@ EXTRAS = {
     "optuna": "bayes in mbt sweep",
     "submitit": "mbt sweep --launcher slurm",
 }
-MIN_SHARED_BYTES = 1 << 30  # a worker has two batches under way, and 64 clips of 8 pictures are 0.13 GB
+MIN_SHARED_BYTES = 1 << 30  # a worker prepares two batches, and 64 clips of 8 frames take 0.13 GB
 MIN_MEMORY_BYTES = 4 << 30
 MIN_DISK_BYTES = 1 << 30
 MIN_OPEN_FILES = 1024
@@ -50,14 +50,7 @@ MIN_OPEN_FILES = 1024
 
 @dataclass(frozen=True)
 class Finding:
-    """A row of the table.
-
-    Args:
-        state: "ok"; "warning": training can run, but not as it could; "broken": it cannot.
-        what: what was looked at.
-        found: how it is.
-        fix: what to do, or "".
-    """
+    """One row of the table: `state` is "ok", "warning" (training can run, but not as it could) or "broken"."""
 
     state: str
     what: str
@@ -67,14 +60,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """Something to look at in a process of its own.
-
-    Args:
-        what: its name.
-        run: yields the findings.
-        fix: what to do if it raises, crashes or hangs.
-        is_needed: whether training cannot run then.
-    """
+    """A check for its own process; `fix` is the advice if it raises, crashes or hangs."""
 
     what: str
     run: Callable[[], Iterator[Finding]]
@@ -84,12 +70,12 @@ class Check:
 
 def main(arguments: Sequence[str]) -> None:
     """Run `mbt doctor`; exit code 1 if training cannot run here."""
-    parser = argparse.ArgumentParser("mbt doctor", description="Say what works on this machine and what to do.")
+    parser = argparse.ArgumentParser("mbt doctor", description="Check what works on this machine.")
     parser.add_argument("--timeout_seconds", type=float, default=120.0, help="time limit of each check (default: 120)")
-    parser.add_argument("--json", action="store_true", help="print a list of findings for programs")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     options = parser.parse_args(arguments)
     if not options.timeout_seconds > 0:
-        parser.error(f"--timeout_seconds is {options.timeout_seconds:g}: give a length above 0")
+        parser.error(f"--timeout_seconds is {options.timeout_seconds:g}: give a number above 0")
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         groups = list(pool.map(partial(examine, timeout_seconds=options.timeout_seconds), CHECKS.values()))
     findings = [finding for group in groups for finding in group]
@@ -101,14 +87,14 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def examine(check: Check, timeout_seconds: float) -> list[Finding]:
-    """What a check finds, in a process that may crash or hang."""
+    """The findings of a check, from a process that may crash or hang."""
     with tempfile.TemporaryDirectory(prefix="mbt-doctor-") as folder:
-        told, said = Path(folder, "findings"), Path(folder, "output")
-        told.touch()
-        code = f"from mbt_lightning.cli import doctor; doctor.run({check.what!r}, {str(told)!r})"
-        # -P and the whole path: the same packages as here, wherever the program was started.
+        findings_file, log = Path(folder, "findings"), Path(folder, "output")
+        findings_file.touch()
+        code = f"from mbt_lightning.cli import doctor; doctor.run({check.what!r}, {str(findings_file)!r})"
+        # -P and the full path: the same packages as here, wherever the program was started.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        with said.open("w", encoding="utf-8") as output:
+        with log.open("w", encoding="utf-8") as output:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
                 stdin=subprocess.DEVNULL,
@@ -122,30 +108,29 @@ def examine(check: Check, timeout_seconds: float) -> list[Finding]:
             except subprocess.TimeoutExpired:
                 trouble = f"hangs: not done after {timeout_seconds:g} s"
                 process.kill()
-                with suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel is left behind
+                with suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel is abandoned
                     process.wait(5)
             else:
                 if status < 0:
                     trouble = f"crashes ({signal.Signals(-status).name})"
                 elif status:
-                    lines = said.read_text(encoding="utf-8", errors="replace").split("\n")
+                    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
                     last = next((line for line in reversed(lines) if line.strip()), f"exit code {status}")
                     trouble = f"fails: {one_line(last)[:200]}"
-        findings = [Finding(**json.loads(line)) for line in told.read_text(encoding="utf-8").splitlines()]
+        findings = [Finding(**json.loads(line)) for line in findings_file.read_text(encoding="utf-8").splitlines()]
     if trouble:
         findings.append(Finding("broken" if check.is_needed else "warning", check.what, trouble, check.fix))
     return findings
 
 
-def run(what: str, told: str) -> None:
-    """Run a check in this process, and write each finding to the file `told` as soon as it is known."""
-    with open(told, "a", encoding="utf-8") as file:
+def run(what: str, findings_file: str) -> None:
+    """Run a check in this process, and append each finding to a file as soon as it is known."""
+    with open(findings_file, "a", encoding="utf-8") as file:
         for finding in CHECKS[what].run():
             print(json.dumps(asdict(finding)), file=file, flush=True)
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """Print the table, what is to be done, and whether training can run."""
     from rich.console import Console
     from rich.table import Table
 
@@ -160,12 +145,11 @@ def print_findings(findings: Sequence[Finding]) -> None:
     console = Console(highlight=False)
     console.print(table)
     counts = {state: sum(finding.state == state for finding in findings) for state in colours}
-    verdict = "Training cannot run here" if counts["broken"] else "Training can run here"
-    console.print(f"\n{verdict}: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
+    conclusion = "Training cannot run here" if counts["broken"] else "Training can run here"
+    console.print(f"\n{conclusion}: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
 
 
 def _plain(text: str) -> Any:
-    """A text in which brackets are no markup."""
     from rich.text import Text
 
     return Text(text)
@@ -175,7 +159,7 @@ def _plain(text: str) -> Any:
 
 
 def check_packages() -> Iterator[Finding]:
-    """Installed versions against the bounds that our own package declares."""
+    """Compare installed versions with the bounds declared by our own package."""
     from packaging.requirements import Requirement
 
     yield Finding("ok", "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
@@ -184,21 +168,21 @@ def check_packages() -> Iterator[Finding]:
     except metadata.PackageNotFoundError:
         lines = []
         fix = "pip install mbt-lightning (in a checkout: pip install -e .)"
-        yield Finding("warning", "packages", "mbt-lightning is not installed: there are no bounds to compare with", fix)
-    right = []
+        yield Finding("warning", "packages", "mbt-lightning is not installed: versions cannot be checked", fix)
+    fitting = []
     for requirement in map(Requirement, lines):
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         version, bounds = _version(requirement.name), f"{requirement.name}{requirement.specifier}"
         if version and requirement.specifier.contains(version, prereleases=True):
-            right.append(f"{requirement.name} {version}")
+            fitting.append(f"{requirement.name} {version}")
             continue
-        # Without decord PyAV reads the pictures.
+        # Without decord PyAV decodes the frames.
         state = "warning" if requirement.name == "decord" else "broken"
-        found = f"{version} is installed, needed is {bounds}" if version else f"not installed, needed is {bounds}"
+        found = f"{version or 'not'} installed, but {bounds} is required"
         yield Finding(state, requirement.name, found, f'pip install "{bounds}"')
-    if right:
-        yield Finding("ok", "packages", f"within their bounds: {', '.join(right)}")
+    if fitting:
+        yield Finding("ok", "packages", f"within their bounds: {', '.join(fitting)}")
 
     for name in ("lightning", "pytorch-lightning"):
         if _version(name) in BAD_LIGHTNING:
@@ -215,7 +199,6 @@ def check_packages() -> Iterator[Finding]:
 
 
 def _version(package: str) -> str | None:
-    """The installed version of a package."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -231,12 +214,12 @@ def check_torch() -> Iterator[Finding]:
     import torchaudio
 
     waves = torchaudio.functional.lfilter(torch.ones(3), torch.tensor([1.0, -0.5]), torch.tensor([1.0, 0.0]), False)
-    assert torch.allclose(waves, torch.tensor([1.0, 1.5, 1.75])), "torchaudio's compiled filter gives wrong numbers"
+    assert torch.allclose(waves, torch.tensor([1.0, 1.5, 1.75])), "torchaudio's compiled filter gives wrong results"
     yield Finding("ok", "torchaudio", f"{torchaudio.__version__}; its compiled operations work")
 
 
 def check_devices() -> Iterator[Finding]:
-    """Every device computes what the CPU computes."""
+    """Every device computes the same as the CPU."""
     import torch
 
     devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
@@ -257,7 +240,6 @@ def check_devices() -> Iterator[Finding]:
 
 
 def _check_device(device: str) -> Finding:
-    """Whether a device multiplies and transforms as the CPU does."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -297,55 +279,52 @@ def _nvidia_driver() -> str:
 
 
 def check_decoder(name: str) -> Iterator[Finding]:
-    """A decoder gives back the pictures, and PyAV the sound, of a clip that was just encoded."""
+    """A decoder returns the frames, and PyAV the audio, of a clip that was just encoded."""
     import numpy as np
 
     from mbt_lightning.data import demo
     from mbt_lightning.data.media.frames import DECODERS
     from mbt_lightning.data.media.probe import probe
-    from mbt_lightning.data.media.sound import read_sound
+    from mbt_lightning.data.media.sound import read_waveform
 
     reader, what = DECODERS[name][0], f"decoder: {name}"
     if why := reader.why_not():
         is_absent = importlib.util.find_spec(name) is None
-        instead = "optional" if name == "torchcodec" else "PyAV reads the pictures, more slowly"
+        instead = "optional" if name == "torchcodec" else "PyAV decodes instead, more slowly"
         yield Finding("ok" if is_absent else "warning", what, f"{why}; {instead}", f"to use it: {reader.fix}")
         return
     numbers = np.arange(24)
     colours = np.stack([30 + 8 * numbers, 220 - 8 * numbers, 128 + 0 * numbers], 1).astype(np.uint8)
-    pictures = np.broadcast_to(colours[:, None, None], (24, demo.SIZE, demo.SIZE, 3))
+    frames = np.broadcast_to(colours[:, None, None], (24, demo.SIZE, demo.SIZE, 3))
     seconds = np.arange(round(24 / demo.FRAME_RATE * demo.SAMPLE_RATE)) / demo.SAMPLE_RATE
     tone = (0.3 * np.sin(2 * np.pi * (300 + 200 * seconds) * seconds)).astype(np.float32)
     with tempfile.TemporaryDirectory(prefix="mbt-doctor-") as folder:
         path = Path(folder, "clip.mp4")
-        demo.encode(path, pictures, tone)
+        demo.encode(path, frames, tone)
         info = probe(path)
-        assert info.video and info.audio and not reader.problem(info), "the encoded clip is odd"
-        wanted = np.array([0, 5, 6, 17, 23])
-        found, _ = reader.read(info, info.video, wanted)
-        error = np.abs(found.astype(int) - pictures[wanted]).mean((1, 2, 3)).max()  # one picture off: 5.3
-        assert error < 2.5, f"the pictures that {name} gives differ from the encoded ones by {error:.1f} of 255"
+        assert info.video and info.audio and not reader.problem(info), "the encoded clip is unusual"
+        indices = np.array([0, 5, 6, 17, 23])
+        found, _ = reader.read(info, info.video, indices)
+        error = np.abs(found.astype(int) - frames[indices]).mean((1, 2, 3)).max()  # off by one frame: 5.3
+        assert error < 2.5, f"frames decoded by {name} differ from the encoded ones by {error:.1f} of 255"
         if name == "pyav":
-            heard, _ = read_sound(info, info.audio, 0.2, 0.5, demo.SAMPLE_RATE)
-            likeness = np.corrcoef(heard.numpy(), tone[round(0.2 * demo.SAMPLE_RATE) :][: len(heard)])[0, 1]
-            assert likeness > 0.9, f"the sound that PyAV gives is not the encoded one (correlation {likeness:.2f})"
-    yield Finding("ok", what, f"{reader.version()}; gives back a clip's {'sound and ' * (name == 'pyav')}pictures")
+            heard, _ = read_waveform(info, info.audio, 0.2, 0.5, demo.SAMPLE_RATE)
+            correlation = np.corrcoef(heard.numpy(), tone[round(0.2 * demo.SAMPLE_RATE) :][: len(heard)])[0, 1]
+            assert correlation > 0.9, f"audio decoded by PyAV differs from the original (correlation {correlation:.2f})"
+    yield Finding("ok", what, f"{reader.version()}; decodes a clip's {'audio and ' * (name == 'pyav')}frames correctly")
 
 
 def check_machine() -> Iterator[Finding]:
-    """Cores, memory, and the limits that worker processes run into."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding("ok", "cores", f"{cores} (data.num_workers: about as many for each GPU's process, all together)")
     if memory := _memory_bytes():
-        fix = "" if memory >= MIN_MEMORY_BYTES else "give fewer data.num_workers and a smaller data.batch_size"
+        fix = "" if memory >= MIN_MEMORY_BYTES else "reduce data.num_workers and data.batch_size"
         yield Finding("warning" if fix else "ok", "memory", _size(memory), fix)
     if os.path.isdir("/dev/shm"):
         shared = shutil.disk_usage("/dev/shm")
         fix = "docker run --shm-size=8g (or --ipc=host); or data.num_workers: 0"
         fix = "" if shared.free >= MIN_SHARED_BYTES else fix
-        found = (
-            f"{_size(shared.free)} of {_size(shared.total)} free in /dev/shm, through which workers hand over batches"
-        )
+        found = f"{_size(shared.free)} of {_size(shared.total)} free in /dev/shm, which workers use for batches"
         yield Finding("warning" if fix else "ok", "shared memory", found, fix)
     with suppress(ImportError):  # Windows
         import resource
@@ -357,10 +336,10 @@ def check_machine() -> Iterator[Finding]:
 
 
 def check_cache() -> Iterator[Finding]:
-    """The folder of the embedded data and of large tables can be written and has room."""
+    """The folder of demo clips and large tables is writable and has space."""
     folder = cache_folder()
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    fix = "set MBT_CACHE to a folder that you can write to"
+    fix = "set MBT_CACHE to a writable folder"
     try:
         with tempfile.TemporaryFile(dir=there):
             free = shutil.disk_usage(there).free
@@ -373,18 +352,17 @@ def check_cache() -> Iterator[Finding]:
 
 
 def _memory_bytes() -> int:
-    """Memory that this process may have: the machine's, or the container's part of it; 0 if nobody tells."""
+    """Memory available to this process: the machine's, or the container's part of it; 0 if unknown."""
     found = []
     with suppress(AttributeError, ValueError, OSError):
         found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):  # there it may say "max"
+        with suppress(OSError, ValueError):  # it may be "max"
             found.append(int(Path(file).read_text()))
     return min(found, default=0)
 
 
 def _size(count: float) -> str:
-    """Bytes in GB."""
     return f"{count / 2**30:.1f} GB"
 
 
@@ -411,10 +389,10 @@ CHECKS = {
         Check(
             "decoder: torchcodec",
             partial(check_decoder, "torchcodec"),
-            'pip install --force-reinstall "torchcodec>=0.12,<1"; or do not ask for data.decoder: torchcodec',
+            'pip install --force-reinstall "torchcodec>=0.12,<1"; or use another data.decoder',
             is_needed=False,
         ),
-        Check("machine", check_machine, "look at the machine's limits by hand", is_needed=False),
-        Check("cache folder", check_cache, "set MBT_CACHE to a folder on a disk that answers"),
+        Check("machine", check_machine, "check the machine's limits by hand", is_needed=False),
+        Check("cache folder", check_cache, "set MBT_CACHE to a folder on a working disk"),
     )
 }

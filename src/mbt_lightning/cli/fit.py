@@ -199,7 +199,7 @@ def make_folder(run: Run) -> None:
         run.folder = new_run_folder(run.runs, run.settings.experiment)
     os.environ["MBT_RUN_FOLDER"] = str(run.folder)
     if given_id():
-        run.state.begin(run.folder)  # whoever gave the id looks for the run there, whatever becomes of it
+        run.state.start(run.folder)  # whoever gave the id looks for the run there, whatever becomes of it
     if run.checkpoint and run.checkpoint.is_own:
         print(f"checkpoint: {run.checkpoint}", flush=True)
 
@@ -281,7 +281,7 @@ def load_weights(run: Run) -> None:
 class FitProgressBar(RichProgressBar):
     """Lightning's Rich progress bar without the number of the run, which is in its folder's name."""
 
-    def get_metrics(self, trainer, pl_module):  # noqa: D102
+    def get_metrics(self, trainer, pl_module):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any
 
@@ -68,6 +68,15 @@ class Parser(LightningArgumentParser):
         beside = self.command_line.settings_beside(name) if self.command_line else set()
         hint = did_you_mean(name, [*beside, *(action.dest for action in self._actions)])
         return hint or (f" ({name})" if name not in message else "")
+
+
+def tool_parser(function: Callable, description: str, own: Mapping[str, Mapping[str, Any]]) -> Parser:
+    """The parser of `mbt FUNCTION`: arguments of its own, by flag, then the other ones of the function."""
+    parser = Parser(prog=f"mbt {function.__name__}", description=description)
+    for flag, options in own.items():
+        parser.add_argument(flag, **options)
+    parser.add_function_arguments(function, skip={flag.lstrip("-") for flag in own})
+    return parser
 
 
 def build_parser(*subcommands: str) -> Parser:

@@ -1,7 +1,7 @@
-"""`mbt prepare`: official annotations and a folder of media to a manifest, and a report of what was lost on the way.
+"""`mbt prepare`: from official annotations and a folder of media to a manifest, and a report of all losses.
 
-The same steps for every data set: parse the official files, index the media folder once, match names, probe files,
-decide each clip's status, write the manifest, report.
+The steps are the same for every data set: parse the official files, index the media folder once, match names, probe
+files, decide the status of each clip, write the manifest, report.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mbt_lightning.cli.parser import Parser
+from mbt_lightning.cli.parser import Parser, tool_parser
 from mbt_lightning.data.manifest.manifest import ManifestRow, relative, write_manifest
 from mbt_lightning.data.media.probe import STREAMS
 from mbt_lightning.datasets import DATASETS
@@ -27,24 +27,23 @@ from mbt_lightning.disk import replacing
 from mbt_lightning.errors import UserError, abbreviate
 
 NO_FILE = Match(None, None)
-"""What all clips without a file share: they may be millions."""
+"""Shared by all clips without a file: there may be millions."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run `mbt prepare`."""
     with no_collector():
         prepare(**vars(parser().parse_args(list(arguments))))
 
 
 def parser() -> Parser:
-    """The options of `mbt prepare`."""
     known = "; ".join(f"{name}: {dataset.help}" for name, dataset in DATASETS.items())
-    options = Parser(prog="mbt prepare", description="Make a manifest of official annotations and a folder of media.")
-    options.add_argument("dataset", choices=list(DATASETS), help=known)
-    options.add_argument("--annotations", nargs="+", default=[], metavar="FILE", help="official annotation files")
-    options.add_argument("--labels", nargs="+", default=[], metavar="FILE", help="official class lists")
-    options.add_function_arguments(prepare, skip={"dataset", "annotations", "labels"})
-    return options
+    files = {"nargs": "+", "default": [], "metavar": "FILE"}
+    own = {
+        "dataset": {"choices": list(DATASETS), "help": known},
+        "--annotations": files | {"help": "official annotation files"},
+        "--labels": files | {"help": "official class lists"},
+    }
+    return tool_parser(prepare, "Make a manifest from official annotations and a folder of media.", own)
 
 
 def prepare(
@@ -63,7 +62,7 @@ def prepare(
     num_workers: int = 2,
     timeout_seconds: float = 20.0,
 ) -> None:
-    """Write the manifest of a data set, and `<manifest>.report.txt` with every row that was lost and why.
+    """Write the manifest of a data set, and `<manifest>.report.txt` with every lost row and the reason.
 
     Args:
         dataset: name of the data set.
@@ -71,19 +70,19 @@ def prepare(
         labels: official class lists.
         media: folder of the media files.
         out: the manifest, `.parquet`, `.jsonl` or `.csv`.
-        split: split of annotation files that do not tell it themselves: train, val, test or your own.
-        variant: which variant of the data set.
+        split: split of annotation files that do not give one: train, val, test or another name.
+        variant: variant of the data set.
         needs: streams that a clip must have: video, audio or both.
-        min_part: part of a clip's official segment that must be there, above 0, at most 1.
-        refuse_leaks: whether a clip or a source that stands in two splits ends the program. Else it is reported; a clip
-            stays in the test split, or else in the validation split, only.
-        max_lost: part of the official clips that may be lost before the program ends with exit code 2.
-        strict: whether files are also decoded as a whole and damage is reported; hours for large sets.
-        num_workers: processes that look into the files.
-        timeout_seconds: time limit of one file.
+        min_part: part of a clip's official segment that must be present, above 0, at most 1.
+        refuse_leaks: stop if a clip or a source is in two splits. By default this is reported, and a clip stays only in
+            the test split, else in the validation split.
+        max_lost: part of the official clips that may be lost; more is an error (exit code 2).
+        strict: also decode all files completely and report damage; takes hours for large data sets.
+        num_workers: number of processes that probe files.
+        timeout_seconds: time limit per file.
 
     Raises:
-        UserError: files that make no sense, or more lost than allowed.
+        UserError: invalid files, or more losses than allowed.
     """
     if not needs or set(needs) - set(STREAMS):
         raise UserError(f"needs is {needs}: give video, audio or both")
@@ -94,17 +93,17 @@ def prepare(
     files = [Path(name) for name in annotations], [Path(name) for name in labels]
     parsed = DATASETS[dataset].parse(*files, split=split, variant=variant, media=root)
     if not parsed.clips:
-        raise UserError(f"{dataset}: no clip in {', '.join(annotations) or media}")
+        raise UserError(f"{dataset}: no clips in {', '.join(annotations) or media}")
     leaks = parsed.leaks + shared_sources(parsed.clips)
     if leaks and refuse_leaks:
-        raise UserError(f"{len(leaks)} leaks, e.g. {abbreviate(leaks, 3)}; mend the lists, or leave out --refuse_leaks")
+        raise UserError(f"{len(leaks)} leaks, e.g. {abbreviate(leaks, 3)}; correct the lists or drop --refuse_leaks")
     parsed.notes += [*other_sizes(parsed.clips, DATASETS[dataset].official), *same_but_for_case(parsed.clips)]
     index = MediaIndex(root)
     matches = [NO_FILE if (match := index.match(clip)) == NO_FILE else match for clip in parsed.clips]
-    wanted = dict.fromkeys(file for match in matches for file in (match.video, match.audio) if file)
+    media_files = dict.fromkeys(file for match in matches for file in (match.video, match.audio) if file)
     cache = path.with_name(f"{path.name}.probed.jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
-    probed = probe_media(wanted, cache, num_workers, timeout_seconds, strict)
+    probed = probe_media(media_files, cache, num_workers, timeout_seconds, strict)
 
     about = {
         "dataset": dataset,
@@ -112,8 +111,8 @@ def prepare(
         "official": dict(Counter(clip.split for clip in parsed.clips)),
         "options": {"needs": list(needs), "min_part": min_part, "split": split, "media": str(root)},
     }
-    told = path.with_name(f"{path.name}.report.txt")
-    with replacing(told) as unfinished, open(unfinished, "w", encoding="utf-8") as report:
+    report_path = path.with_name(f"{path.name}.report.txt")
+    with replacing(report_path) as unfinished, open(unfinished, "w", encoding="utf-8") as report:
         report.writelines(f"{row.where}: refused: {row.reason}\n" for row in parsed.refused)
         outcome = Outcome(report)
         prefix = media_prefix(root, path.parent)
@@ -126,7 +125,7 @@ def prepare(
         lines = [*damaged, *(f"leak: {leak}" for leak in leaks), *(f"note: {note}" for note in parsed.notes)]
         report.writelines(f"{line}\n" for line in [*lines, *class_lines(outcome, parsed.classes)])
     print_report(dataset, parsed, outcome, index, leaks, len(damaged))
-    print(f"manifest: {path}\nevery row that was lost and why, and clips by class: {told}")
+    print(f"manifest: {path}\nlost rows with reasons, and clips by class: {report_path}")
     used = sum(count["ok"] for count in outcome.statuses().values())
     if 1 - used / len(parsed.clips) > max_lost:
         raise UserError(
@@ -135,28 +134,14 @@ def prepare(
 
 
 class Outcome:
-    """What became of the official clips: every loss goes into the report at once, the rest is counted.
-
-    Args:
-        report: the file.
-
-    Attributes:
-        clips: how many there are of every split, status and labels.
-    """
+    """Writes losses to the report immediately, and counts clips by split, status and labels."""
 
     def __init__(self, report: TextIO) -> None:
         self.report = report
         self.clips: Counter[tuple[str, str, tuple[str, ...]]] = Counter()
 
     def row(self, clip: OfficialClip, found: Media, root: Path, prefix: str) -> ManifestRow:
-        """The manifest's row of a clip.
-
-        Args:
-            clip: the clip.
-            found: what there is of it.
-            root: the folder of media, with which its files' names begin.
-            prefix: what stands in the manifest instead.
-        """
+        """The manifest's row of a clip; its file names start with `prefix` instead of the media folder `root`."""
         self.clips[clip.split, found.status, clip.labels] += 1
         if found.status != "ok" or found.reason:
             reason = found.reason and f": {found.reason}"
@@ -177,14 +162,13 @@ class Outcome:
         )
 
     def statuses(self) -> dict[str, Counter[str]]:
-        """Clips by split and status."""
         counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for (split, status, _), number in self.clips.items():
             counts[split][status] += number
         return counts
 
     def by_class(self) -> dict[str, tuple[Counter[str], Counter[str]]]:
-        """Clips by class, official ones and those that can be used, of every split that has labels."""
+        """Per split, the official and the usable clips by class."""
         counts: defaultdict[str, tuple[Counter[str], Counter[str]]] = defaultdict(lambda: (Counter(), Counter()))
         for (split, status, labels), number in self.clips.items():
             for label in labels:
@@ -195,21 +179,19 @@ class Outcome:
 
 
 def media_prefix(root: Path, folder: Path) -> str:
-    """What media files' names begin with in a manifest in a folder."""
     prefix = relative(root, folder)
     return "" if prefix == "." else f"{prefix}/"
 
 
 def class_lines(outcome: Outcome, classes: Sequence[str]) -> Iterator[str]:
-    """A line a class: how many of its clips can be used."""
     splits = outcome.by_class()
     for name in classes:
         counts = (f"{split} {usable[name]} of {official[name]}" for split, (official, usable) in splits.items())
         yield f"class {name}: {', '.join(counts)}"
 
 
-def bare_classes(outcome: Outcome, classes: Sequence[str]) -> Iterator[str]:
-    """What classes a split lacks: those that it has no official clip of, and those that lost every one."""
+def missing_classes(outcome: Outcome, classes: Sequence[str]) -> Iterator[str]:
+    """The classes that a split lacks: those without official clips, and those that lost all clips."""
     for split, (official, usable) in outcome.by_class().items():
         never = [name for name in classes if not official[name]]
         lost = [name for name in classes if official[name] and not usable[name]]
@@ -219,7 +201,7 @@ def bare_classes(outcome: Outcome, classes: Sequence[str]) -> Iterator[str]:
 
 
 def shared_sources(clips: Sequence[OfficialClip]) -> list[str]:
-    """The sources that have clips in two splits, with one place in each."""
+    """The sources with clips in two splits, with one place in each."""
     largest = Counter(clip.split for clip in clips).most_common(1)[0][0]
     others = {clip.source_id for clip in clips if clip.split != largest}
     places: dict[str, dict[str, str]] = {}
@@ -234,15 +216,15 @@ def shared_sources(clips: Sequence[OfficialClip]) -> list[str]:
 
 
 def other_sizes(clips: Sequence[OfficialClip], official: Mapping[str, int]) -> Iterator[str]:
-    """Notes of splits that are not as large as the official lists: one may have been cut off by its download."""
+    """Notes on splits that differ in size from the official lists: a download may be incomplete."""
     for split, number in Counter(clip.split for clip in clips).items():
         if number != official.get(split, number):
-            yield f"{split}: {number} clips are listed; the official lists, all together, have {official[split]}"
+            yield f"{split}: {number} clips are listed; all official lists together have {official[split]}"
 
 
 def same_but_for_case(clips: Sequence[OfficialClip]) -> list[str]:
-    """Notes of sources whose names differ in small and capital letters only: many disks keep one file of them."""
-    # Of millions the names would take more memory than their hashes, and nearly always there are none.
+    """Notes on sources whose names differ in case only: many file systems keep only one of them."""
+    # Millions of names would take more memory than their hashes, and there are hardly ever any such sources.
     exact, folded = (
         np.unique(np.fromiter((hash(key(clip.source_id)) for clip in clips), np.int64, len(clips)))
         for key in (str, str.lower)
@@ -263,7 +245,6 @@ def print_report(
     leaks: Sequence[str],
     num_damaged: int,
 ) -> None:
-    """Print a row a split with what became of its clips, and what else is remarkable."""
     counts = outcome.statuses()
     statuses = sorted({status for count in counts.values() for status in count} - {"ok"})
     table = Table(title=f"{dataset}: {len(parsed.clips)} clips, {len(parsed.classes)} classes")
@@ -288,5 +269,5 @@ def print_report(
         print(f"  {line}")
     for note in parsed.notes:
         print(f"note: {note}")
-    for line in bare_classes(outcome, parsed.classes):
+    for line in missing_classes(outcome, parsed.classes):
         print(line)

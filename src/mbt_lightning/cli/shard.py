@@ -24,7 +24,7 @@ from mbt_lightning.data.manifest.manifest import Manifest, read_manifest, write_
 from mbt_lightning.data.records import Example
 from mbt_lightning.data.sharding.chunks import Chunks, Loose, Place
 from mbt_lightning.data.sharding.reencode import WRITERS, Job, NoRoom, Target, Written
-from mbt_lightning.data.worker_pool import Failure, Progress, run_apart
+from mbt_lightning.data.worker_pool import Failure, WorkerProgress, run_in_workers
 from mbt_lightning.disk import replacing
 from mbt_lightning.errors import UserError
 
@@ -153,11 +153,11 @@ def run(source: Manifest, root: str, run: Run, options: dict[str, Any]) -> None:
     usable = sum(len(clips) for clips in source.splits.values())
     failed: dict[int, str] = {}
     found: list[Written] = []
-    with Progress(True) as bar:
-        bar.begin("shard", usable - place.num_done, place.num_done)
+    with WorkerProgress(True) as bar:
+        bar.start("shard", usable - place.num_done, place.num_done)
         for rows in batches(source, root):
             jobs = [job(n, row, place, run) for n, row in rows if row.status == "ok" and not place.is_done(n)]
-            for (number, *_, path), answer in run_apart(REENCODE, jobs, run.num_workers):
+            for (number, *_, path), answer in run_in_workers(REENCODE, jobs, run.num_workers):
                 if isinstance(answer, NoRoom):
                     raise OSError(0, answer.reason, path)
                 if isinstance(answer, Failure):

@@ -29,7 +29,7 @@ from mbt_lightning.data.records import BadClip
 from mbt_lightning.data.sampling import chance
 from mbt_lightning.data.spectrogram import LogMel, MelTransform
 from mbt_lightning.data.store import store_of
-from mbt_lightning.data.worker_pool import Progress
+from mbt_lightning.data.worker_pool import WorkerProgress
 from mbt_lightning.disk import replacing
 from mbt_lightning.errors import UserError, abbreviate
 
@@ -103,7 +103,7 @@ def stats(
     earlier = read_stats(stats_file(path))["spectrograms"] if stats_file(path).is_file() else []
 
     found: dict[str, tuple[list[ClipMeasurement], list[BadClip]]] = {}
-    with Progress(sys.stderr.isatty()) as bar:
+    with WorkerProgress(sys.stderr.isatty()) as bar:
         for name, clips in full.splits.items():
             places = sorted(chance("stats", seed, name).sample(range(len(clips)), min(num_clips, len(clips))))
             wanted = settings if name == split else None

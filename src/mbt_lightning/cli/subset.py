@@ -1,4 +1,4 @@
-"""`mbt subset`: a manifest with a part of the training clips, by a list of ids or drawn with less skew."""
+"""`mbt subset`: a manifest with a part of the training clips, from a list of ids or drawn with less skew."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from mbt_lightning.cli.parser import Parser
+from mbt_lightning.cli.parser import Parser, tool_parser
 from mbt_lightning.data.balanced_subset import choose_balanced, list_hash, seeded_order
 from mbt_lightning.data.manifest.formats import READERS, ManifestRow, check_suffix, check_text, to_list
 from mbt_lightning.data.manifest.manifest import Manifest, read_manifest, relative, write_manifest
@@ -24,32 +24,21 @@ TRAIN = "train"
 
 
 class Part(NamedTuple):
-    """A part of the training clips.
-
-    Args:
-        is_in: says of a batch of rows which of its training clips are in the part, as a bool array.
-        about: how the part came about, for the metadata.
-        told: the same for the reader, in lines.
-        lost: what of it is not in the manifest, in lines.
-    """
+    """A part of the training clips: which of a batch are in it, its metadata, the same as text, and ids not found."""
 
     is_in: Callable[[pa.RecordBatch], pa.Array]
     about: dict[str, Any]
-    told: list[str]
+    lines: list[str]
     lost: list[str]
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run `mbt subset`."""
     subset(**vars(parser().parse_args(list(arguments))))
 
 
 def parser() -> Parser:
-    """The options of `mbt subset`."""
-    options = Parser(prog="mbt subset", description="Write a manifest with a part of another one's training clips.")
-    options.add_argument("manifest", help="the manifest, `.parquet`, `.jsonl` or `.csv`")
-    options.add_function_arguments(subset, skip={"manifest"})
-    return options
+    description = "Write a manifest with a part of another one's training clips."
+    return tool_parser(subset, description, {"manifest": {"help": "the manifest, `.parquet`, `.jsonl` or `.csv`"}})
 
 
 def subset(
@@ -63,21 +52,20 @@ def subset(
 ) -> None:
     """Write a manifest with a part of the training clips, and all rows of the other splits.
 
-    The part is a list (`ids`), or a number of clips in which rare classes come first and common ones are held back
-    (`num_clips`; the rule is in `mbt_lightning.data.balanced_subset`). What a list names and the manifest does not
-    have is written to `<out>.report.txt`.
+    The part is a list (`ids`), or a number of clips in which rare classes come first (`num_clips`; the rule is in
+    `mbt_lightning.data.balanced_subset`). Ids that are not in the manifest are written to `<out>.report.txt`.
 
     Args:
         manifest: the manifest.
         out: the new manifest, `.parquet`, `.jsonl` or `.csv`.
-        ids: text file with a clip_id or source_id a line; a source stands for all of its training clips.
-        num_clips: so many of the usable training clips.
-        seed: of their choice.
+        ids: text file with one clip_id or source_id per line; a source selects all its training clips.
+        num_clips: number of usable training clips to choose.
+        seed: of the choice.
         media_root: folder that relative media paths start from, if it is not the manifest's: they stay as they are.
         classes: the class list, if it is not the manifest's own.
 
     Raises:
-        UserError: options or files that make no sense, a list of which no id is found, too many clips wanted.
+        UserError: invalid options or files, a list without any known id, or too many clips.
     """
     source, path = Path(manifest), Path(out)
     check_suffix(path)
@@ -97,7 +85,7 @@ def subset(
     about = full.about | {"subset": part.about | {"source": origin}}
 
     def finish() -> Iterator[ManifestRow]:
-        """The rows; once all are through, what is known of them is filled in."""
+        """The rows; after the last one, their counts are added to the metadata."""
         yield from rows
         about["official"] = dict(kept.official)
         about["subset"] |= {"clips": kept.official[TRAIN], "usable": len(kept.train_ids)}
@@ -109,13 +97,7 @@ def subset(
 
 
 class Kept:
-    """The rows that are kept, and what was counted on the way.
-
-    Attributes:
-        official: rows by split.
-        train_ids: the usable training clips.
-        positives: of each class among them.
-    """
+    """The rows that are kept, and counts of them, of usable training clips and of their classes."""
 
     def __init__(self) -> None:
         self.official, self.positives = Counter[str](), Counter[str]()
@@ -124,17 +106,10 @@ class Kept:
     def rows(
         self, source: Path, is_in: Callable[[pa.RecordBatch], pa.Array], moved: Path | None, folder: Path
     ) -> Iterator[ManifestRow]:
-        """Read a manifest again, row by row, without the training clips that are not in the part.
-
-        Args:
-            source: the manifest.
-            is_in: which training clips are in the part.
-            moved: the folder that relative media paths start from now; None: they stay as they are.
-            folder: the folder that they will start from.
-        """
+        """Read a manifest again, without the training clips outside the part; `moved`: old start of media paths."""
         stays = moved is None or os.path.realpath(moved) == os.path.realpath(folder)
 
-        def lead(media: str | None) -> str | None:
+        def rebased(media: str | None) -> str | None:
             if stays or media is None or os.path.isabs(media):
                 return media
             return relative(os.path.join(str(moved), media), folder)
@@ -147,34 +122,31 @@ class Kept:
                 if row.split == TRAIN and row.status == "ok":
                     self.train_ids.append(str(row.clip_id))
                     self.positives.update(row.labels)
-                yield row._replace(video=lead(row.video), audio=lead(row.audio))
+                yield row._replace(video=rebased(row.video), audio=rebased(row.audio))
 
 
 def batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """All rows of a manifest."""
     return (rows.batch for rows in READERS[path.suffix](path))
 
 
 def draw(full: Manifest, num_clips: int, seed: int) -> Part:
-    """A number of usable training clips, the skew of their classes reduced."""
     train = full.split(TRAIN)
     clip_ids = train.part(0, len(train))["clip_id"]
     chosen = choose_balanced(seeded_order(to_list(clip_ids), seed), *train.labelled(), len(full.classes), num_clips)
-    wanted = set(to_list(clip_ids.take(pa.array(chosen.clips))))
+    chosen_ids = set(to_list(clip_ids.take(pa.array(chosen.clips))))
 
     def is_in(batch: pa.RecordBatch) -> pa.Array:
-        return pc.and_(among(batch["clip_id"], wanted), pc.equal(batch["status"], "ok"))
+        return pc.and_(among(batch["clip_id"], chosen_ids), pc.equal(batch["status"], "ok"))
 
     n = chosen.per_class
     short = int((np.bincount(train.labelled()[1], minlength=len(full.classes)) < n).sum())
-    told = [f"n = {n}: every class has at least {n - 1} positives, or all of its clips"] * (n > 1)
-    told += [f"classes with fewer clips than n, all of them taken: {short}"] * (short > 0)
+    lines = [f"n = {n}: every class has at least {n - 1} positives, or all of its clips"] * (n > 1)
+    lines += [f"classes with fewer than n clips, all of them included: {short}"] * (short > 0)
     about = {"method": "balanced", "seed": seed, "num_clips": num_clips, "per_class": n}
-    return Part(is_in, about, told, [])
+    return Part(is_in, about, lines, [])
 
 
 def look_up(full: Manifest, path: Path) -> Part:
-    """The training clips that a list names."""
     places = read_ids(path)
     found, elsewhere = set[str](), dict[str, str]()
     for batch in batches(full.path):
@@ -201,19 +173,18 @@ def look_up(full: Manifest, path: Path) -> Part:
         return pc.or_(among(batch["clip_id"], found), among(batch["source_id"], found))
 
     about = {"method": "ids", "file": path.name, "ids": len(places), "found": len(found)}
-    told = [f"ids: {len(found)} of {len(places)} in {path} are training clips or their sources"]
-    return Part(is_in, about, told, lost)
+    lines = [f"ids: {len(found)} of {len(places)} in {path} are training clips or their sources"]
+    return Part(is_in, about, lines, lost)
 
 
 def among(cells: pa.Array, names: Set[str]) -> pa.Array:
-    """Which cells are in a set; Arrow's own `is_in` would hash a large one again for every batch."""
+    """Which cells are in a set; Arrow's own `is_in` would hash a large set again for every batch."""
     return pa.array([cell in names for cell in to_list(cells)], pa.bool_())
 
 
 def read_ids(path: Path) -> dict[str, int]:
-    """The ids of a list, each with its first line."""
     if not path.is_file():
-        raise UserError(f"--ids {path}: no such file; give a text file with a clip_id or source_id a line")
+        raise UserError(f"--ids {path}: no such file; give a text file with one clip_id or source_id per line")
     check_text(path)
     places: dict[str, int] = {}
     with open(path, encoding="utf-8-sig") as file:
@@ -221,24 +192,23 @@ def read_ids(path: Path) -> dict[str, int]:
             if line.strip():
                 places.setdefault(line.strip(), number)
     if not places:
-        raise UserError(f"--ids {path}: is empty; write a clip_id or source_id a line")
+        raise UserError(f"--ids {path}: is empty; write one clip_id or source_id per line")
     return places
 
 
 def print_report(full: Manifest, path: Path, kept: Kept, part: Part) -> None:
-    """Print what became of the training clips, and write what is missing into a file."""
     table = Table(title=f"{path}: a part of {full.path}")
-    for column in ("split", "rows there", "rows here"):
+    for column in ("split", "rows before", "rows after"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split, by_status in full.counts.items():
         table.add_row(split, str(sum(by_status.values())), str(kept.official[split]))
     Console().print(table)
-    print("\n".join(part.told))
+    print("\n".join(part.lines))
     usable, rows = len(kept.train_ids), kept.official[TRAIN]
     print(f"training clips: {usable} usable" + f" of {rows}" * (usable < rows))
     numbers = sorted((kept.positives[name], name) for name in full.classes)
     (fewest, rarest), (most, commonest) = numbers[0], numbers[-1]
-    print(f"positives a class: {fewest} ({rarest}) to {most} ({commonest})")
+    print(f"positives per class: {fewest} ({rarest}) to {most} ({commonest})")
     if part.lost:
         report = path.with_name(f"{path.name}.report.txt")
         report.write_text("".join(f"{line}\n" for line in part.lost), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The modules of the user's own whose classes a weight file may name: `--trust` and `MBT_TRUST`. Without torch."""
+"""The user's own modules whose classes a weight file may name: `--trust` and `MBT_TRUST`. Without torch."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Sequence
 from mbt_lightning.errors import UserError
 
 VARIABLE = "MBT_TRUST"
-"""Environment variable: modules that weight files may name, beside ours, with commas between them."""
+"""Environment variable: further modules that weight files may name, separated by commas."""
 
 TRUST_HELP = (
-    "--trust MODULE, also several with commas: of a weight file that is given by its path, let the configuration name "
-    "classes of this module of your own; else it may name ours and torch.optim's only."
+    "--trust MODULE (several: separated by commas): the configuration in a weight file given by its path may name "
+    "classes of this module of yours, not only ours and torch.optim's."
 )
-"""What `--trust` does, for the help of the programs that take it."""
+"""Help text of `--trust`."""
 
 NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def take_trust(arguments: Sequence[str]) -> list[str]:
-    """Take every `--trust MODULE` out of a command line; from then on those modules are trusted, here and in children.
+    """Remove every `--trust MODULE` from a command line, and trust those modules, here and in child processes.
 
     Raises:
-        UserError: a module that is not given, or is no name.
+        UserError: a missing or invalid module name.
     """
     words, rest, found = list(arguments), [], []
     while words:
@@ -44,5 +44,5 @@ def take_trust(arguments: Sequence[str]) -> list[str]:
 
 
 def trusted() -> list[str]:
-    """The modules that the command line or the environment trusts."""
+    """The modules trusted by the command line or the environment."""
     return [name for name in os.environ.get(VARIABLE, "").split(",") if name]

@@ -1,16 +1,15 @@
-"""Which clips of a large training split make a smaller one with less skew: AudioSet's half million, for instance.
+"""Which clips of a large training split form a smaller one with less skew, e.g. half a million of AudioSet.
 
-The paper trains on half a million of AudioSet's two million clips with less skew, and neither the list nor its rule was
-published. This is a rule of our own, and gives an AS-500K-like set: a function of the clips, a seed and a number of
-clips, and of nothing else, so the order of the rows does not matter.
+The paper trains on half a million of AudioSet's two million clips with less skew, but neither the list nor its rule was
+published. This rule is our own and gives an AS-500K-like set, which depends only on the clips, a seed and a number of
+clips, not on the order of the rows.
 
-1. Clips stand in a seeded order: that of a hash of seed and clip_id. A clip that is gone moves no other.
-2. n = 1, 2, 3, ...: the classes are visited from the rarest to the commonest in the whole split (of equally rare ones
-   the first in the class list first). A class that has fewer than n positives among the clips that are chosen already,
-   for whatever class they were chosen, gets its next clip in the seeded order; a class whose clips are all chosen gets
-   none.
-3. It ends with the wanted number of clips, in the middle of a round: the classes that come later in this last round may
-   have a positive less. So the number is met exactly, and a smaller subset is a part of a larger one of the same seed.
+1. Clips are put into a seeded order: that of a hash of seed and clip_id. A missing clip moves no other.
+2. n = 1, 2, 3, ...: the classes are visited from the rarest to the commonest in the whole split (equally rare ones in
+   the order of the class list). A class with fewer than n positives among the clips chosen so far, for whatever class
+   they were chosen, gets its next clip in the seeded order; a class whose clips are all chosen gets none.
+3. It ends at the requested number of clips, in the middle of a round: classes that come later in this last round may
+   have one positive less. So the number is exact, and a smaller subset is part of a larger one of the same seed.
 """
 
 from __future__ import annotations
@@ -26,12 +25,7 @@ from mbt_lightning.errors import UserError
 
 
 class Balanced(NamedTuple):
-    """A subset and how it came about.
-
-    Args:
-        clips: int64 (N,) places of the chosen clips in the order of being chosen.
-        per_class: n of the last round: every class has n - 1 positives or more, or all of its clips.
-    """
+    """Indices of the chosen clips, int64 (N,), in order of choice, and n of the last round."""
 
     clips: NDArray[np.int64]
     per_class: int
@@ -43,19 +37,16 @@ def choose_balanced(
     """Choose clips by the rule above.
 
     Args:
-        order: int64 (C,) the places of all clips of the split in the seeded order.
-        clips: int64 (L,) the place of the clip of each label, rising (as `Clips.labelled` gives them).
-        classes: int64 (L,) the class of each label.
-        num_classes: how many classes there are.
-        num_clips: how many clips are wanted.
-
-    Raises:
-        UserError: more clips are wanted than have a label.
+        order: int64 (C,) indices of all clips of the split in the seeded order.
+        clips: int64 (L,) index of the clip of each label, ascending.
+        classes: int64 (L,) class of each label.
+        num_classes: number of classes.
+        num_clips: number of clips to choose.
     """
-    labels_of = np.searchsorted(clips, np.arange(len(order) + 1))  # where the labels of each clip begin
+    labels_of = np.searchsorted(clips, np.arange(len(order) + 1))  # where the labels of each clip start
     labelled = int((np.diff(labels_of) > 0).sum())
     if not 0 < num_clips <= labelled:
-        raise UserError(f"num_clips is {num_clips}: give a number from 1 to {labelled}, the usable clips with a label")
+        raise UserError(f"num_clips is {num_clips}: give 1 to {labelled}, the number of usable clips with a label")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     by_class = np.lexsort((rank[clips], classes))
@@ -86,12 +77,7 @@ def choose_balanced(
 
 
 def seeded_order(clip_ids: Iterable[str], seed: int) -> NDArray[np.int64]:
-    """The places of clips, int64 (C,), in an order that is drawn from the seed and each clip's own name.
-
-    Args:
-        clip_ids: their names.
-        seed: any whole number.
-    """
+    """Indices of clips, int64 (C,), in an order that depends on the seed and each clip's own name."""
     start = hashlib.blake2b(f"{seed} ".encode(), digest_size=8)
 
     def key(clip_id: str) -> bytes:
@@ -103,5 +89,5 @@ def seeded_order(clip_ids: Iterable[str], seed: int) -> NDArray[np.int64]:
 
 
 def list_hash(clip_ids: Iterable[str]) -> str:
-    """Hash of a set of clips by their names (first 16 hex digits of SHA-256), whatever their order."""
+    """Hash of a set of clips by their names (first 16 hex digits of SHA-256), in any order."""
     return hashlib.sha256("\n".join(sorted(clip_ids)).encode()).hexdigest()[:16]

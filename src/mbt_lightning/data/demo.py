@@ -1,14 +1,14 @@
-"""The embedded task: small real clips (H.264 and AAC in mp4) whose relation classes only fusion can tell.
+"""The generated demo: small real clips (H.264 and AAC in mp4) with relation classes that only fusion can recognise.
 
-A clip shows a disc, red or blue, that drifts over a dark noisy ground, and a flash, early or late; its sound is a tone,
-high or low, with a burst of noise, early or late. These four facts are drawn independently and make twelve classes:
+A clip shows a disc, red or blue, that drifts over a dark noisy background, and a flash, early or late; its audio is a
+tone, high or low, with a burst of noise, early or late. These four facts are independent and define twelve classes:
 
-- `video`: red disc, blue disc, early flash, late flash: the pictures tell them;
-- `audio`: high tone, low tone, early burst, late burst: the sound tells them;
-- `relation`: whether the tone fits the colour (high with red, low with blue) or not, and whether burst and flash come
-  together or apart. Each is an exclusive-or of something seen and something heard: either modality alone says nothing
-  about it, and neither does any sum of one score from the pictures and one from the sound. A model that only averages
-  logits stays at chance, an average precision of about 0.5.
+- `video`: red disc, blue disc, early flash, late flash: visible in the frames;
+- `audio`: high tone, low tone, early burst, late burst: audible;
+- `relation`: whether the tone fits the colour (high with red, low with blue) or not, and whether burst and flash
+  coincide or not. Each is an exclusive-or of a visible and an audible fact: neither modality alone predicts it, nor
+  does any sum of one score per modality. A model that only averages logits stays at chance, an average precision of
+  about 0.5.
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ class Facts:
     early_burst: bool
 
     def labels(self) -> list[str]:
-        """The names of the six classes that the clip belongs to."""
         return [
             "red disc" if self.red else "blue disc",
             "early flash" if self.early_flash else "late flash",
@@ -77,7 +76,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class DemoSize:
-    """How many clips of each split, and the seed that everything is drawn from."""
+    """The number of clips per split, and the seed of all random draws."""
 
     train: int = 1024
     val: int = 128
@@ -86,13 +85,13 @@ class DemoSize:
 
 
 def demo_manifest(size: DemoSize = DemoSize(), cache: str | Path | None = None) -> Path:
-    """Path of the demo's manifest; makes the clips first if they are not there (once, some twenty seconds).
+    """Path of the demo's manifest; the clips are generated first if needed (once, about twenty seconds).
 
-    Safe to call from several processes at once: one makes the clips, the others wait; what a killed process left
-    unfinished is never used. The same size and seed give the same clips.
+    Safe to call from several processes at once: one generates the clips, the others wait; unfinished clips of a killed
+    process are never used. The same size and seed give the same clips.
 
     Args:
-        size: number of clips a split, and the seed.
+        size: number of clips per split, and the seed.
         cache: folder to keep them in; default `$MBT_CACHE`, else `~/.cache/mbt-lightning`.
     """
     root = Path(cache) if cache else cache_folder()
@@ -114,11 +113,10 @@ def demo_manifest(size: DemoSize = DemoSize(), cache: str | Path | None = None) 
 
 
 def write_dataset(folder: Path, size: DemoSize) -> None:
-    """Write all clips, `manifest.csv` and `classes.csv` into `folder`."""
     rows = list(plan(size))
     (folder / "clips").mkdir()
     jobs = [(folder / row["video"], facts, seed) for row, facts, seed in rows]
-    # Fresh processes: a fork of a process that runs threads (torch does) may hang.
+    # Spawned: a fork of a process with threads (torch has some) may hang.
     with ProcessPoolExecutor(min(8, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
         list(pool.map(write_clip_job, jobs, chunksize=32))
     with open(folder / "classes.csv", "w", newline="", encoding="utf-8") as file:
@@ -130,7 +128,7 @@ def write_dataset(folder: Path, size: DemoSize) -> None:
 
 
 def plan(size: DemoSize) -> Iterator[tuple[dict, Facts, int]]:
-    """Yield manifest row, facts and seed of every clip; each combination of facts is equally frequent in a split."""
+    """Yield manifest row, facts and seed of every clip; all combinations of facts are equally frequent in a split."""
     for number, split in enumerate(("train", "val", "test")):
         count = getattr(size, split)
         rng = np.random.default_rng([size.seed, number])
@@ -143,34 +141,31 @@ def plan(size: DemoSize) -> Iterator[tuple[dict, Facts, int]]:
 
 
 def write_clip_job(job: tuple[Path, Facts, int]) -> None:
-    """Render and encode one clip."""
     path, facts, seed = job
     rng = np.random.default_rng(seed)
-    encode(path, render_pictures(facts, rng), render_sound(facts, rng))
+    encode(path, render_frames(facts, rng), render_audio(facts, rng))
 
 
-def render_pictures(facts: Facts, rng: np.random.Generator) -> np.ndarray:
-    """Draw the pictures: uint8 (frames, SIZE, SIZE, 3)."""
+def render_frames(facts: Facts, rng: np.random.Generator) -> np.ndarray:
     seconds = np.arange(round(SECONDS * FRAME_RATE)) / FRAME_RATE
     place, speed = rng.uniform(0.3, 0.7, 2) * SIZE, rng.uniform(-0.12, 0.12, 2) * SIZE
     radius = rng.uniform(0.17, 0.28) * SIZE
     strong, weak = rng.uniform(170, 255), rng.uniform(0, 70, 2)
     colour = np.array([strong, *weak] if facts.red else [*weak, strong])
-    ground = rng.uniform(20, 60) + 12 * rng.standard_normal((SIZE, SIZE, 3))
+    background = rng.uniform(20, 60) + 12 * rng.standard_normal((SIZE, SIZE, 3))
     flash_start = rng.uniform(*(FIRST_HALF if facts.early_flash else SECOND_HALF))
     flash = rng.uniform(90, 140) * ((seconds >= flash_start) & (seconds < flash_start + EVENT_SECONDS))
 
     rows, columns = np.mgrid[:SIZE, :SIZE]
-    pictures = np.empty((len(seconds), SIZE, SIZE, 3))
+    frames = np.empty((len(seconds), SIZE, SIZE, 3))
     for i, t in enumerate(seconds):
         y, x = place + speed * t
         disc = (rows - y) ** 2 + (columns - x) ** 2 < radius**2
-        pictures[i] = np.where(disc[..., None], colour, ground + flash[i])
-    return np.clip(pictures, 0, 255).astype(np.uint8)
+        frames[i] = np.where(disc[..., None], colour, background + flash[i])
+    return np.clip(frames, 0, 255).astype(np.uint8)
 
 
-def render_sound(facts: Facts, rng: np.random.Generator) -> np.ndarray:
-    """Make the sound: float32 (samples,)."""
+def render_audio(facts: Facts, rng: np.random.Generator) -> np.ndarray:
     seconds = np.arange(round(SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
     pitch_hz = rng.uniform(1600, 2400) if facts.high else rng.uniform(300, 500)
     tone = sum(np.sin(2 * np.pi * pitch_hz * k * seconds + rng.uniform(0, 6)) / k for k in (1, 2, 3))
@@ -180,23 +175,22 @@ def render_sound(facts: Facts, rng: np.random.Generator) -> np.ndarray:
     return (rng.uniform(0.05, 0.15) * tone + noise).astype(np.float32)
 
 
-def encode(path: Path, pictures: np.ndarray, sound: np.ndarray) -> None:
-    """Write pictures (H.264) and sound (AAC) as an mp4 file."""
+def encode(path: Path, frames: np.ndarray, waveform: np.ndarray) -> None:
     import av
 
     with av.open(str(path), "w") as container:
-        # With its mbtree, and on one thread too, libx264 gives other bytes for one clip in a hundred each time.
+        # With mbtree, even on one thread, libx264 is not reproducible for one clip in a hundred.
         settings = {"crf": "20", "g": "8", "threads": "1", "x264-params": "no-mbtree=1"}
         video = container.add_stream("libx264", rate=FRAME_RATE, options=settings)
         video.width = video.height = SIZE
         video.pix_fmt = "yuv420p"
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono", bit_rate=64000)
-        for index, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for index, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, FRAME_RATE)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-        samples = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+        samples = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
         samples.sample_rate, samples.pts, samples.time_base = SAMPLE_RATE, 0, Fraction(1, SAMPLE_RATE)
         container.mux(audio.encode(samples))
         container.mux(audio.encode(None))

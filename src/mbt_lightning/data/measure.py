@@ -25,7 +25,7 @@ from mbt_lightning.data.media.probe import ClipError
 from mbt_lightning.data.records import BadClip, Example
 from mbt_lightning.data.spectrogram import LogMel, MelTransform
 from mbt_lightning.data.store import Store, readable_seconds
-from mbt_lightning.data.worker_pool import Failure, Progress, run_apart
+from mbt_lightning.data.worker_pool import Failure, WorkerProgress, run_in_workers
 from mbt_lightning.errors import UserError
 
 PIECE_SECONDS = 60
@@ -79,7 +79,7 @@ def measure_clips(
     settings: Mapping[str, Any] | None,
     num_workers: int,
     timeout_seconds: float,
-    progress: Progress,
+    progress: WorkerProgress,
     title: str,
 ) -> tuple[list[ClipMeasurement], list[BadClip]]:
     """Measure clips in worker processes; the result does not depend on their number.
@@ -100,8 +100,8 @@ def measure_clips(
     jobs = [(MeasureJob(i, example, store, recipe), timeout_seconds) for i, example in enumerate(examples)]
     measured: dict[int, ClipMeasurement] = {}
     bad: dict[int, BadClip] = {}
-    progress.begin(title, len(jobs), 0)
-    for job, answer in run_apart(f"{__name__}:measure_clip", jobs, num_workers):
+    progress.start(title, len(jobs), 0)
+    for job, answer in run_in_workers(f"{__name__}:measure_clip", jobs, num_workers):
         if isinstance(answer, Failure):
             bad[job.number] = BadClip(job.example.clip_id, str(job.example.audio), answer.reason)
         else:

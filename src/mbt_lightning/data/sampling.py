@@ -1,7 +1,7 @@
-"""Which pictures and which window of a clip: plain arithmetic on seconds and indices, no files.
+"""Which frames and which window of a clip: arithmetic on seconds and indices, without files.
 
-All times are in seconds on the clip's time line, where 0 is its first picture (see `records.Clip`). A function that
-needs chance takes the drawn number, so that the same draw always gives the same window.
+All times are in seconds on the clip's time line, where 0 is its first frame (see `records.Clip`). Random functions take
+the drawn number as an argument, so the same draw always gives the same window.
 """
 
 from __future__ import annotations
@@ -13,29 +13,21 @@ from numpy.typing import NDArray
 
 from mbt_lightning.errors import UserError
 
-# Containers round times (Matroska to whole milliseconds): a picture counts as on display this much too early.
+# Containers round times (Matroska to whole milliseconds): a frame counts as on display this much too early.
 TOLERANCE_SECONDS = 1e-3
 
 
 def chance(*source: object) -> random.Random:
-    """A source of random numbers that depends on nothing but what it is named after.
+    """A random number generator that depends only on the given values.
 
     Args:
-        source: what the draw is for, and the numbers it may depend on, e.g. `("window", seed, epoch, index)`.
+        source: the purpose of the draw and the numbers it may depend on, e.g. `("window", seed, epoch, index)`.
     """
     return random.Random(" ".join(map(str, source)))
 
 
 def frame_times(start_seconds: float, window_seconds: float, num_frames: int) -> NDArray[np.float64]:
-    """The times at which a window is looked at: `num_frames` equal steps, the first at its start.
-
-    Args:
-        start_seconds: start of the window.
-        window_seconds: its length; its end is not looked at.
-        num_frames: how many times.
-
-    Returns:
-        float64 (T,) seconds.
+    """`num_frames` equally spaced times in a window, the first at its start, none at its end: float64 (T,) seconds.
 
     Raises:
         UserError: a length or a number that is not positive.
@@ -48,54 +40,35 @@ def frame_times(start_seconds: float, window_seconds: float, num_frames: int) ->
 
 
 def frames_on_display(times: NDArray[np.float64], presentation_seconds: NDArray[np.float64]) -> NDArray[np.intp]:
-    """The picture on display at each time: the last one that was presented by then.
+    """The frame on display at each time: the last one presented by then, or else the first.
 
     Args:
         times: (T,) seconds.
-        presentation_seconds: (F,) when each picture is first shown, rising; F is 1 or more.
+        presentation_seconds: (F,) start of each frame, ascending; F is 1 or more.
 
     Returns:
-        (T,) indices into `presentation_seconds`; before the first picture the first, after the last the last.
+        (T,) indices into `presentation_seconds`.
     """
-    assert len(presentation_seconds) > 0, "a table without pictures"
+    assert len(presentation_seconds) > 0, "a table without frames"
     return np.maximum(np.searchsorted(presentation_seconds, times + TOLERANCE_SECONDS, side="right") - 1, 0)
 
 
 def random_start(duration_seconds: float, window_seconds: float, u: float) -> float:
-    """A start drawn evenly from all windows that lie inside the clip.
-
-    Args:
-        duration_seconds: length of the clip or of its labelled segment.
-        window_seconds: length of the window.
-        u: the drawn number, from 0 to just below 1.
-
-    Returns:
-        Seconds from the begin of the clip or segment; 0 where it is shorter than the window.
-    """
+    """A start for `u` in [0, 1), uniform over all windows inside the clip; 0 if it is shorter than the window."""
     if not 0 <= u < 1:
-        raise UserError(f"u is {u}; it must be a number from 0 to just below 1.")
+        raise UserError(f"u is {u}; it must be in [0, 1).")
     return u * max(0.0, duration_seconds - window_seconds)
 
 
 def centre_start(duration_seconds: float, window_seconds: float) -> float:
-    """The start that puts the window into the middle of the clip; 0 where the clip is shorter than the window.
-
-    Args:
-        duration_seconds: length of the clip or of its labelled segment.
-        window_seconds: length of the window.
-    """
+    """The start that centres the window in the clip or segment; 0 if it is shorter than the window."""
     return max(0.0, duration_seconds - window_seconds) / 2
 
 
 def view_starts(duration_seconds: float, window_seconds: float, num_views: int) -> list[float]:
-    """The starts of several windows that cover the clip evenly: the first begins with it, the last ends with it.
+    """The starts of several windows that cover the clip evenly: the first starts with it, the last ends with it.
 
-    One view lies in the middle; views of a clip that is shorter than the window all start at 0.
-
-    Args:
-        duration_seconds: length of the clip or of its labelled segment.
-        window_seconds: length of each window.
-        num_views: how many windows.
+    One view is centred; views of a clip that is shorter than the window all start at 0.
 
     Raises:
         UserError: fewer than one view.
@@ -109,33 +82,23 @@ def view_starts(duration_seconds: float, window_seconds: float, num_views: int) 
 
 
 def uniform_frame_indices(num_frames_available: int, num_wanted: int) -> list[int]:
-    """Indices of `num_wanted` pictures, one from the middle of each of as many equal parts of the clip.
-
-    Args:
-        num_frames_available: pictures in the clip.
-        num_wanted: pictures wanted; where it is more than there are, some come twice.
-    """
+    """Indices of `num_wanted` frames, each from the middle of one of as many equal parts; a short clip repeats some."""
     _check_counts(num_frames_available, num_wanted)
     return [(2 * i + 1) * num_frames_available // (2 * num_wanted) for i in range(num_wanted)]
 
 
 def authors_frame_indices(num_frames_available: int, num_wanted: int) -> list[int]:
-    """Indices as the MBT authors' released `temporal_sampling` chooses them, oddities kept.
+    """Indices as chosen by the MBT authors' released `temporal_sampling`, with its quirks.
 
-    They are arange(F/(n+1), F, F/(n+1)), rounded half to even in float32. How many steps such a range has depends on
-    its own rounding, so that some pairs give one index more than was asked for (F=8, n=2 gives [3, 5, 7]), which may
-    repeat the last picture (F=4, n=2 gives [1, 3, 3]). Where at least as many are wanted as there are, all come once,
-    and none is repeated.
-
-    Args:
-        num_frames_available: pictures in the clip, F.
-        num_wanted: pictures wanted, n.
+    They are arange(F/(n+1), F, F/(n+1)), rounded half to even in float32, for F frames and n wanted ones. The number of
+    steps of such a range depends on its own rounding, so some pairs give one index too many (F=8, n=2 gives [3, 5, 7]),
+    which may repeat the last frame (F=4, n=2 gives [1, 3, 3]). If n is F or more, all frames come once.
     """
     _check_counts(num_frames_available, num_wanted)
     if num_wanted >= num_frames_available:
         return list(range(num_frames_available))
     step = num_frames_available / (num_wanted + 1)
-    # As jax.numpy.arange has it: how many steps is reckoned in float64, their values in float32.
+    # As in jax.numpy.arange: the number of steps is computed in float64, their values in float32.
     steps = np.arange(step, num_frames_available, step, dtype=np.float32)
     last = num_frames_available - 1
     return [min(int(index), last) for index in np.round(steps)]

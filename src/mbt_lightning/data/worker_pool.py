@@ -1,7 +1,7 @@
-"""Work on many files in processes that may crash, hang or run out of memory, with a progress bar.
+"""Process many files in worker processes that may crash, hang or run out of memory, with a progress bar.
 
-`run_apart` hands job after job to a few worker processes. A worker that dies or exceeds the time limit costs the job
-that it had, and is replaced.
+`run_in_workers` gives jobs to a few worker processes. A worker that dies or exceeds the time limit loses only its
+current job, and is replaced.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from mbt_lightning.errors import one_line
 
 START_SECONDS = 120.0
 MAX_WORKER_BYTES = 3 << 30
-GRACE_SECONDS = 10  # what a worker whose parent is gone outlives its time limit by
+GRACE_SECONDS = 10  # a worker whose parent is gone lives this much longer than its time limit
 
 
 class Failure(NamedTuple):
-    """A file that gave no result.
+    """A file without a result.
 
     Args:
         reason: why.
-        is_lasting: the file's own fault, and no matter of permissions or a disk that is away.
-        limit_seconds: time limit that it exceeded.
+        is_lasting: caused by the file itself, not by permissions or an unmounted disk.
+        limit_seconds: the time limit that it exceeded.
     """
 
     reason: str
@@ -42,20 +42,20 @@ class Failure(NamedTuple):
     limit_seconds: float | None = None
 
 
-def run_apart(function: str, jobs: list[tuple[Any, float]], num_workers: int) -> Iterator[tuple[Any, Any]]:
+def run_in_workers(function: str, jobs: list[tuple[Any, float]], num_workers: int) -> Iterator[tuple[Any, Any]]:
     """Call a function, given by its dotted name, in other processes for (argument, time limit in seconds) jobs.
 
-    Yields (argument, what it returned or a `Failure`) as they get done.
+    Yields (argument, return value or `Failure`) in the order of completion.
     """
-    pkgutil.resolve_name(function)  # a wrong name is told here
+    pkgutil.resolve_name(function)  # a wrong name fails here
     waiting = iter(jobs)
     crew = [_Worker(function) for _ in range(min(num_workers, len(jobs)))]
     try:
         for worker in crew:
             worker.give(next(waiting))
         while crew:
-            rest = min(worker.deadline for worker in crew) - time.monotonic()
-            ready = connection.wait([worker.pipe for worker in crew], max(rest, 0.0))
+            remaining = min(worker.deadline for worker in crew) - time.monotonic()
+            ready = connection.wait([worker.pipe for worker in crew], max(remaining, 0.0))
             for worker in list(crew):
                 if worker.pipe not in ready and time.monotonic() < worker.deadline:
                     continue
@@ -64,7 +64,7 @@ def run_apart(function: str, jobs: list[tuple[Any, float]], num_workers: int) ->
                 crew.remove(worker)
                 job = next(waiting, None)
                 if job is None:
-                    worker.leave()
+                    worker.shut_down()
                 else:
                     crew.append(_Worker(function) if worker.pipe.closed else worker)
                     crew[-1].give(job)
@@ -75,7 +75,7 @@ def run_apart(function: str, jobs: list[tuple[Any, float]], num_workers: int) ->
 
 
 class _Worker:
-    """A process that does one job after the other, until it is ended, dies, or its parent is gone."""
+    """A process that does one job after the other, until it is ended, dies, or loses its parent."""
 
     def __init__(self, function: str) -> None:
         kinds = multiprocessing.get_all_start_methods()
@@ -90,9 +90,8 @@ class _Worker:
         self.is_ready = False
 
     def give(self, job: tuple[Any, float]) -> None:
-        """Start on a job; its time begins now."""
         if not self.is_ready:
-            # Otherwise a machine on which no process can start would have all files called broken.
+            # Otherwise, where no process can start, all files would be reported as broken.
             try:
                 self.is_ready = self.pipe.poll(START_SECONDS) and self.pipe.recv()
             except (EOFError, OSError):
@@ -101,11 +100,10 @@ class _Worker:
                 self.end()
                 raise RuntimeError(f"the worker processes cannot start (exit code {self.process.exitcode})")
         self.job, self.deadline = job, time.monotonic() + job[1]
-        with suppress(OSError):  # it has died: `take` tells
+        with suppress(OSError):  # it has died: `take` reports it
             self.pipe.send(job)
 
     def take(self, is_ready: bool) -> Any:
-        """The job's result, or why there is none; then the process is ended."""
         name = "SIGALRM"
         if is_ready:
             try:
@@ -117,17 +115,17 @@ class _Worker:
         self.end()
         if name == "SIGALRM":
             return Failure(f"took longer than {self.job[1]:g} s", limit_seconds=self.job[1])
-        # A system that is short of memory kills what it likes.
+        # A system short of memory kills any process.
         return Failure(f"reading it crashes ({name})", is_lasting=name != "SIGKILL")
 
-    def leave(self) -> None:
-        """Let an idle process end by itself, so that it gives back what it holds, such as litdata's semaphores."""
+    def shut_down(self) -> None:
+        """Let an idle process exit by itself, so that it releases its resources, such as litdata's semaphores."""
         self.pipe.close()
         self.process.join(2)
         self.end()
 
     def end(self) -> None:
-        """Kill the process; one that hangs in the kernel is left behind."""
+        """Kill the process; one that hangs in the kernel is abandoned."""
         self.process.kill()
         self.process.join(5)
         self.pipe.close()
@@ -135,7 +133,7 @@ class _Worker:
 
 @contextmanager
 def _no_main() -> Iterator[None]:
-    """Processes that start in here do not import the parent's main program, which costs seconds and may do anything."""
+    """Processes started in here do not import the parent's main program, which takes seconds and may do anything."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -145,7 +143,6 @@ def _no_main() -> Iterator[None]:
 
 
 def _serve(pipe: Any, function: str) -> None:
-    """The life of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     call = pkgutil.resolve_name(function)
     _limit_memory()
@@ -171,13 +168,13 @@ def _answer(call: Callable[[Any], Any], argument: Any) -> Any:
 
 
 def _set_alarm(seconds: int) -> None:
-    """Have this process killed after so many seconds, in case that it hangs and its parent is gone; 0: never."""
+    """Have this process killed after some seconds, in case it hangs and its parent is gone; 0: never."""
     if hasattr(signal, "alarm"):
         signal.alarm(seconds)
 
 
 def _limit_memory() -> None:
-    """Allow this process so much more memory than it has now (where the system can), and no core file."""
+    """Limit the memory that this process may allocate from now on (where the system can); write no core file."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -187,8 +184,8 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
-class Progress:
-    """A progress bar with the rate, the time left and how many files are not as they should be."""
+class WorkerProgress:
+    """A progress bar with the rate, the remaining time and the number of bad files."""
 
     def __init__(self, is_shown: bool) -> None:
         words = (
@@ -204,21 +201,20 @@ class Progress:
             disable=not is_shown,
         )
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> WorkerProgress:
         self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def begin(self, what: str, total: int, num_known: int) -> None:
-        """A new bar, of `total` files; so many others are known."""
+    def start(self, what: str, total: int, num_known: int) -> None:
+        """Start a bar of `total` files; `num_known` others are known already."""
         known = f" ({num_known} known)" if num_known else ""
         self.task = self.bar.add_task(what + known, total=total, rate="", bad="", visible=total > 0)
         self.since, self.num_done, self.num_bad = time.monotonic(), 0, 0
 
     def count(self, is_bad: bool) -> None:
-        """One file is done."""
         self.num_done += 1
         self.num_bad += is_bad
         rate = f"{self.num_done / max(time.monotonic() - self.since, 1e-3):.0f} files/s"

@@ -1,4 +1,4 @@
-"""Official annotations and a folder of media to a manifest: a file a data set, all through the same steps."""
+"""One file per data set: from official annotations and a folder of media files to the rows of a manifest."""
 
 from mbt_lightning.datasets.any_table import Table
 from mbt_lightning.datasets.audioset import AudioSet
@@ -27,4 +27,4 @@ DATASETS: dict[str, DataSet] = {
         Table(),
     )
 }
-"""The data sets by their name on the command line."""
+"""The data sets by their names on the command line."""

@@ -1,9 +1,9 @@
 """Any table of clips: a CSV file whose header names its columns.
 
-A column's role is told by its name, see `ROLES`; of several names the first counts. Only `source` and `labels` must be
-there. Columns of other names are given by `--variant source=NAME,labels=NAME,...`. Labels are separated by `|`, or a
-JSON list; a source is an id or a path in the media folder; an empty time is the begin or the end of the source. Columns
-may be separated by tabs or semicolons.
+The role of a column follows from its name, see `ROLES`; of several names the first one counts. Only `source` and
+`labels` are required. `--variant source=NAME,labels=NAME,...` names columns that are called otherwise. Labels are
+separated by `|`, or are a JSON list; a source is an id or a path in the media folder; an empty time is the start or the
+end of the source. Columns may be separated by tabs or semicolons.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from mbt_lightning.datasets.base import ClipCollector, DataSet, Sources
 from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.rows import (
     SPLITS,
+    AnyClasses,
     BadRow,
     ClassList,
     first_line,
     read_header,
-    read_names,
     show,
     stamp,
     to_cells,
@@ -40,49 +40,43 @@ ROLES = {
     "labels": ("labels", "label", "class", "category"),
     "split": ("split", "subset"),
 }
-"""What a column is for, and the names that it is known by."""
+"""The possible column names of each role."""
 
 
 class Table(DataSet):
-    """Tables of the user's own."""
+    """Any CSV table with a header."""
 
     name = "table"
     help = "any CSV file with a header; columns source, labels, split, start, end (--variant source=NAME,labels=NAME)"
 
     def check_kind(self, path: Path) -> None:
-        """Take any kind."""
+        """Accept files of any kind."""
 
     def check_variant(self, variant: str | None) -> str | None:
-        """Refuse what names no columns."""
         columns_named(variant)
         return variant
 
     def read(self, sources: Sources) -> Parsed:
-        """Read tables, each by its own header."""
-        known = read_names(sources.labels[0]) if sources.labels else None
-        gathered = ClipCollector()
+        known = sources.known_classes()
+        collector = ClipCollector()
         for path in sources.annotations:
             delimiter = find_delimiter(path)
             header = read_header(path, delimiter=delimiter)
             columns = find_columns(path, header, columns_named(sources.variant))
             split = None if "split" in columns else sources.split_of(path)
-            gathered.read(path, rows_of(columns, len(header), delimiter, split, known), skip=1)
-            gathered.notes.append(f"{path}: {', '.join(f'{k} is {header[n]}' for k, n in columns.items())}")
-        parsed = gathered.done(known.names if known else None)
-        bare = sum(not clip.labels for clip in parsed.clips)
-        if bare:
-            parsed.notes.append(f"{bare} clips have no labels; only a task of several labels can train on them")
-        return parsed
+            collector.read(path, rows_of(columns, len(header), delimiter, split, known), skip=1)
+            collector.notes.append(f"{path}: {', '.join(f'{k} is {header[n]}' for k, n in columns.items())}")
+        return collector.done(known.names)
 
 
 def find_delimiter(path: Path) -> str:
-    """What separates the columns: a tab or a semicolon where the header has no comma."""
+    """The column separator: a tab or a semicolon if the header has no comma."""
     line = first_line(path)
     return next((mark for mark in ",\t;" if mark in line), ",")
 
 
 def columns_named(variant: str | None) -> dict[str, str]:
-    """Roles and the columns that `source=NAME,labels=NAME` names."""
+    """The columns by role that a variant such as `source=NAME,labels=NAME` names."""
     named = {}
     for part in variant.split(",") if variant else ():
         role, equals, column = part.partition("=")
@@ -93,39 +87,37 @@ def columns_named(variant: str | None) -> dict[str, str]:
 
 
 def find_columns(path: Path, header: list[str], named: dict[str, str]) -> dict[str, int]:
-    """The place of the column of each role."""
+    """The index of each role's column."""
     columns = {}
     for role, names in ROLES.items():
-        wanted = (named[role],) if role in named else names
-        found = next((name for name in wanted if name in header), None)
+        possible = (named[role],) if role in named else names
+        found = next((name for name in possible if name in header), None)
         if found is not None:
             columns[role] = header.index(found)
         elif role in named or role in ("source", "labels"):
             raise UserError(
-                f"{path}: column {' or '.join(wanted)} is missing; there are: {show(', '.join(header))}; "
+                f"{path}: column {' or '.join(possible)} is missing; there are: {show(', '.join(header))}; "
                 f"name it by --variant {role}=NAME"
             )
     return columns
 
 
 def rows_of(
-    columns: dict[str, int], width: int, delimiter: str, split: str | None, known: ClassList | None
+    columns: dict[str, int], width: int, delimiter: str, split: str | None, known: ClassList | AnyClasses
 ) -> Callable[[str, str], OfficialClip]:
-    """How a table's lines are read."""
+    """The function that turns a line of the table into a clip."""
 
     def to_clip(line: str, where: str) -> OfficialClip:
         cells = to_cells(line, width, delimiter)
         row = {role: cells[place] for role, place in columns.items()}
         source = to_source(row["source"])
         start, end = to_times(row.get("start", ""), row.get("end", ""))
-        labels = to_labels(row["labels"])
-        if known:
-            labels = tuple(known.check(label) for label in labels)
+        labels = tuple(map(known.check, to_labels(row["labels"])))
         name = source if start is None else f"{source}_{stamp(start)}_{'end' if end is None else stamp(end)}"
-        told = split or row["split"]
-        if not told:
+        own = split or row["split"]
+        if not own:
             raise BadRow("the split is empty")
-        return OfficialClip(row.get("clip") or name, source, start, end, labels, SPLITS.get(told.lower(), told), where)
+        return OfficialClip(row.get("clip") or name, source, start, end, labels, SPLITS.get(own.lower(), own), where)
 
     return to_clip
 
@@ -139,7 +131,7 @@ def to_source(text: str) -> str:
 
 
 def to_times(start: str, end: str) -> tuple[float | None, float | None]:
-    """Begin and end; both None: the whole source."""
+    """Start and end; both None: the whole source."""
     if start and end:
         return to_segment(start, end)
     if end:
@@ -156,10 +148,10 @@ def to_labels(text: str) -> tuple[str, ...]:
         except (json.JSONDecodeError, RecursionError):
             names = None
         if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
-            raise BadRow(f"labels {show(text)} begin like a JSON list of names, but are none")
+            raise BadRow(f"labels {show(text)} start like a JSON list of names, but are not one")
     else:
         names = text.split("|") if text else []
     labels = tuple(name.strip() for name in names)
     if not all(labels) or len(set(labels)) < len(labels):
-        raise BadRow(f"labels {show(text)} have an empty one, or one twice")
+        raise BadRow(f"labels {show(text)} contain an empty or a repeated one")
     return labels

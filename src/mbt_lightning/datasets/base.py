@@ -1,4 +1,4 @@
-"""What all data sets have in common: the checks before reading, and the clips as they are gathered."""
+"""What all data sets share: the checks before reading, and the collection of clips."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from typing import ClassVar
 from mbt_lightning.datasets.clips import OfficialClip, Parsed, Refused
 from mbt_lightning.datasets.rows import (
     SPLITS,
+    AnyClasses,
     BadRow,
+    ClassList,
     check_line,
     numbered_lines,
+    read_names,
     show,
-    told_split,
+    split_in_name,
 )
 from mbt_lightning.errors import UserError
 
@@ -38,23 +41,15 @@ KINDS = {
     "stimulus_number,filename": "CREMA-D's list of file names",
     "actorid,age,sex": "CREMA-D's list of actors",
 }
-"""How official files with a header begin, in lower case, without spaces and quotes; the others have no header."""
+"""First characters of official files with a header, in lower case, without spaces and quotes."""
 
 EVALUATES = {"test": 2, "val": 1, "train": -1}
-"""Which split keeps a clip that stands in two: the larger number; names of the user's own are 0."""
+"""A clip that is listed in two splits stays in the one with the larger number; other names count as 0."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What the user gives to read from.
-
-    Args:
-        annotations: annotation files.
-        labels: class lists.
-        split: the split of those files whose name and columns tell none.
-        variant: which of the data set's variants.
-        media: the folder of media.
-    """
+    """The files and options that the user gives; `split` is that of files whose names and columns give none."""
 
     annotations: Sequence[Path]
     labels: Sequence[Path]
@@ -63,24 +58,28 @@ class Sources:
     media: Path | None
 
     def split_of(self, path: Path, **words: str) -> str:
-        """The split that a file's name tells, by `words` of the data set and the usual ones, or else the one given."""
-        split = told_split(path, SPLITS | words) or self.split
+        """The split in a file's name, by the data set's own `words` and the usual ones; else the given one."""
+        split = split_in_name(path, SPLITS | words) or self.split
         if split is None:
-            raise UserError(f"{path}: neither the file's name nor a column tells the split; add --split train|val|test")
+            raise UserError(f"{path}: no split in the file's name or in a column; add --split train|val|test")
         return split
+
+    def known_classes(self) -> ClassList | AnyClasses:
+        """The classes of the given list; any, if none is given."""
+        return read_names(self.labels[0]) if self.labels else AnyClasses()
 
 
 class DataSet(ABC):
-    """A data set, by what its official files say.
+    """A data set, defined by the format of its official files.
 
     Attributes:
         name: as on the command line.
         help: one line for the command line.
-        kinds: the files with a header that are annotations of it, by the names in `KINDS`.
+        kinds: the kinds in `KINDS` that are annotations of it.
         num_classes: official number of classes; None: any.
-        official: official number of clips, by split.
+        official: official number of clips per split.
         variants: names of its variants.
-        max_labels: how many class lists there can be.
+        max_labels: how many class lists it can have.
     """
 
     name: ClassVar[str]
@@ -104,41 +103,40 @@ class DataSet(ABC):
         Args:
             annotations: annotation files.
             labels: class lists.
-            split: the split of those files whose name and columns tell none.
-            variant: which of `variants`.
-            media: the folder of media; only `folder` looks into it.
+            split: the split of files whose names and columns do not give one.
+            variant: one of `variants`.
+            media: the media folder; only `folder` looks into it.
 
         Raises:
-            UserError: a file that is missing or of another kind, a split or variant that nobody told.
+            UserError: a missing file, a file of another kind, or a split or variant that is unknown.
         """
         annotations, labels = [Path(path) for path in annotations], [Path(path) for path in labels]
         self.check_files(annotations)
         if len(labels) > self.max_labels:
-            raise UserError(f"{self.name}: {len(labels)} class lists after --labels, at most {self.max_labels} can be")
+            raise UserError(f"{self.name}: {len(labels)} class lists after --labels; give at most {self.max_labels}")
         if split is not None:
             split = SPLITS.get(split.strip().lower(), split.strip())
             if not split or not split.isprintable():
-                raise UserError(f"--split is {show(split)}; give train, val, test or a name of your own")
+                raise UserError(f"--split is {show(split)}; give train, val, test or another name")
         variant = self.check_variant(variant)
         with no_collector():
             parsed = self.read(Sources(annotations, labels, split, variant, media))
         if split is not None and parsed.clips and all(clip.split != split for clip in parsed.clips):
-            told = ", ".join(f"{k} ({v})" for k, v in Counter(clip.split for clip in parsed.clips).items())
-            raise UserError(f"--split {split}: the files themselves tell the split: {told}; leave out --split")
+            found = ", ".join(f"{k} ({v})" for k, v in Counter(clip.split for clip in parsed.clips).items())
+            raise UserError(f"--split {split}: the files already give the split: {found}; leave out --split")
         parsed.variant = variant
         return parsed
 
     @abstractmethod
     def read(self, sources: Sources) -> Parsed:
-        """Read the official files; what is common to all data sets has been checked."""
+        pass
 
     def check_files(self, annotations: Sequence[Path]) -> None:
-        """Refuse to read none, a file that is given twice, or one of another data set."""
         if not annotations:
             raise UserError(f"{self.name}: no annotation files; add --annotations FILE ...")
         for path in annotations:
             if annotations.count(path) > 1:
-                raise UserError(f"{path}: given twice")
+                raise UserError(f"{path}: is given twice")
             self.check_kind(path)
 
     def check_kind(self, path: Path) -> None:
@@ -148,7 +146,6 @@ class DataSet(ABC):
             raise UserError(f"{path}: this is {kind}, not a list of {self.name}'s clips")
 
     def check_variant(self, variant: str | None) -> str | None:
-        """The variant; refuses one that there is not."""
         if variant is not None and variant not in self.variants:
             known = f"its variants are: {', '.join(self.variants)}" if self.variants else "it has no variants"
             raise UserError(f"{self.name}: no variant {show(variant)}; {known}")
@@ -157,7 +154,7 @@ class DataSet(ABC):
 
 @contextmanager
 def no_collector() -> Iterator[None]:
-    """Hold Python's search for cycles: among millions of records it finds none, and takes half of the time."""
+    """Pause garbage collection: among millions of records it finds no cycles and takes half of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -168,7 +165,7 @@ def no_collector() -> Iterator[None]:
 
 
 def kind_of(path: Path) -> str | None:
-    """What a file is by its first line, if official files have such a header."""
+    """The kind of a file by its first line; None if official files of its kind have no header."""
     for _, line in numbered_lines(path):
         start = line.lower().replace(" ", "").replace('"', "")
         return next((kind for words, kind in KINDS.items() if start.startswith(words)), None)
@@ -176,7 +173,7 @@ def kind_of(path: Path) -> str | None:
 
 
 class ClipCollector:
-    """Clips as they are read: repeats are dropped, rows at odds with each other refused, and all is told."""
+    """Collects clips as they are read: repeats are dropped, contradictory rows refused, and both reported."""
 
     def __init__(self) -> None:
         self.clips: dict[str, OfficialClip] = {}
@@ -184,16 +181,10 @@ class ClipCollector:
         self.duplicates = 0
         self.leaks: list[str] = []
         self.notes: list[str] = []
-        self._at_odds: set[str] = set()
+        self._contradictory: set[str] = set()
 
     def read(self, path: Path, to_clip: Callable[[str, str], OfficialClip | None], skip: int = 0) -> None:
-        """Read a file.
-
-        Args:
-            path: the file.
-            to_clip: what a line and its file:line make; None: a line that is no clip, such as a comment. Raises BadRow.
-            skip: lines of header.
-        """
+        """Read a file by a function from line and file:line to a clip, or None for a comment; it raises BadRow."""
         rows = bad = 0
         for where, line in islice(numbered_lines(path), skip, None):
             try:
@@ -208,65 +199,65 @@ class ClipCollector:
                 rows += 1
                 self.add(clip)
         if not rows and not bad:
-            raise UserError(f"{path}: there are no clips in it")
+            raise UserError(f"{path}: contains no clips")
         if not rows and bad >= 10:
             first = self.refused[-bad]
             raise UserError(f"{path}: none of its {bad} rows can be read; the first, {first.where}: {first.reason}")
 
     def add(self, clip: OfficialClip) -> None:
-        """Add a clip, unless it is there already."""
         known = self.clips.setdefault(clip.clip_id, clip)
         if known is clip:
             return
-        odds = differences(known, clip)
-        if not odds:
+        differing = differences(known, clip)
+        if not differing:
             self.duplicates += 1
             return
-        if clip.clip_id not in self._at_odds and not differences(known, clip._replace(split=known.split)):
+        if clip.clip_id not in self._contradictory and not differences(known, clip._replace(split=known.split)):
             self.leak(known, clip)
             return
-        here, there = (" and ".join(side) for side in zip(*odds, strict=True))
+        here, there = (" and ".join(side) for side in zip(*differing, strict=True))
         name = show(clip.clip_id)
-        if clip.clip_id not in self._at_odds:
-            self._at_odds.add(clip.clip_id)
+        if clip.clip_id not in self._contradictory:
+            self._contradictory.add(clip.clip_id)
             reason = f"clip {name} has {there} here, but {here} at {clip.annotation}"
             self.refused.append(Refused(known.annotation, reason))
         reason = f"clip {name} has {here} here, but {there} at {known.annotation}"
         self.refused.append(Refused(clip.annotation, reason))
 
     def leak(self, *places: OfficialClip) -> None:
-        """Keep a clip of two splits in the one that evaluates: the score of a clip that was trained on says nothing."""
-        kept, left = sorted(places, key=lambda clip: EVALUATES.get(clip.split, 0), reverse=True)
+        """Keep a clip of two splits in the evaluated one: scores on trained clips are worthless."""
+        kept, dropped = sorted(places, key=lambda clip: EVALUATES.get(clip.split, 0), reverse=True)
         self.clips[kept.clip_id] = kept
-        reason = f"stays in {kept.split} ({kept.annotation}), leaves {left.split} ({left.annotation})"
-        self.leaks.append(f"clip {show(kept.clip_id)} stands in two splits: {reason}")
+        reason = f"kept in {kept.split} ({kept.annotation}), dropped from {dropped.split} ({dropped.annotation})"
+        self.leaks.append(f"clip {show(kept.clip_id)} is in two splits: {reason}")
 
     def done(
         self, classes: Sequence[str] | None = None, groups: Sequence[str] = (), official: int | None = None
     ) -> Parsed:
-        """All that was read; without a list of `classes` they are the sorted labels that occur."""
-        clips = [clip for clip in self.clips.values() if clip.clip_id not in self._at_odds]
+        """Everything that was read; without a list of `classes` they are the sorted labels that occur."""
+        clips = [clip for clip in self.clips.values() if clip.clip_id not in self._contradictory]
         if classes is None:
             classes = sorted({label for clip in clips for label in clip.labels})
         if official is not None and len(classes) != official:
             self.notes.append(f"{len(classes)} classes; officially there are {official}")
+        if unlabelled := sum(not clip.labels for clip in clips):
+            self.notes.append(f"{unlabelled} clips have no labels; only prediction and multi-label tasks can use them")
         return Parsed(clips, tuple(classes), tuple(groups), self.refused, self.duplicates, self.leaks, self.notes)
 
 
 def differences(known: OfficialClip, clip: OfficialClip) -> list[tuple[str, str]]:
-    """What a clip (first) says unlike its namesake (second); the order of labels does not matter."""
-    odds = []
+    """How a clip (first) differs from an earlier one of the same id (second); the order of labels does not matter."""
+    found = []
     if set(clip.labels) != set(known.labels):
-        odds.append((f"labels {show(', '.join(clip.labels))}", f"labels {show(', '.join(known.labels))}"))
+        found.append((f"labels {show(', '.join(clip.labels))}", f"labels {show(', '.join(known.labels))}"))
     if clip[2:4] != known[2:4]:
-        odds.append((f"segment {span(clip)}", f"segment {span(known)}"))
+        found.append((f"segment {span(clip)}", f"segment {span(known)}"))
     if clip.split != known.split:
-        odds.append((f"split {clip.split}", f"split {known.split}"))
-    return odds
+        found.append((f"split {clip.split}", f"split {known.split}"))
+    return found
 
 
 def span(clip: OfficialClip) -> str:
-    """A clip's segment for a message."""
     if clip.start_seconds is None and clip.end_seconds is None:
         return "whole"
     return f"{clip.start_seconds or 0:g}-{'end' if clip.end_seconds is None else f'{clip.end_seconds:g}'} s"

@@ -1,4 +1,4 @@
-"""What every data set's parser gives: the clips that the official files name, and what was wrong with the rest."""
+"""The result of every parser: the clips that the official files list, and the problems found in them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ class OfficialClip(NamedTuple):
     """One labelled clip of an official annotation file.
 
     Args:
-        clip_id: its name, unique in the data set.
-        source_id: the video that it is cut from, as media files are named after it; many clips may share one.
-        start_seconds: begin of the segment on the source's own time line; None: the whole source.
+        clip_id: unique in the data set.
+        source_id: the video that it is cut from, as media files are named; clips may share one.
+        start_seconds: start of the segment in the source; None: the whole source.
         end_seconds: its end; None: the source's end.
         labels: class names.
-        split: train, val, test, or the data set's own.
-        annotation: file:line that it stands at.
+        split: train, val, test, or a name of the data set.
+        annotation: file:line of its row.
     """
 
     clip_id: str
@@ -29,12 +29,7 @@ class OfficialClip(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A row that is not used.
-
-    Args:
-        where: file:line.
-        reason: why, with the value that is wrong.
-    """
+    """A row that is not used: its file:line, and the reason with the wrong value."""
 
     where: str
     reason: str
@@ -42,17 +37,17 @@ class Refused(NamedTuple):
 
 @dataclass
 class Parsed:
-    """What official files say.
+    """The content of official files.
 
     Args:
-        clips: in the files' order, without repeats.
+        clips: in the order of the files, without repeats.
         classes: class names in index order.
-        groups: one group a class, or empty.
+        groups: one group per class, or empty.
         refused: rows that could not be read.
         duplicates: exact repeats that were dropped.
-        leaks: clips that stand in two splits, with both places; among `clips` is the one that evaluates.
-        notes: what is odd but no reason to refuse, e.g. a number of classes unlike the official one.
-        variant: which of the data set's variants it is; None: it has none.
+        leaks: clips listed in two splits, with both places; `clips` holds only the one that is evaluated.
+        notes: anything unusual that is no reason to refuse, e.g. an unofficial number of classes.
+        variant: the variant of the data set; None: it has none.
     """
 
     clips: list[OfficialClip] = field(default_factory=list)

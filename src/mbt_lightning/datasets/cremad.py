@@ -1,11 +1,11 @@
-"""CREMA-D: actors who say twelve sentences in six emotions; a clip is a whole file, and its name tells all.
+"""CREMA-D: actors speak twelve sentences in six emotions; a clip is a whole file, and its name holds all facts.
 
 Files: GeWu-Lab's `train.csv` and `test.csv` without header, rows `<actor>_<sentence>_<emotion>_<level>,<emotion>`, or
 the official `SentenceFilenames.csv`, rows `number,name`. Class list: GeWu-Lab's `stat.csv`, whose order is built in.
 
-There is no official split. `customary` is GeWu-Lab's: every actor is in both parts, so that a model can know the voices
-it is tested on. `by-actor` gives 73 actors to train, 9 to val and 9 to test, each by the SHA-256 hash of its number:
-the same for every user and every choice of files.
+There is no official split. `customary` is GeWu-Lab's: every actor is in both parts, so a model is tested on voices that
+it was trained on. `by-actor` assigns 73 actors to train, 9 to val and 9 to test, each by the SHA-256 hash of its
+number: the same for every user and every choice of files.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ NAME = re.compile(
     r"_(?P<emotion>NEU|HAP|SAD|FEA|DIS|ANG)_(?P<level>LO|MD|HI|XX|X)"
 )
 ODD_FILES = {
-    "1076_MTI_SAD_XX": "has no sound",
+    "1076_MTI_SAD_XX": "has no audio",
     "1076_MTI_NEU_XX": "is nearly empty",
     "1064_TIE_SAD_XX": "has no duration",
     "1064_IEO_DIS_MD": "is a minute long and shows all emotions",
 }
-"""Clips that others found to be broken; they are kept, as the lists have them."""
+"""Clips known to be broken; they are kept, as in the lists."""
 ACTORS = range(1001, 1092)
 SEED = 76
-"""One of those that divide the 91 actors exactly 73 : 9 : 9."""
+"""A seed that divides the 91 actors exactly 73 : 9 : 9."""
 
 
 class CremaD(DataSet):
@@ -45,38 +45,37 @@ class CremaD(DataSet):
     help = "CREMA-D: GeWu-Lab's train.csv and test.csv; --variant by-actor for a speaker-independent split"
     kinds = ("CREMA-D's list of file names",)
     num_classes = 6
-    # GeWu-Lab's lists, all clips there are.
+    # GeWu-Lab's lists contain all clips.
     official: ClassVar = {"train": 6_698, "test": 744}
     variants = ("customary", "by-actor")
 
     def read(self, sources: Sources) -> Parsed:
-        """Read lists of clips."""
         by_actor = sources.variant == "by-actor"
-        gathered = ClipCollector()
+        collector = ClipCollector()
         for path in sources.annotations:
             header = kind_of(path) is not None
             named = header or first_line(path).partition(",")[0].isdecimal()
             if named and not by_actor and sources.split is None:
-                raise UserError(
-                    f"{path}: this list has no split; give GeWu-Lab's train.csv and test.csv, or --variant by-actor"
-                )
+                raise UserError(f"{path}: has no split; give GeWu-Lab's train.csv and test.csv, or --variant by-actor")
             split = None if by_actor else sources.split_of(path)
-            gathered.read(path, partial(row, named=named, split=split), skip=int(header))
-        parsed = gathered.done(read_stat(sources.labels[0]) if sources.labels else EMOTIONS)
-        parsed.notes.extend(f"{name} {fault}" for name, fault in ODD_FILES.items() if name in gathered.clips)
+            collector.read(path, partial(row, named=named, split=split), skip=int(header))
+        parsed = collector.done(read_stat(sources.labels[0]) if sources.labels else EMOTIONS)
+        parsed.notes.extend(f"{name} {fault}" for name, fault in ODD_FILES.items() if name in collector.clips)
         foreign = {clip.source_id[:4] for clip in parsed.clips if int(clip.source_id[:4]) not in ACTORS}
         if foreign:
-            parsed.notes.append(f"{len(foreign)} actors, the first {min(foreign)}, are none of the official 1001-1091")
+            parsed.notes.append(
+                f"{len(foreign)} actors, the first {min(foreign)}, are not among the official 1001-1091"
+            )
         return parsed
 
 
 def row(line: str, where: str, named: bool, split: str | None) -> OfficialClip:
-    """A clip of a list; `named`: of the official list of names."""
+    """The clip of a row; `named`: of the official list of names."""
     first, second = to_cells(line, 2)
     name = second if named else first
     match = NAME.fullmatch(name)
     if not match:
-        raise BadRow(f"{show(name)} is not named <actor>_<sentence>_<emotion>_<level>, as 1001_DFA_ANG_XX")
+        raise BadRow(f"{show(name)} is not named <actor>_<sentence>_<emotion>_<level>, e.g. 1001_DFA_ANG_XX")
     if match["level"] in ("LO", "MD", "HI") and match["sentence"] != "IEO":
         raise BadRow(f"{show(name)} has level {match['level']}, which only sentence IEO has")
     if named:
@@ -87,7 +86,6 @@ def row(line: str, where: str, named: bool, split: str | None) -> OfficialClip:
 
 
 def actor_split(actor: str) -> str:
-    """The split of all clips of an actor."""
     share = int(hashlib.sha256(f"{SEED}:{actor}".encode()).hexdigest()[:8], 16) / 2**32
     return "test" if share < 0.1 else "val" if share < 0.2 else "train"
 
@@ -96,7 +94,5 @@ def read_stat(path: Path) -> tuple[str, ...]:
     """The emotions in the order of `stat.csv`."""
     names = tuple(cells[0] for _, cells in list_rows(path))
     if sorted(names) != sorted(EMOTIONS):
-        raise UserError(
-            f"{path}: its first column is {show(', '.join(names))}; it must be the six {', '.join(EMOTIONS)}"
-        )
+        raise UserError(f"{path}: its first column is {show(', '.join(names))}; it must be: {', '.join(EMOTIONS)}")
     return names

@@ -1,10 +1,10 @@
-"""EPIC-KITCHENS-100: segments of long videos from kitchens, each an action: one of 97 verbs and one of 300 nouns.
+"""EPIC-KITCHENS-100: segments of long kitchen videos, each an action: one of 97 verbs and one of 300 nouns.
 
 Files: `EPIC_100_train.csv`, `EPIC_100_validation.csv` with a header of 15 columns; `EPIC_100_test_timestamps.csv` has
 the first 8 and no labels. Class lists: `EPIC_100_verb_classes.csv` and `EPIC_100_noun_classes.csv`
 (github.com/epic-kitchens/epic-kitchens-100-annotations).
 
-Segments are taken by their timestamps: the frame numbers count frames of the released pictures, not of the videos.
+Segments are defined by their timestamps: the frame numbers count the released frames, not those of the videos.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from mbt_lightning.datasets.base import ClipCollector, DataSet, Sources
 from mbt_lightning.datasets.clips import OfficialClip, Parsed
-from mbt_lightning.datasets.rows import BadRow, list_rows, read_header, show, to_cells, to_integer
+from mbt_lightning.datasets.rows import BadRow, numbered_rows, read_header, show, to_cells, to_integer
 from mbt_lightning.errors import UserError
 
 TIMES = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp")
@@ -38,36 +38,31 @@ class EpicKitchens(DataSet):
     max_labels = 2
 
     def read(self, sources: Sources) -> Parsed:
-        """Read the lists of some splits."""
         counts = COUNTS | dict(read_class_file(path) for path in sources.labels)
-        gathered = ClipCollector()
+        collector = ClipCollector()
         for kind, count in counts.items():
             if count != COUNTS[kind]:
-                gathered.notes.append(f"{count} {kind} classes; officially there are {COUNTS[kind]}")
+                collector.notes.append(f"{count} {kind} classes; officially there are {COUNTS[kind]}")
         for path in sources.annotations:
-            gathered.read(path, rows_of(path, sources.split_of(path), counts), skip=1)
+            collector.read(path, rows_of(path, sources.split_of(path), counts), skip=1)
         names = [f"{kind}:{number}" for kind, count in counts.items() for number in range(count)]
-        parsed = gathered.done(names, [name.partition(":")[0] for name in names])
-        bare = sum(not clip.labels for clip in parsed.clips)
-        if bare:
-            parsed.notes.append(f"{bare} clips come from a list without labels; they can be predicted, not scored")
-        return parsed
+        return collector.done(names, [name.partition(":")[0] for name in names])
 
 
 def rows_of(path: Path, split: str, counts: dict[str, int]) -> Callable[[str, str], OfficialClip]:
-    """How a list's lines are read, by its header."""
+    """The function that turns a line of a list into a clip."""
     header = read_header(path, TIMES)
     times = [header.index(name) for name in TIMES]
     lacking = [name for name in LABELS if name not in header]
     if lacking and len(lacking) < len(LABELS):
-        raise UserError(f"{path}: column {', '.join(lacking)} is missing, other columns of labels are there")
+        raise UserError(f"{path}: column {', '.join(lacking)} is missing, but there are other label columns")
     labels = [] if lacking else [header.index(name) for name in LABELS]
 
     def to_clip(line: str, where: str) -> OfficialClip:
         cells = to_cells(line, len(header))
         name, person, video, start_text, stop_text = (cells[column] for column in times)
         if not re.fullmatch(r"P[0-9]{2}_[0-9]+", video) or not video.startswith(f"{person}_"):
-            raise BadRow(f"video {show(video)} is not named after participant {show(person)}, as P01_01 after P01")
+            raise BadRow(f"video {show(video)} is not named after participant {show(person)}, as in P01_01 and P01")
         if not re.fullmatch(re.escape(video) + "_[0-9]+", name):
             raise BadRow(f"narration {show(name)} is not named after its video {show(video)}")
         start, stop = to_timestamp(start_text), to_timestamp(stop_text)
@@ -80,7 +75,6 @@ def rows_of(path: Path, split: str, counts: dict[str, int]) -> Callable[[str, st
 
 
 def to_timestamp(text: str) -> float:
-    """Seconds of `hh:mm:ss.cc`."""
     match = TIMESTAMP.fullmatch(text)
     if not match:
         raise BadRow(f"time {show(text)} is not written hh:mm:ss.cc")
@@ -88,12 +82,12 @@ def to_timestamp(text: str) -> float:
 
 
 def to_labels(cells: Sequence[str], counts: dict[str, int]) -> tuple[str, ...]:
-    """A row's verb and noun; its lists of all nouns must be whole, and agree."""
+    """A row's verb and noun; its lists of all nouns must be complete and consistent."""
     labels = []
     for kind, text in zip(counts, cells, strict=False):
         number = to_integer(text, f"{kind}_class")
         if number >= counts[kind]:
-            raise BadRow(f"{kind}_class {number} is not among the {counts[kind]}, which count from 0")
+            raise BadRow(f"{kind}_class {number} is out of range: 0 to {counts[kind] - 1}")
         labels.append(f"{kind}:{number}")
     names, numbers = to_list(cells[2], str), to_list(cells[3], int)
     if len(names) != len(numbers):
@@ -104,7 +98,7 @@ def to_labels(cells: Sequence[str], counts: dict[str, int]) -> tuple[str, ...]:
 
 
 def to_list(text: str, kind: type) -> list:
-    """A list written as Python writes it."""
+    """A list in Python's notation."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -112,22 +106,16 @@ def to_list(text: str, kind: type) -> list:
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         value = None
     if not isinstance(value, list) or not all(type(item) is kind for item in value):
-        raise BadRow(f"{show(text)} is no list of {'nouns' if kind is str else 'class numbers'}")
+        raise BadRow(f"{show(text)} is not a list of {'nouns' if kind is str else 'class numbers'}")
     return value
 
 
 def read_class_file(path: Path) -> tuple[str, int]:
-    """Which classes a class list has, verb or noun, and how many."""
+    """The kind of a class list, verb or noun, and its number of classes."""
     kinds = [kind for kind in COUNTS if kind in path.stem.lower()]
     if len(kinds) != 1:
-        raise UserError(f"{path}: the name does not tell verb classes from noun classes; keep the official name")
-    if read_header(path) != ["id", "key", "instances", "category"]:
-        raise UserError(f"{path}: no EPIC-KITCHENS class list; its first line is `id,key,instances,category`")
-    count = 0
-    for where, cells in list_rows(path, skip=1):
-        if len(cells) != 4 or cells[0] != str(count):
-            raise UserError(f"{where}: not the row `{count},key,instances,category` that belongs here")
-        count += 1
+        raise UserError(f"{path}: the name must contain `verb` or `noun`; keep the official name")
+    count = len(list(numbered_rows(path, ("id", "key", "instances", "category"))))
     if count == 305 and kinds == ["noun"]:
-        raise UserError(f"{path}: 305 nouns: this is the second list; the benchmark's is EPIC_100_noun_classes.csv")
+        raise UserError(f"{path}: 305 nouns: this is the second list; the benchmark uses EPIC_100_noun_classes.csv")
     return kinds[0], count

@@ -1,8 +1,8 @@
-"""Media files -> what is in them, in processes that may crash, hang or run out of memory.
+"""Media files -> their content, found by processes that may crash, hang or run out of memory.
 
-`probe_media` hands file after file to a few worker processes. A worker that dies or exceeds the time limit costs the
-file that it had, and is replaced. Each result goes to a cache file at once, so that a run that was cut short, or a
-second one, probes only what is new or changed.
+`probe_media` gives files to a few worker processes. A worker that dies or exceeds the time limit loses only its current
+file, and is replaced. Each result is added to a cache file immediately, so an interrupted or second run probes only
+what is new or changed.
 """
 
 from __future__ import annotations
@@ -20,26 +20,15 @@ from typing import Any, NamedTuple
 import av
 
 from mbt_lightning.data.media.probe import OPEN_OPTIONS, ClipError, MediaInfo, best_stream, is_short, open_media, probe
-from mbt_lightning.data.worker_pool import Failure, Progress, run_apart
+from mbt_lightning.data.worker_pool import Failure, WorkerProgress, run_in_workers
 from mbt_lightning.errors import UserError, one_line
 
 
 class Probed(NamedTuple):
-    """What is in a media file. Times are on the clip's time line: 0 is the first picture (or sound sample) shown.
+    """The content of a media file. Times are on the clip's time line: 0 is the first frame (or audio sample) shown.
 
-    Args:
-        status: ok, unreadable, no_audio, no_video, or pointer (git-lfs's stand-in for the file).
-        reason: what is wrong, or "".
-        has_video: there are pictures that can be read.
-        has_audio: there is sound that can be read.
-        video_seconds: where the pictures end.
-        audio_seconds: where the sound ends.
-        width: pixels of a stored picture, before any rotation.
-        height: likewise.
-        frames_per_second: pictures a second, on average.
-        sample_rate: of the sound, in Hz.
-        num_frames: how many pictures are shown.
-        damage: what a strict decoding of the whole file found, "" if nothing; None: it was not done.
+    `status` is ok, unreadable, no_audio, no_video, or pointer (git-lfs's placeholder). `damage` is the first error of a
+    strict decoding of the whole file, "" if it is intact, None if that was not done.
     """
 
     status: str
@@ -57,7 +46,6 @@ class Probed(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Length of the file: where the longer of its streams ends."""
         return max(self.video_seconds or 0.0, self.audio_seconds or 0.0)
 
 
@@ -70,25 +58,25 @@ def probe_media(
     progress: bool = True,
     examine: str = "mbt_lightning.datasets.examine:examine",
 ) -> dict[str, Probed]:
-    """Find out what is in media files.
+    """Find out what media files contain.
 
     Args:
         paths: the files.
-        cache: JSON lines that earlier results are taken from, if size and time of the file are still the same, and
-            that new ones are added to.
-        num_workers: processes that probe.
-        timeout_seconds: time limit of one file.
-        strict: also decode every file that can be read, all of it, and put into `damage` what is wrong. That takes a
-            hundredth of the clip's length and more, and may name files that are fit for use: it is a report.
-        progress: draw a progress bar.
+        cache: JSON lines with earlier results, which are used if size and time of the file are unchanged; new ones are
+            added.
+        num_workers: number of processes.
+        timeout_seconds: time limit per file.
+        strict: also decode every readable file completely, and report errors in `damage`. This takes a hundredth of
+            the clip's length or more, and may report files that are usable.
+        progress: show a progress bar.
         examine: the function from path to `Probed` that the workers call, by its dotted name.
     """
     if num_workers < 1:
-        raise UserError(f"num_workers is {num_workers}; at least 1 process must probe")
-    with _Cache(Path(cache), paths, timeout_seconds) as store, Progress(progress) as bar:
+        raise UserError(f"num_workers is {num_workers}; give 1 or more")
+    with _Cache(Path(cache), paths, timeout_seconds) as store, WorkerProgress(progress) as bar:
         jobs = [(path, timeout_seconds) for path in store.stamps if path not in store.found]
-        bar.begin("probe", len(jobs), len(store.found))
-        for path, answer in run_apart(examine, jobs, num_workers):
+        bar.start("probe", len(jobs), len(store.found))
+        for path, answer in run_in_workers(examine, jobs, num_workers):
             if isinstance(answer, Failure):
                 store.put(path, Probed("unreadable", answer.reason), answer)
             else:
@@ -96,10 +84,10 @@ def probe_media(
             bar.count(store.found[path].status in ("unreadable", "pointer"))
         if strict:
             work = {path: found for path, found in store.found.items() if found.damage is None and found.seconds}
-            # The slowest films decode in about the time that they take to watch.
+            # The slowest files take about their own duration to decode.
             jobs = [(path, timeout_seconds + 2 * found.seconds) for path, found in work.items()]
-            bar.begin("decode", len(jobs), len(store.found) - len(jobs))
-            for path, answer in run_apart(STRICT, jobs, num_workers):
+            bar.start("decode", len(jobs), len(store.found) - len(jobs))
+            for path, answer in run_in_workers(STRICT, jobs, num_workers):
                 failure = answer if isinstance(answer, Failure) else None
                 damage = failure.reason if failure else answer
                 store.put(path, work[path]._replace(damage=damage), failure)
@@ -107,14 +95,14 @@ def probe_media(
         return {path: store.found[path] for path in store.stamps}
 
 
-# ---- what the workers do --------------------------------------------------------------------------------------------
+# ---- in the workers -------------------------------------------------------------------------------------------------
 
 STRICT = f"{__name__}:find_damage"
 MAX_BAD_PACKETS = 500
 
 
 def examine(path: str) -> Probed:
-    """The facts about one file: its packets' (`data.probe`), and whether a first picture and a first sound decode.
+    """The content of one file, by its packets (`data.media.probe`) and its first decoded frame and audio samples.
 
     Raises:
         OSError: the file cannot be read at the moment.
@@ -123,7 +111,7 @@ def examine(path: str) -> Probed:
         file.read(1)
     try:
         info = probe(path)
-        rate, problems = _begin_decoding(info)
+        rate, problems = _start_decoding(info)
     except ClipError as error:
         return Probed("pointer" if "git-lfs pointer" in error.reason else "unreadable", error.reason)
     video = info.video if "video" not in problems else None
@@ -136,7 +124,7 @@ def examine(path: str) -> Probed:
     if audio is not None:
         facts |= {"audio_seconds": round(audio.end_seconds, 6), "sample_rate": rate}
 
-    # A declared stream without a single packet is no damage: it is not there.
+    # A declared stream without a single packet counts as absent, not as damaged.
     damaged = {kind for kind, problem in problems.items() if not problem.endswith("holds no data")}
     status = "ok"
     if damaged or (video is None and audio is None):
@@ -146,8 +134,8 @@ def examine(path: str) -> Probed:
     return Probed(status, "; ".join(problems.values()), **facts)
 
 
-def _begin_decoding(info: MediaInfo) -> tuple[int | None, dict[str, str]]:
-    """Decode until each stream has given something: (sample rate of the sound, what is wrong by kind of stream)."""
+def _start_decoding(info: MediaInfo) -> tuple[int | None, dict[str, str]]:
+    """Decode until every stream has produced a frame: (audio sample rate, problems by kind of stream)."""
     tracks = {"video": info.video, "audio": info.audio}
     problems = {kind: track.problem for kind, track in tracks.items() if track is not None and track.problem}
     rate, num_bad = None, Counter[str]()
@@ -172,9 +160,9 @@ def _begin_decoding(info: MediaInfo) -> tuple[int | None, dict[str, str]]:
 
 
 def find_damage(path: str) -> str:
-    """Decode a whole file with all of libav's checks: the first thing that is wrong with it, or "".
+    """Decode a whole file with all of libav's checks: the first error, or "".
 
-    It sees what decoding otherwise passes over, but no damage in data that still make sense, as a changed VP8 picture.
+    It finds errors that decoding otherwise ignores, but no damage that leaves the data valid, e.g. a changed VP8 frame.
     """
     av_logging = av.logging
     level = av_logging.get_level()
@@ -218,11 +206,11 @@ def _decode_strictly(path: str) -> str:
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         return f"decoding stops after {max(seconds.values()):.2f} s ({one_line(reason)})"
     if info.video and num_frames < len(info.video.seconds):
-        return f"{num_frames} of {len(info.video.seconds)} pictures can be decoded"
+        return f"{num_frames} of {len(info.video.seconds)} frames can be decoded"
     if info.audio:
         there = info.audio.end_seconds - float(info.audio.seconds[0])
         if is_short(seconds["audio"], there):
-            return f"{seconds['audio']:.2f} of {there:.2f} s of sound can be decoded"
+            return f"{seconds['audio']:.2f} of {there:.2f} s of audio can be decoded"
     return ""
 
 
@@ -232,20 +220,20 @@ CACHE_VERSION = 1
 
 
 class _Cache:
-    """Results by path, size and time of change: a file of JSON lines, of which the last one about a path counts.
+    """Results by path, size and modification time: a file of JSON lines, of which the last one of a path counts.
 
     Attributes:
-        stamps: size and time of each wanted file.
-        found: what is known of them.
+        stamps: size and time of each requested file.
+        found: the known results.
     """
 
-    def __init__(self, path: Path, wanted: Iterable[str], timeout_seconds: float) -> None:
+    def __init__(self, path: Path, names: Iterable[str], timeout_seconds: float) -> None:
         self.path, self.found = path, dict[str, Probed]()
-        self.stamps = {name: self._stamp(name) for name in wanted}
+        self.stamps = {name: self._stamp(name) for name in names}
         if path.exists():
             with open(path, encoding="utf-8", errors="replace") as file:
                 for line in file:
-                    # A line may be cut off, or hold anything, where a machine went down.
+                    # After a crash of the machine a line may be cut off, or contain anything.
                     with suppress(ValueError, TypeError, RecursionError):
                         version, name, stamp, limit_seconds, status, *facts = json.loads(line)
                         if version != CACHE_VERSION or self.stamps.get(name) != stamp:
@@ -276,7 +264,7 @@ class _Cache:
         self.file.close()
 
     def put(self, name: str, probed: Probed, failure: Failure | None = None) -> None:
-        """Keep a result; a failure that may pass is not written down."""
+        """Keep a result; a failure that may be temporary is not written."""
         self.found[name] = probed
         if failure is None or failure.is_lasting:
             limit_seconds = failure and failure.limit_seconds

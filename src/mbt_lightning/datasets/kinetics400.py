@@ -1,7 +1,7 @@
-"""Kinetics-400: ten-second clips of YouTube videos with one of 400 actions.
+"""Kinetics-400: ten-second clips of YouTube videos, each with one of 400 actions.
 
 Files: `train.csv`, `val.csv`, `test.csv` with a header, columns `label,youtube_id,time_start,time_end,split`, in older
-copies `is_cc` too; the first list of the test set has no `label`. Splits are named `val` or `validate`.
+copies also `is_cc`; the first list of the test set has no `label`. The split is `val` or `validate`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import ClassVar
 from mbt_lightning.datasets.base import ClipCollector, DataSet, Sources
 from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.rows import (
+    AnyClasses,
     BadRow,
     ClassList,
     read_header,
-    read_names,
     stamp,
     to_cells,
     to_segment,
@@ -28,7 +28,7 @@ COLUMNS = ("youtube_id", "time_start", "time_end", "split")
 
 
 class Kinetics400(DataSet):
-    """Kinetics' lists. The index of a class is its place in the alphabet, by convention."""
+    """Kinetics' lists. The index of a class is its alphabetical position, by convention."""
 
     name = "kinetics400"
     help = "Kinetics-400: train.csv, val.csv, test.csv; --labels a list of the classes to check the labels by"
@@ -37,20 +37,15 @@ class Kinetics400(DataSet):
     official: ClassVar = {"train": 246_534, "val": 19_906, "test": 38_685}
 
     def read(self, sources: Sources) -> Parsed:
-        """Read the lists of some splits."""
-        known = read_names(sources.labels[0]) if sources.labels else None
-        gathered = ClipCollector()
+        known = sources.known_classes()
+        collector = ClipCollector()
         for path in sources.annotations:
-            gathered.read(path, rows_of(path, known), skip=1)
-        parsed = gathered.done(known.names if known else None, official=self.num_classes)
-        bare = sum(not clip.labels for clip in parsed.clips)
-        if bare:
-            parsed.notes.append(f"{bare} clips come from a list without labels; they can be predicted, not scored")
-        return parsed
+            collector.read(path, rows_of(path, known), skip=1)
+        return collector.done(known.names, official=self.num_classes)
 
 
-def rows_of(path: Path, known: ClassList | None) -> Callable[[str, str], OfficialClip]:
-    """How a list's lines are read, by its header."""
+def rows_of(path: Path, known: ClassList | AnyClasses) -> Callable[[str, str], OfficialClip]:
+    """The function that turns a line of a list into a clip."""
     header = read_header(path, COLUMNS)
     video, start, end, split = (header.index(name) for name in COLUMNS)
     label = header.index("label") if "label" in header else None
@@ -60,8 +55,8 @@ def rows_of(path: Path, known: ClassList | None) -> Callable[[str, str], Officia
         source = to_youtube_id(cells[video])
         segment = to_segment(cells[start], cells[end])
         if label is not None and not cells[label]:
-            raise BadRow("there is no label")
-        labels = () if label is None else (known.check(cells[label]) if known else cells[label],)
+            raise BadRow("the label is empty")
+        labels = () if label is None else (known.check(cells[label]),)
         name = f"{source}_{stamp(segment[0])}_{stamp(segment[1])}"
         return OfficialClip(name, source, *segment, labels, to_split(cells[split]), where)
 

@@ -1,12 +1,12 @@
-"""Kinetics-Sounds: those classes of Kinetics that can be both seen and heard.
+"""Kinetics-Sounds: the classes of Kinetics that can be both seen and heard.
 
-Nobody published a list of clips; it is Kinetics' own rows of some classes. The 34 names in the appendix of "Look,
-Listen and Learn" (1705.08168) are from before Kinetics' release: four were renamed, three (typing, fingerpicking,
-patting) have no class in it. That leaves the variant `31`; `32` adds `strumming guitar`. Which 36 classes the MBT paper
-took is not known. `file`, or the path of a list of names, takes the user's own.
+Nobody published a list of clips; the data set is Kinetics' own rows of some classes. The 34 names in the appendix of
+"Look, Listen and Learn" (1705.08168) predate Kinetics' release: four were renamed, three (typing, fingerpicking,
+patting) have no class in it. The result is variant `31`; `32` adds `strumming guitar`. It is not known which 36 classes
+the MBT paper used. `file`, or the path of a list of names, selects other classes.
 
-Kinetics' validation rows are the test set here. GeWu-Lab's `my_train.txt` and `my_test.txt` are read too: rows
-`<id>_<start>_<end>,10,<class>` and `<id>_<start>,10,<class>`, the class counted in the alphabet of the 31.
+Kinetics' validation rows are the test set here. GeWu-Lab's `my_train.txt` and `my_test.txt` are also read: rows
+`<id>_<start>_<end>,10,<class>` and `<id>_<start>,10,<class>`, where the class is an alphabetical index into the 31.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mbt_lightning.datasets.base import ClipCollector, DataSet, Sources, kind_of
 from mbt_lightning.datasets.clips import OfficialClip, Parsed
 from mbt_lightning.datasets.kinetics400 import rows_of
 from mbt_lightning.datasets.rows import (
+    AnyClasses,
     BadRow,
     ClassList,
     read_names,
@@ -47,7 +48,7 @@ GEWU_NAME = re.compile(r"([A-Za-z0-9_-]{11})_([0-9]+)(?:_([0-9]+))?")
 
 
 class KineticsSounds(DataSet):
-    """Kinetics' lists, or GeWu-Lab's, cut down to the classes of a variant."""
+    """Kinetics' lists, or GeWu-Lab's, reduced to the classes of a variant."""
 
     name = "kinetics-sounds"
     help = "Kinetics-Sounds: Kinetics' lists; --variant 31 (default), 32, or the path of a list of classes"
@@ -57,57 +58,49 @@ class KineticsSounds(DataSet):
     variants = ("31", "32", "file")
 
     def check_variant(self, variant: str | None) -> str:
-        """The variant's name, or the path of its list."""
         if variant is None or variant in self.variants or Path(variant).is_file():
             return variant or "31"
         raise UserError(
-            f"{self.name}: no variant {show(variant)}; give 31, 32, or the path of a list of classes; "
-            "`file` stands for the list after --labels"
+            f"{self.name}: no variant {show(variant)}; give 31, 32, the path of a list of classes, "
+            "or `file` for the list after --labels"
         )
 
     def read(self, sources: Sources) -> Parsed:
-        """Read the lists of some splits."""
         choice = Choice(*read_classes(sources))
-        gathered = ClipCollector()
+        collector = ClipCollector()
         for path in sources.annotations:
             if kind_of(path) is None:
-                if choice.wanted.names != CLASSES_31:
-                    raise UserError(f"{path}: this is a list of GeWu-Lab's, whose classes are those of --variant 31")
-                gathered.read(path, partial(gewu_row, split=sources.split_of(path)))
+                if choice.classes.names != CLASSES_31:
+                    raise UserError(f"{path}: this is a list of GeWu-Lab's; it needs --variant 31")
+                collector.read(path, partial(gewu_row, split=sources.split_of(path)))
             else:
-                gathered.read(path, choice.rows_of(path), skip=1)
-        parsed = gathered.done(choice.wanted.names)
+                collector.read(path, choice.rows_of(path), skip=1)
+        parsed = collector.done(choice.classes.names)
         return replace(parsed, notes=parsed.notes + choice.notes(parsed))
 
 
 class Choice:
-    """Kinetics' rows that belong to Kinetics-Sounds.
+    """The rows of Kinetics that belong to Kinetics-Sounds; `kinetics` are all of its classes, if given."""
 
-    Args:
-        wanted: the classes.
-        kinetics: all of Kinetics' classes, if the user gave them.
-    """
-
-    def __init__(self, wanted: ClassList, kinetics: ClassList | None) -> None:
-        self.wanted = wanted
+    def __init__(self, classes: ClassList, kinetics: ClassList | AnyClasses) -> None:
+        self.classes = classes
         self.kinetics = kinetics
-        self.spellings = {spelling(name) for name in wanted.names}
+        self.spellings = {spelling(name) for name in classes.names}
         self.others = 0
         self.test_rows = 0
 
     def rows_of(self, path: Path) -> Callable[[str, str], OfficialClip | None]:
-        """How a Kinetics list's lines are read."""
         to_clip = rows_of(path, self.kinetics)
         return lambda line, where: self.take(to_clip(line, where))
 
     def take(self, clip: OfficialClip) -> OfficialClip | None:
-        """A Kinetics clip as Kinetics-Sounds has it; None where it has it not."""
+        """A Kinetics clip as part of Kinetics-Sounds; None if it is not part of it."""
         if not clip.labels:
-            raise BadRow("a list without labels says nothing about Kinetics-Sounds")
+            raise BadRow("without labels it is unknown which rows belong to Kinetics-Sounds")
         (label,) = clip.labels
-        if label not in self.wanted:
+        if label not in self.classes:
             if spelling(label) in self.spellings:
-                self.wanted.check(label)
+                self.classes.check(label)
             self.others += 1
             return None
         if clip.split == "test":
@@ -116,46 +109,46 @@ class Choice:
         return clip._replace(split="test") if clip.split == "val" else clip
 
     def notes(self, parsed: Parsed) -> list[str]:
-        """What was left out, and what has no clips."""
+        """What was left out, and which classes have no clips."""
         used = {label for clip in parsed.clips for label in clip.labels}
-        bare = [name for name in self.wanted.names if name not in used]
+        unused = [name for name in self.classes.names if name not in used]
         return [
             *([f"{self.others} rows of other Kinetics classes were left out"] if self.others else []),
             *([f"{self.test_rows} rows of Kinetics' test set were left out"] if self.test_rows else []),
-            *([f"{len(bare)} classes have no clips: {', '.join(bare)}"] if bare else []),
+            *([f"{len(unused)} classes have no clips: {', '.join(unused)}"] if unused else []),
         ]
 
 
 def spelling(name: str) -> str:
-    """A class name's letters alone."""
+    """Only the letters of a class name."""
     return re.sub("[^a-z]+", "", name.lower())
 
 
-def read_classes(sources: Sources) -> tuple[ClassList, ClassList | None]:
-    """The variant's classes in the alphabet's order, and all of Kinetics' classes, if given."""
-    given = read_names(sources.labels[0]) if sources.labels else None
+def read_classes(sources: Sources) -> tuple[ClassList, ClassList | AnyClasses]:
+    """The variant's classes in alphabetical order, and all of Kinetics' classes, if given."""
+    given = sources.known_classes()
     if sources.variant in VARIANTS:
         return ClassList(VARIANTS[sources.variant], f"variant {sources.variant}"), given
     if sources.variant == "file":
-        if given is None:
+        if isinstance(given, AnyClasses):
             raise UserError("kinetics-sounds: variant file needs a list of classes; add --labels FILE")
-        return ClassList(sorted(given.names), given.source), None
+        return ClassList(sorted(given.names), given.source), AnyClasses()
     path = Path(str(sources.variant))
     return ClassList(sorted(read_names(path).names), path), given
 
 
 def gewu_row(line: str, where: str, split: str) -> OfficialClip:
-    """A clip of GeWu-Lab's lists."""
+    """The clip of a row of GeWu-Lab's lists."""
     name, length, index = to_cells(line, 3)
     match = GEWU_NAME.fullmatch(name)
     if not match:
-        raise BadRow(f"clip {show(name)} is not named <11 characters of id>_<start>, with or without _<end>")
+        raise BadRow(f"clip {show(name)} is not named <id of 11 characters>_<start> or <id>_<start>_<end>")
     video, start_text, end_text = match.groups()
     start, end = to_segment(start_text, end_text or str(to_seconds(start_text) + to_seconds(length)))
     if end - start != to_seconds(length):
-        raise BadRow(f"clip {show(name)} is {end - start:g} s long by its name, but {length} s by the second column")
+        raise BadRow(f"clip {show(name)}: {end - start:g} s by its name, but {length} s by the second column")
     number = to_integer(index, "the class")
     if number >= len(CLASSES_31):
-        raise BadRow(f"class {number} is not among the {len(CLASSES_31)}, which count from 0")
+        raise BadRow(f"class {number} is out of range: 0 to {len(CLASSES_31) - 1}")
     clip_id = f"{video}_{stamp(start)}_{stamp(end)}"
     return OfficialClip(clip_id, video, start, end, (CLASSES_31[number],), split, where)

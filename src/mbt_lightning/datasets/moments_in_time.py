@@ -1,8 +1,8 @@
-"""Moments in Time: three-second videos with one of 339 (first version) or 305 (second) actions or events.
+"""Moments in Time: three-second videos, each with one of 339 (first version) or 305 (second) actions or events.
 
 Files: `trainingSet.csv`, `validationSet.csv` without header, rows `class/file.mp4,label,votes for,votes against`. Class
 list: `moments_categories.txt`, rows `name,index`, where the index and not the line is the class. A clip is a whole
-file; its source is the path below `training` or `validation`, without the suffix.
+file; its source is the path in `training` or `validation`, without the suffix.
 """
 
 from __future__ import annotations
@@ -37,24 +37,22 @@ class MomentsInTime(DataSet):
     official: ClassVar = {"train": 727_305, "val": 30_500}
 
     def read(self, sources: Sources) -> Parsed:
-        """Read the lists of some splits."""
         if not sources.labels:
             raise UserError("moments-in-time: no class list; add --labels moments_categories.txt")
         known = read_categories(sources.labels[0])
-        gathered = ClipCollector()
+        collector = ClipCollector()
         for path in sources.annotations:
             refuse_multi(path)
-            gathered.read(path, partial(row, split=sources.split_of(path), known=known))
-        return gathered.done(known.names, official=None if len(known.names) == 305 else self.num_classes)
+            collector.read(path, partial(row, split=sources.split_of(path), known=known))
+        return collector.done(known.names, official=None if len(known.names) == 305 else self.num_classes)
 
 
 def row(line: str, where: str, split: str, known: ClassList) -> OfficialClip:
-    """A clip of the list of a split."""
     path, label, *votes = to_cells(line, 4)
     source = to_media_path(path)
     known.check(label)
     if "/" not in source or source.split("/")[0] != label:
-        raise BadRow(f"path {show(path)} does not begin with the folder of its label {show(label)}")
+        raise BadRow(f"path {show(path)} does not start with the folder of its label {show(label)}")
     for text in votes:
         to_integer(text, "the number of votes")
     return OfficialClip(source, source, None, None, (label,), split, where)
@@ -68,15 +66,14 @@ def refuse_multi(path: Path) -> None:
 
 
 def read_categories(path: Path) -> ClassList:
-    """The class names in the order of their index."""
     names: dict[int, str] = {}
     for where, cells in list_rows(path):
         if len(cells) != 2 or not INTEGER.fullmatch(cells[1]):
-            raise UserError(f"{where}: not a row `name,index`")
+            raise UserError(f"{where}: expected a row `name,index`")
         if int(cells[1]) in names:
-            raise UserError(f"{where}: index {cells[1]} belongs to class {show(names[int(cells[1])])} already")
+            raise UserError(f"{where}: index {cells[1]} is already used by class {show(names[int(cells[1])])}")
         names[int(cells[1])] = cells[0]
     if sorted(names) != list(range(len(names))):
         missing = next(number for number in range(len(names)) if number not in names)
-        raise UserError(f"{path}: no class has index {missing}; the indices count from 0 without a gap")
+        raise UserError(f"{path}: no class has index {missing}; the indices must count from 0 without a gap")
     return ClassList([names[number] for number in sorted(names)], path)

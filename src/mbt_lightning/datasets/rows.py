@@ -1,7 +1,7 @@
-"""Strict reading of annotation files: a row is read whole, or refused with its reason.
+"""Strict reading of annotation files: a row is read completely, or refused with a reason.
 
-All text is UTF-8, with or without a byte-order mark, with line ends of any system. A row is a line: a quote that is
-left open spoils its own line and no other. Every cell is text; what should be a number is checked to be one.
+Text is UTF-8, with or without a byte-order mark, with the line ends of any system. A row is one line, so an unclosed
+quote spoils only its own line. Every cell is text; cells that must be numbers are checked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validate", "validation", "valset", "validationset"), "val"),
     **dict.fromkeys(("test", "testing", "testset", "eval", "evaluation"), "test"),
 }
-"""What splits are called, in columns and names of files, and what they are."""
+"""Our names of the splits, by their names in columns and file names."""
 
 OTHER_KINDS = {
     b"\x1f\x8b": "a gzip file; unpack it first",
@@ -41,11 +41,11 @@ QUOTED = re.compile(r' *"([^"]*(?:""[^"]*)*)" *')
 
 
 class BadRow(Exception):
-    """Why a row is refused."""
+    """The reason why a row is refused."""
 
 
 def show(text: str) -> str:
-    """A value for a message: quoted, and cut where it is long."""
+    """A value for a message: quoted, and cut if it is long."""
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
@@ -64,7 +64,6 @@ def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def first_line(path: Path) -> str:
-    """The first line that is not blank; refuses a file that has none."""
     for where, line in numbered_lines(path):
         try:
             check_line(line)
@@ -75,7 +74,6 @@ def first_line(path: Path) -> str:
 
 
 def check_kind(path: Path) -> None:
-    """Refuse what is no text file, by its first bytes."""
     if path.is_fifo():
         raise UserError(f"{path}: a pipe can be read only once; write it into a file first")
     try:
@@ -90,7 +88,7 @@ def check_kind(path: Path) -> None:
 
 
 def check_line(line: str) -> None:
-    """Refuse bytes that are not UTF-8, and characters that nobody sees."""
+    """Refuse bytes that are not UTF-8, and invisible characters."""
     if line.isprintable():
         return
     for character in line:
@@ -99,11 +97,10 @@ def check_line(line: str) -> None:
         kind = unicodedata.category(character)
         hidden = kind in ("Cc", "Cn", "Co", "Cs", "Zl", "Zp", "Zs") or character in "\u200b\ufeff"
         if hidden and character not in " \t":
-            raise BadRow(f"it holds the invisible character U+{ord(character):04X}")
+            raise BadRow(f"it contains the invisible character U+{ord(character):04X}")
 
 
 def split_cells(line: str, delimiter: str = ",") -> list[str]:
-    """The cells of a CSV line, without the spaces around them."""
     cells = quoted_cells(line, delimiter) if '"' in line else [cell.strip() for cell in line.split(delimiter)]
     if "\t" in line:
         for number, cell in enumerate(cells, start=1):
@@ -113,7 +110,7 @@ def split_cells(line: str, delimiter: str = ",") -> list[str]:
 
 
 def quoted_cells(line: str, delimiter: str) -> list[str]:
-    """The cells of a line that has quotes; a quote in a cell is written twice, and the cell in quotes."""
+    """The cells of a line with quotes; a quote inside a quoted cell is doubled."""
     cells, at = [], 0
     while True:
         if quoted := QUOTED.match(line, at):
@@ -136,20 +133,19 @@ def quoted_cells(line: str, delimiter: str) -> list[str]:
 
 
 def to_cells(line: str, count: int, delimiter: str = ",") -> list[str]:
-    """The cells of a line that has `count` of them."""
     cells = split_cells(line, delimiter)
     if len(cells) != count:
-        hint = "; a name that holds commas must stand in quotes" if len(cells) > count and delimiter == "," else ""
-        raise BadRow(f"{len(cells)} columns where {count} belong{hint}")
+        hint = "; a name with commas must be quoted" if len(cells) > count and delimiter == "," else ""
+        raise BadRow(f"{len(cells)} columns instead of {count}{hint}")
     return cells
 
 
 def read_header(path: Path, needed: Sequence[str] = (), delimiter: str = ",") -> list[str]:
-    """The column names in a file's first line; refuses one that lacks a column or names one twice."""
+    """The column names in the first line; refuses a missing or repeated one."""
     try:
         names = split_cells(first_line(path), delimiter)
     except BadRow as error:
-        raise UserError(f"{path}: the first line is no header: {error}") from None
+        raise UserError(f"{path}: the first line is not a header: {error}") from None
     missing = [name for name in needed if name not in names]
     if missing:
         raise UserError(f"{path}: column {', '.join(missing)} is missing; the first line has: {show(', '.join(names))}")
@@ -160,7 +156,7 @@ def read_header(path: Path, needed: Sequence[str] = (), delimiter: str = ",") ->
 
 
 def list_rows(path: Path, skip: int = 0) -> Iterator[tuple[str, list[str]]]:
-    """Yield (file:line, cells) of a class list, of which no row can be spared: a bad one raises UserError."""
+    """Yield (file:line, cells) of a class list; every row is needed, so a bad one raises UserError."""
     for number, (where, line) in enumerate(numbered_lines(path)):
         try:
             check_line(line)
@@ -176,15 +172,13 @@ def list_rows(path: Path, skip: int = 0) -> Iterator[tuple[str, list[str]]]:
 
 @lru_cache(maxsize=65536)
 def to_seconds(text: str) -> float:
-    """A time in seconds, 0 or more."""
     seconds = float(text) if TIME.fullmatch(text) else float("inf")
     if seconds == float("inf"):
-        raise BadRow(f"time {show(text)} is no number of seconds, 0 or more")
+        raise BadRow(f"time {show(text)} is not a number of seconds, 0 or more")
     return seconds
 
 
 def to_segment(start: str, end: str) -> tuple[float, float]:
-    """Begin and end of a segment in seconds."""
     segment = to_seconds(start), to_seconds(end)
     if segment[0] >= segment[1]:
         raise BadRow(f"the segment ends at {end} s, which is not after its start at {start} s")
@@ -192,44 +186,38 @@ def to_segment(start: str, end: str) -> tuple[float, float]:
 
 
 def stamp(seconds: float) -> str:
-    """Seconds as clip names have them: six digits, and three more where they are not whole."""
+    """Seconds as in clip names: six digits, and three decimals if they are not whole."""
     return f"{int(seconds):06d}" if seconds == int(seconds) else f"{seconds:010.3f}"
 
 
 def to_integer(text: str, what: str) -> int:
-    """A whole number, 0 or more."""
     if not INTEGER.fullmatch(text):
-        raise BadRow(f"{what} is {show(text)}, no whole number")
+        raise BadRow(f"{what} is {show(text)}, not a whole number")
     return int(text)
 
 
 def to_youtube_id(text: str) -> str:
-    """A YouTube id."""
     if not YOUTUBE_ID.fullmatch(text):
-        hint = (
-            "; did a spreadsheet change it?"
-            if text.startswith("#") or re.search(r"^[0-9.]+(E\+)?[0-9]*$", text)
-            else ""
-        )
+        is_spreadsheets = text.startswith("#") or re.search(r"^[0-9.]+(E\+)?[0-9]*$", text)
+        hint = "; did a spreadsheet change it?" if is_spreadsheets else ""
         raise BadRow(f"video id {show(text)} does not have 11 characters of A-Z a-z 0-9 - _{hint}")
     return text
 
 
 def to_split(text: str) -> str:
-    """The split that a column names, in our word for it."""
     if text.lower() not in SPLITS:
-        raise BadRow(f"split {show(text)} is none of train, val, validate, test")
+        raise BadRow(f"split {show(text)} is not one of train, val, validate, test")
     return SPLITS[text.lower()]
 
 
-def told_split(path: Path, words: dict[str, str]) -> str | None:
-    """The split that a file's name tells; None if it tells none, or two."""
-    told = {words[word] for word in re.split("[^a-z]+", path.stem.lower()) if word in words}
-    return told.pop() if len(told) == 1 else None
+def split_in_name(path: Path, words: dict[str, str]) -> str | None:
+    """The split in a file's name; None if there is none, or two."""
+    found = {words[word] for word in re.split("[^a-z]+", path.stem.lower()) if word in words}
+    return found.pop() if len(found) == 1 else None
 
 
 def to_media_path(text: str) -> str:
-    """A path inside the media folder, without its media suffix; refuses one that leads elsewhere."""
+    """A path inside the media folder without its media suffix; refuses one that leads outside."""
     parts = text.removeprefix("./").split("/")
     if "\\" in text or re.match("[A-Za-z]:", text) or not all(part.strip(". ") for part in parts):
         raise BadRow(f"path {show(text)} does not lead to a file inside the media folder")
@@ -245,20 +233,24 @@ def to_media_path(text: str) -> str:
 # Class lists ------------------------------------------------------------------------------------------------------
 
 
-class ClassList:
-    """Class names in index order, and what to say of a name that is not among them.
+class AnyClasses:
+    """Replaces a class list where none is given: every name is known."""
 
-    Args:
-        names: class names in index order.
-        source: what they were read from.
-    """
+    names = None
+
+    def check(self, name: str) -> str:
+        return name
+
+
+class ClassList:
+    """Class names in index order, and the file or variant that they come from."""
 
     def __init__(self, names: Sequence[str], source: Path | str) -> None:
         if not names or "" in names:
-            raise UserError(f"{source}: {'a class has no name' if names else 'there are no classes in it'}")
+            raise UserError(f"{source}: {'a class has no name' if names else 'contains no classes'}")
         name, count = Counter(names).most_common(1)[0]
         if count > 1:
-            raise UserError(f"{source}: class {show(name)} stands there {count} times")
+            raise UserError(f"{source}: class {show(name)} is listed {count} times")
         self.names = tuple(names)
         self.source = source
         self._known = frozenset(names)
@@ -268,17 +260,27 @@ class ClassList:
         return name in self._known
 
     def check(self, name: str) -> str:
-        """The name itself, if it is known."""
         if name in self._known:
             return name
-        # Comparing takes milliseconds, and a million rows may be wrong.
+        # A comparison takes milliseconds, and a million rows may be wrong.
         if name not in self._hints:
             self._hints[name] = did_you_mean(name, self.names) if len(self._hints) < 100 else ""
         raise BadRow(f"label {show(name)} is not in {self.source}{self._hints[name]}")
 
 
+def numbered_rows(path: Path, header: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the rows of a class list with an official header, which count from 0 in their first column."""
+    columns = ",".join(header)
+    if [name.lower() for name in read_header(path)] != list(header):
+        raise UserError(f"{path}: not the official class list; its first line is `{columns}`")
+    for number, (where, cells) in enumerate(list_rows(path, skip=1)):
+        if len(cells) != len(header) or cells[0] != str(number):
+            raise UserError(f"{where}: expected the row `{columns.replace(header[0], str(number), 1)}`")
+        yield cells
+
+
 def read_names(path: Path) -> ClassList:
-    """A class list: a name a line, commas and all; or a CSV file with a column `name`, in the order of `id` if any."""
+    """A class list: one name per line, commas included; or a CSV file with a column `name`, sorted by `id` if any."""
     rows = list(list_rows(path))
     header = [cell.lower() for cell in rows[0][1]] if rows else []
     if "name" not in header:
@@ -287,7 +289,7 @@ def read_names(path: Path) -> ClassList:
     rows = rows[1:]
     for where, cells in rows:
         if len(cells) != len(header):
-            raise UserError(f"{where}: {len(cells)} columns where the header has {len(header)}")
+            raise UserError(f"{where}: {len(cells)} columns, but the header has {len(header)}")
     if "id" in header:
         order = [cells[header.index("id")] for _, cells in rows]
         if sorted(order) != sorted(str(i) for i in range(len(rows))):

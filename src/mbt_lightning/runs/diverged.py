@@ -1,4 +1,4 @@
-"""How it is told that a model has diverged: from the numbers that its evaluation leaves, without torch."""
+"""Recognises a diverged model from the numbers of its evaluation, without torch."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 NON_FINITE = "non_finite_clips"
-"""Beside the scores of an evaluation, where it is not 0: the number of clips with a logit that is not finite."""
+"""Key of the number of clips with a logit that is not finite, next to the scores of an evaluation; absent if 0."""
 
 
 def divergence(scores: Mapping[str, Any]) -> str:
-    """That an evaluation was of a model that had diverged, in a line; empty if it was not.
+    """A line on why an evaluation was of a diverged model; empty if it was not.
 
-    Runs from before the clips were counted have scores that mean nothing beside a loss that is no number.
-
-    Args:
-        scores: of the evaluation by name, as logged or as in `summary.json`.
+    In old runs, which did not count such clips, scores are meaningless if the loss is not finite.
     """
     count, clips, loss = scores.get(NON_FINITE), scores.get("clips"), scores.get("loss", 0.0)
     if isinstance(count, int | float) and isinstance(clips, int | float) and count:

@@ -1,4 +1,4 @@
-"""A run's folder, `<runs>/<experiment>/<run id>/`: its id, its place, its checkpoints and configuration."""
+"""A run's folder, `<runs>/<experiment>/<run id>/`: its id, path, checkpoints and configuration."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mbt_lightning.errors import UserError
 
 
 def given_id() -> str | None:
-    """The run's id that was given from outside: by W&B (`WANDB_RUN_ID`), or else by whoever starts it (`MBT_RUN_ID`).
+    """The run's id from the environment: W&B's (`WANDB_RUN_ID`), else `MBT_RUN_ID`.
 
     The same id is the same run, which finds its folder again.
 
     Raises:
-        UserError: it cannot be the name of a folder.
+        UserError: it is not a valid folder name.
     """
     for name in ("WANDB_RUN_ID", "MBT_RUN_ID"):
         if run_id := os.environ.get(name):
@@ -27,16 +27,15 @@ def given_id() -> str | None:
 
 
 def new_run_folder(runs: Path, experiment: str) -> Path:
-    """Make `<runs>/<experiment>/<run id>/`; no two runs get the same, however closely they start.
+    """Make `<runs>/<experiment>/<run id>/`, unique even for runs that start at the same time.
 
-    The id is the one given from outside, if there is one; else the time, to the second, with a number behind it if
-    that is taken.
+    The id is the given one, if any; else the time in seconds, followed by a number if that is taken.
     """
     parent = runs / experiment
     try:
         parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--runs {runs}: cannot make folders there ({error.strerror}); name another") from None
+        raise UserError(f"--runs {runs}: cannot make folders there ({error.strerror}); give another folder") from None
     if run_id := given_id():
         (parent / run_id).mkdir(exist_ok=True)
         return parent / run_id
@@ -52,13 +51,13 @@ def new_run_folder(runs: Path, experiment: str) -> Path:
 
 
 def find_checkpoint(runs: Path, experiment: str, which: str) -> Path:
-    """The `last` or `best` checkpoint of the newest run of an experiment; `last` of the run whose id is given, if any.
+    """The `last` or `best` checkpoint of the newest run of an experiment; `last` of the run with the given id, if any.
 
     Raises:
         UserError: there is none.
     """
     if not experiment:
-        raise UserError(f"--ckpt_path {which}: of which experiment? Name it by --experiment NAME or --config FILE")
+        raise UserError(f"--ckpt_path {which}: of which experiment? Add --experiment NAME or --config FILE")
     run_id = given_id() if which == "last" else None
     found = (runs / experiment).glob(f"{glob.escape(run_id) if run_id else '*'}/checkpoints/{which}.ckpt")
     newest = max(found, key=lambda path: (path.stat().st_mtime_ns, path), default=None)

@@ -1,7 +1,7 @@
-"""Runs as they lie in their folders: what they were set to, how far they came, what they scored. Without torch.
+"""Runs read from their folders: settings, progress and scores. Without torch.
 
-A run's folder is `<runs>/<experiment>/<run id>/` with `config.yaml`, `metrics.csv`, `summary.json` and, since there is
-one, `state.json`. A sweep keeps its plan beside its runs, in `<runs>/<sweep>/sweep/plan.json`.
+A run's folder is `<runs>/<experiment>/<run id>/` with `config.yaml`, `metrics.csv`, `summary.json` and `state.json`
+(missing in old runs). A sweep keeps its plan next to its runs, in `<runs>/<sweep>/sweep/plan.json`.
 """
 
 from __future__ import annotations
@@ -28,33 +28,32 @@ Curves = dict[str, list[tuple[int, float]]]
 """Values of each metric by step: {name: [(step, value), ...]}."""
 
 FILES = ("config.yaml", "state.json", "summary.json")
-"""What makes a folder a run's."""
+"""The files by which a run's folder is recognised."""
 
-MEND = "mend it, or move the run out of the way"
+REPAIR_HINT = "repair it, or move the run away"
 
 NOT_TRAININGS = ("verbose", "return_predictions")
 """Settings that only `mbt validate`, `mbt test` and `mbt predict` have."""
 
 
 def is_finite(value: Any) -> TypeGuard[int | float]:
-    """Whether a value is a number that can be reckoned with: neither missing nor NaN or infinite."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training, as a table needs it.
+    """One training.
 
     Args:
         name: its id.
         source: its folder, or its W&B address.
         state: `finished`, `running`, `failed`, `stopped` (by a signal), `killed` (its process is gone) or `waiting`
-            (planned by a sweep, not begun).
+            (planned by a sweep, not started).
         config: the resolved configuration, nested; empty if unknown.
         summary: as in `summary.json`; empty if there is none.
         message: why it failed, in one line.
-        curves: gives the values of each metric by step when they are asked for.
-        ended: when it was last heard of, in seconds since 1970; 0 if unknown.
+        curves: reads the values of each metric by step.
+        ended: time of the last sign of life, in seconds since 1970; 0 if unknown.
     """
 
     name: str
@@ -68,32 +67,30 @@ class Run:
 
     @property
     def test(self) -> dict[str, Any]:
-        """The test's scores by name, fractions from 0 to 1."""
+        """The test scores by name, fractions from 0 to 1."""
         return part_of(self.summary, "test")
 
     @property
     def is_scored(self) -> bool:
-        """Whether the training was ended and its test gave a score."""
         return self.state == "finished" and is_finite(self.test.get("score")) and not divergence(self.test)
 
     @property
     def why(self) -> str:
-        """Why it has no score, in one line: why it failed, or that its model has diverged; empty if nobody knows."""
+        """Why it has no score, in one line: why it failed, or that its model has diverged; empty if unknown."""
         return self.message or divergence(self.test)
 
     @property
     def is_training(self) -> bool:
-        """Whether it is a training at all, not a `mbt test` or `mbt predict` of a checkpoint."""
+        """Whether it is a training, not a `mbt test` or `mbt predict` of a checkpoint."""
         return not any(name in self.config for name in NOT_TRAININGS)
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's."""
     return any((folder / name).is_file() for name in FILES)
 
 
 def read_run(folder: Path) -> Run:
-    """A run from its folder, whatever is there of it.
+    """A run from its folder, complete or not.
 
     Raises:
         UserError: a file that cannot be read.
@@ -107,7 +104,7 @@ def read_run(folder: Path) -> Run:
 
 
 def state_of(summary: dict[str, Any], state: dict[str, Any]) -> tuple[str, str]:
-    """State and message of a run from its files; a run from before `state.json` is told by its summary."""
+    """State and message of a run from its files; an old run without `state.json` is judged by its summary."""
     if name := state.get("state"):
         message, pid = str(state.get("message") or ""), state.get("pid")
         is_here = state.get("host") == socket.gethostname()
@@ -116,7 +113,7 @@ def state_of(summary: dict[str, Any], state: dict[str, Any]) -> tuple[str, str]:
         return str(name), message
     fit = part_of(summary, "fit")
     if not summary:
-        return "stopped", "no summary.json: it did not come to its end"
+        return "stopped", "no summary.json: it did not finish"
     if "fit" in summary and not fit.get("finished"):
         return "stopped", f"training ended after {fit.get('epochs', '?')} epochs"
     if not summary.get("test"):
@@ -125,7 +122,6 @@ def state_of(summary: dict[str, Any], state: dict[str, Any]) -> tuple[str, str]:
 
 
 def part_of(summary: dict[str, Any], name: str) -> dict[str, Any]:
-    """A part of a summary; empty if there is none."""
     part = summary.get(name)
     return part if isinstance(part, dict) else {}
 
@@ -134,16 +130,16 @@ def read_text(path: Path) -> str:
     """The text of a file; empty if there is none.
 
     Raises:
-        UserError: it cannot be read, or is no UTF-8.
+        UserError: it cannot be read, or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {MEND}") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {REPAIR_HINT}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is no text in UTF-8 ({error.reason} at byte {error.start}); {MEND}") from None
+        raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); {REPAIR_HINT}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -154,25 +150,25 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is no JSON ({error}); {MEND}") from None
+        raise UserError(f"{path}: is not JSON ({error}); {REPAIR_HINT}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object; {MEND}")
+        raise UserError(f"{path}: is not a JSON object; {REPAIR_HINT}")
     return content
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A configuration; empty if there is no file."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if PyYAML was built with it
     try:
         content = yaml.load(read_text(path), loader)
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
-        raise UserError(f"{path}: is no YAML ({problem}); {MEND}") from None
+        raise UserError(f"{path}: is not YAML ({problem}); {REPAIR_HINT}") from None
     return content if isinstance(content, dict) else {}
 
 
 def read_curves(path: Path) -> Curves:
-    """The metrics of a run by step, from its `metrics.csv`; none if there is no such file."""
+    """The metrics of a run by step, from its `metrics.csv`; empty if there is no file."""
     rows = csv.reader(io.StringIO(read_text(path), newline=""))
     names = next(rows, [])
     curves: Curves = {name: [] for name in names if name not in ("step", "epoch")}
@@ -183,5 +179,5 @@ def read_curves(path: Path) -> Curves:
                 if cell and name in curves and math.isfinite(value := float(cell)):
                     curves[name].append((int(row[place]), value))
     except ValueError as error:
-        raise UserError(f"{path}, line {rows.line_num}: {error}; {MEND}") from None
+        raise UserError(f"{path}, line {rows.line_num}: {error}; {REPAIR_HINT}") from None
     return {name: points for name, points in curves.items() if points}

@@ -1,4 +1,4 @@
-"""`state.json` in a run's folder: whether the run goes on, has finished, has failed or was stopped; without torch."""
+"""`state.json` in a run's folder: whether the run is running, finished, failed or stopped; without torch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ NAME = "state.json"
 
 
 def now() -> str:
-    """The time in ISO form, with its zone."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 class RunState:
-    """Writes `state.json` of one run: by the first process only, since no other knows the folder here.
+    """Writes the `state.json` of a run; only in the first process, as no other knows the folder here.
 
-    It holds `state` (`running`, `finished`, `failed`, or `stopped` by SIGTERM or Ctrl-C), `pid`, `host`, the times
-    `started` and `ended`, `exit_code`, and a `message` of one line. A run that is `running` and whose process is gone
-    was killed.
+    It contains `state` (`running`, `finished`, `failed`, or `stopped` by SIGTERM or Ctrl-C), `pid`, `host`, the times
+    `started` and `ended`, `exit_code`, and a one-line `message`. A run that is `running` without a process was killed.
     """
 
     def __init__(self) -> None:
@@ -34,8 +32,8 @@ class RunState:
         self.is_over = False
         self.lock = threading.Lock()
 
-    def begin(self, folder: Path) -> None:
-        """Say that the run goes on; the first call counts."""
+    def start(self, folder: Path) -> None:
+        """Record that the run is running; only the first call counts."""
         if self.content:
             return
         self.folder = folder
@@ -44,13 +42,9 @@ class RunState:
         write_json(folder / NAME, self.content)
 
     def end(self, state: str, exit_code: int, message: object = "", is_over: bool = True) -> None:
-        """Say how the run ended; nothing is written for a run that never began.
+        """Record how the run ended, if it has started: `finished`, `failed` or `stopped`.
 
-        Args:
-            state: `finished`, `failed` or `stopped`.
-            exit_code: of the program.
-            message: why, in one line.
-            is_over: whether this is the last word; else it stands until a later one.
+        A call that is not final (`is_over`) may be replaced by a later one.
         """
         with self.lock:
             if self.folder is None or self.is_over:

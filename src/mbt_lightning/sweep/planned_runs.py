@@ -11,7 +11,7 @@ from typing import Any
 from mbt_lightning.config.settings import nested
 from mbt_lightning.config.upgrade import new_name, upgrade
 from mbt_lightning.errors import UserError
-from mbt_lightning.runs.read import MEND, Run, is_run, read_run
+from mbt_lightning.runs.read import REPAIR_HINT, Run, is_run, read_run
 from mbt_lightning.sweep.ledger import Ledger, TrialStatus, read_ledger
 
 
@@ -103,7 +103,7 @@ def subfolders(top: Path, seen: set[str] | None = None) -> Iterator[Path]:
     try:
         entries = sorted(os.scandir(top), key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(f"{top}: cannot be read ({error.strerror}); {MEND}") from None
+        raise UserError(f"{top}: cannot be read ({error.strerror}); {REPAIR_HINT}") from None
     for entry in entries:
         if entry.is_dir() and not entry.name.startswith(".") and not is_inner(Path(entry.path)):
             yield from subfolders(Path(entry.path), seen)

@@ -22,7 +22,7 @@ STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)
 OF_ANOTHER_RUN = (
     *("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"),
     *("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"),
-    *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MBT_RUN_FOLDER", "MBT_GOES_ON"),
+    *("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MBT_RUN_FOLDER", "MBT_RESUME_FROM"),
     *("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE"),
 )
 """Variables that would make a trial a part of the run that this process belongs to."""

@@ -1,4 +1,4 @@
-"""What happens when numbers are not finite: the training stops, and no checkpoint gets such weights."""
+"""Numbers that are not finite stop the training, and such weights are never saved."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from mbt_lightning.training.checkpoint import read_checkpoint
 
 log = logging.getLogger(__name__)
 
-REMEDY = "lower the learning rate, clip the gradients, or look at these clips"
+REMEDY = "lower the learning rate, clip the gradients, or check these clips"
 
 
 class FiniteGuard(L.Callback):
     """Stops a training whose loss, gradients or weights are not finite; all processes do so at the same step.
 
-    Loss and gradients are looked at before the optimiser makes a step, and before gradients are clipped: the weights
-    are still good then. It takes one number a step from the device. Where gradients are scaled (`16-mixed`), infinite
-    ones are the scaler's business, which leaves such steps out.
+    Loss and gradients are checked before the optimiser makes a step and before gradients are clipped, while the weights
+    are still good. This transfers one number per step from the device. Infinite scaled gradients (`16-mixed`) are left
+    to the scaler, which skips such steps.
     """
 
     def __init__(self) -> None:
         self.batches: list[Tensor] = []
-        """Places of the clips of every batch since the last step."""
+        """Indices of the clips of every batch since the last step."""
         self.losses: list[Tensor] = []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        """Remember which clips the next step is made from."""
+        """Remember the clips of the next step."""
         self.batches.append(batch.index)
 
     def on_before_backward(self, trainer, pl_module, loss) -> None:
-        """Remember the loss; the one that is given here may be scaled."""
+        """Remember the loss; the argument may be scaled."""
         self.losses.append(pl_module.batch_loss)
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        """Look at losses and gradients; the sum over all processes decides."""
+        """Check losses and gradients, summed over all processes."""
         batches, self.batches = self.batches, []
         losses, self.losses = self.losses, []
         gradients = {} if is_scaled(trainer) else gradients_of(pl_module)
@@ -55,38 +55,36 @@ class FiniteGuard(L.Callback):
             stop(trainer, batches, losses, first_not_finite(gradients.items()))
 
     def on_validation_end(self, trainer, pl_module) -> None:
-        """Say that a validation has no score; stop a training that has none for any clip, before it is saved."""
+        """Report a validation without a score; stop before saving if no clip has finite logits."""
         lost = pl_module.non_finite_clips
         if not lost or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         clips = float(trainer.callback_metrics["val/clips"])
-        told = divergence({NON_FINITE: lost, "clips": clips})
+        problem = divergence({NON_FINITE: lost, "clips": clips})
         if lost == clips:
             raise UserError(
-                f"training has {told} in the validation behind step {trainer.global_step}; {last_good(trainer)}; "
+                f"training has {problem} in the validation after step {trainer.global_step}; {last_good(trainer)}; "
                 "lower the learning rate, or clip the gradients"
             )
         if trainer.is_global_zero:
-            log.warning("%s in the validation behind step %d, which has no score", told, trainer.global_step)
+            log.warning("%s in the validation after step %d, which has no score", problem, trainer.global_step)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
-        """Let no checkpoint be written, or written over, with weights that are not finite."""
+        """Never write weights that are not finite."""
         weights = dict(pl_module.named_parameters())
         if not get_total_norm([x.detach() for x in weights.values()], float("inf")).isfinite():
             raise UserError(
-                f"training has diverged: behind step {trainer.global_step} the weights of "
+                f"training has diverged: after step {trainer.global_step} the weights of "
                 f"{first_not_finite(weights.items())} are not finite, and are not saved; {last_good(trainer)}; "
                 "lower the learning rate, or clip the gradients"
             )
 
 
 def is_scaled(trainer: L.Trainer) -> bool:
-    """Whether the gradients are those of a scaled loss."""
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
 def gradients_of(module: L.LightningModule) -> dict[str, Tensor]:
-    """The gradients of a model by the names of its parameters."""
     return {name: x.grad for name, x in module.named_parameters() if x.grad is not None}
 
 
@@ -96,14 +94,7 @@ def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def stop(trainer: L.Trainer, batches: Sequence[Tensor], losses: Sequence[Tensor], parameter: str) -> NoReturn:
-    """Stop the training, on every process with the same line.
-
-    Args:
-        trainer: whose next step it would be.
-        batches: places of this process's clips of the step.
-        losses: of these batches.
-        parameter: the first one whose gradients are not finite; empty if there is none.
-    """
+    """Stop the training with the same message on every process; `parameter`: the first with such gradients, if any."""
     mine = [(x.item(), where.tolist()) for x, where in zip(losses, batches, strict=True)]
     everywhere: list[Any] = [mine]
     if trainer.world_size > 1:
@@ -121,18 +112,17 @@ def stop(trainer: L.Trainer, batches: Sequence[Tensor], losses: Sequence[Tensor]
 
 
 def last_good(trainer: L.Trainer) -> str:
-    """Where the newest checkpoint of the run with finite weights is, in words."""
+    """The newest checkpoint of the run with finite weights, in words."""
     places = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
     folders = {Path(place) for place in places if place}
     found = {path for folder in folders for path in folder.glob("*.ckpt")}
     for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         if is_good(path):
             return f"the last good checkpoint is {path}"
-    return "there is no good checkpoint of it"
+    return "it has no good checkpoint"
 
 
 def is_good(path: Path) -> bool:
-    """Whether a checkpoint can be read and its weights are finite."""
     try:
         return not first_not_finite(read_checkpoint(path)["state_dict"].items())
     except (UserError, KeyError):

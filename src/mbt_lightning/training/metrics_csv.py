@@ -16,11 +16,7 @@ from mbt_lightning import disk
 
 
 class MetricsCsv(Logger):
-    """Writes every logged value to `metrics.csv`: a row a step, a column a name, appended to when a run goes on.
-
-    Args:
-        folder: the run's folder.
-    """
+    """Writes every logged value to `metrics.csv`: one row per step, one column per name; a resumed run appends."""
 
     def __init__(self, folder: Path):
         super().__init__()
@@ -33,44 +29,39 @@ class MetricsCsv(Logger):
 
     @property
     def name(self) -> str:
-        """Name of the experiment."""
         return self.path.parent.parent.name
 
     @property
     def version(self) -> str:
-        """The run's id."""
         return self.path.parent.name
 
     @property
     def save_dir(self) -> str:
-        """The run's folder."""
         return str(self.path.parent)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the configuration has a file of its own."""
+        """Do nothing: the configuration has its own file."""
 
     @rank_zero_only
-    def go_back_to(self, step: int) -> None:
-        """Forget what was logged after `step`: a resumed run logs it again."""
+    def rewind_to(self, step: int) -> None:
+        """Drop the rows after `step`, and test scores: a resumed run logs them again."""
         kept = [row for row in self.rows if int(row["step"]) <= step]
         self.rows = [{k: v for k, v in row.items() if not k.startswith("test/")} for row in kept]
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add values to the row of a step."""
         step = int(step or 0)
         if not self.rows or int(self.rows[-1]["step"]) != step:
             self.rows.append({"step": step})
         self.rows[-1].update(metrics)
 
     def save(self) -> None:
-        """Write the file, at most every few seconds (Lightning asks at every step)."""
+        """Write the file, at most every few seconds (Lightning calls this at every step)."""
         if time.monotonic() - self.written > 5:
             self.write()
 
     @rank_zero_only
     def write(self) -> None:
-        """Write the file; it is complete at every moment."""
         self.written = time.monotonic()
         columns = list(dict.fromkeys(["step", *sorted({name for row in self.rows for name in row})]))
         with disk.replacing(self.path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
@@ -80,5 +71,4 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left."""
         self.write()

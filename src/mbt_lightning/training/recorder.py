@@ -1,8 +1,7 @@
-"""A run's own folder and what is kept in it."""
+"""The records of a run in its folder."""
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import subprocess
@@ -20,6 +19,7 @@ from mbt_lightning.disk import write_json
 from mbt_lightning.model.authors_flops import gflops_as_coded
 from mbt_lightning.model.flops import count_parameters, gflops_per_clip
 from mbt_lightning.runs.folder import save_config
+from mbt_lightning.runs.read import read_json
 from mbt_lightning.runs.state import RunState
 from mbt_lightning.training.metrics_csv import MetricsCsv
 from mbt_lightning.training.wandb_logger import WandbRun
@@ -29,10 +29,10 @@ class RunRecorder(L.Callback):
     """Keeps `config.yaml` and `summary.json` in the run's folder, and the configuration in every checkpoint.
 
     Args:
-        folder: the run's folder; None on a process that is not told, which then asks the first.
+        folder: the run's folder; None on other processes, which get it from the first.
         config: the resolved configuration as plain data.
-        text: the same as YAML text, as it is saved.
-        state: of the run, which begins when everything is built.
+        text: the same as YAML, as it is saved.
+        state: of the run, which starts when everything is built.
     """
 
     def __init__(self, folder: Path | None, config: dict[str, Any], text: str, state: RunState):
@@ -45,22 +45,20 @@ class RunRecorder(L.Callback):
         self.since = 0.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Agree on the folder and save the configuration."""
         self.folder = trainer.strategy.broadcast(self.folder)
         assert self.folder is not None
         for callback in trainer.checkpoint_callbacks:
             callback.dirpath = callback.dirpath or str(self.folder / "checkpoints")
         if trainer.is_global_zero:
-            self.state.begin(self.folder)
+            self.state.start(self.folder)
             save_config(self.folder / "config.yaml", self.text)
             for logger in wandb_runs(trainer):
                 logger.describe(self.config)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
-        """Put what is needed to build the model again into the checkpoint, as plain data."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
-                logger.write()  # a run that is resumed from here must find all that came before
+                logger.write()  # a run resumed from here needs all earlier rows
         spec = pl_module.spec
         checkpoint["mbt_lightning"] = {
             "config": self.config,
@@ -70,43 +68,39 @@ class RunRecorder(L.Callback):
         }
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
-        """Count on where the training was stopped: its figures are those of all its parts."""
         if trainer.state.fn == TrainerFn.FITTING:
             trained = checkpoint["mbt_lightning"].get("trained", {"clips": 0, "seconds": 0.0})
             self.clips, self.seconds = trained["clips"], trained["seconds"]
 
     def on_train_start(self, trainer, pl_module) -> None:
-        """Drop the logged steps that a resumed run will log again; keep what the starting weights were."""
+        """Drop the logged steps that a resumed run will log again; save the report of the starting weights."""
         self.since = time.perf_counter()
         if trainer.is_global_zero and (fit := self.summary().get("fit")):
             self.write(trainer, pl_module, {"fit": fit | {"finished": False}})
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
-                logger.go_back_to(trainer.global_step)
+                logger.rewind_to(trainer.global_step)
         if pl_module.init_report and trainer.is_global_zero:
             assert self.folder is not None
             (self.folder / "init.txt").write_text(pl_module.init_report.text(), encoding="utf-8")
 
-    def on_train_epoch_start(self, trainer, pl_module) -> None:  # noqa: D102
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
         self.since = time.perf_counter()
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # noqa: D102
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         now = time.perf_counter()
         self.seconds += now - self.since
         self.since = now
         self.clips += len(batch) * trainer.world_size
 
     def on_fit_end(self, trainer, pl_module) -> None:
-        """Write down the training's figures."""
         self.write_fit(trainer, pl_module, finished=True)
 
     def on_exception(self, trainer, pl_module, exception) -> None:
-        """Write down how far an interrupted training came."""
         if trainer.state.fn == TrainerFn.FITTING and self.clips:
             self.write_fit(trainer, pl_module, finished=False)
 
     def write_fit(self, trainer: L.Trainer, pl_module: L.LightningModule, finished: bool) -> None:
-        """Write down the training's figures."""
         if trainer.is_global_zero:
             fit: dict[str, Any] = {"epochs": trainer.current_epoch, "steps": trainer.global_step, "finished": finished}
             if self.seconds:
@@ -114,23 +108,20 @@ class RunRecorder(L.Callback):
             self.write(trainer, pl_module, {"fit": self.summary().get("fit", {}) | fit})
 
     def on_test_end(self, trainer, pl_module) -> None:
-        """Write down the test's scores."""
         if trainer.is_global_zero:
             self.write(trainer, pl_module, {"test": numbers(trainer, "test/")})
 
     def on_validation_end(self, trainer, pl_module) -> None:
-        """Write down the scores of a validation of its own."""
+        """Save the scores of `mbt validate`."""
         if trainer.is_global_zero and trainer.state.fn == TrainerFn.VALIDATING:
             self.write(trainer, pl_module, {"val": numbers(trainer, "val/")})
 
     def summary(self) -> dict[str, Any]:
-        """What `summary.json` says so far."""
         assert self.folder is not None
-        path = self.folder / "summary.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return read_json(self.folder / "summary.json")
 
     def write(self, trainer: L.Trainer, pl_module: L.LightningModule, part: dict[str, Any]) -> None:
-        """Add a part to `summary.json`, beside what every run states."""
+        """Add a part to `summary.json`, next to the facts about every run."""
         assert self.folder is not None
         summary = self.summary()
         data = trainer.datamodule
@@ -167,24 +158,23 @@ class RunRecorder(L.Callback):
 
 
 def wandb_runs(trainer: L.Trainer) -> list[WandbRun]:
-    """The loggers that want the whole of a run, not its metrics only."""
     return [logger for logger in trainer.loggers if isinstance(logger, WandbRun)]
 
 
 def numbers(trainer: L.Trainer, prefix: str) -> dict[str, float]:
-    """The logged values whose name starts with `prefix`, without it."""
+    """The logged values whose names start with `prefix`, without it."""
     return {k[len(prefix) :]: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
 
 
 def without_nan(value: Any) -> Any:
-    """The same plain data with null for what is not a number: JSON knows no NaN."""
+    """The same plain data with null for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: without_nan(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def name_of(data: Any) -> str | None:
-    """Name of a data module's data set, with its variant, as far as the manifest says; `demo` for the embedded one."""
+    """Name and variant of a data module's data set, from its manifest; `demo` for the demo."""
     if data.manifest_path == "demo":
         return "demo"
     about = data.manifest.metadata
@@ -192,7 +182,6 @@ def name_of(data: Any) -> str | None:
 
 
 def machine(trainer: L.Trainer) -> dict[str, Any]:
-    """What the run is computed on: the host, the GPU or CPU by its model's name, and how many GPUs."""
     root = trainer.strategy.root_device
     is_gpu = root.type == "cuda"
     device = torch.cuda.get_device_name(root) if is_gpu else cpu_name()
@@ -200,7 +189,6 @@ def machine(trainer: L.Trainer) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's model."""
     info = Path("/proc/cpuinfo")  # of Linux
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -208,7 +196,7 @@ def cpu_name() -> str:
 
 
 def peak_memory_gb() -> float:
-    """Most memory that was in use: of the GPU if there is one, else of this process."""
+    """Peak memory use: of the GPU if there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     import resource  # not on Windows
@@ -218,7 +206,6 @@ def peak_memory_gb() -> float:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
     found = {"python": platform.python_version()}
     for name in ("mbt-lightning", "torch", "torchaudio", "lightning", "torchmetrics", "av", "decord", "numpy"):
         try:
@@ -229,7 +216,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Commit of the project's working copy, `+changes` behind it if there are any; None outside of one."""
+    """Commit of the project's working copy, with `+changes` if there are any; None outside of one."""
     here = Path(__file__).parent
 
     def git(*args: str) -> str:

@@ -1,4 +1,4 @@
-"""What a run prints at its end: tables of scores and of predictions."""
+"""The printed results of a run: tables of scores and of predictions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from mbt_lightning.training.recorder import numbers
 
 
 def print_scores(trainer: Trainer, stage: str, folder: Path | None) -> None:
-    """Print a row of scores for each modality and for their fusion."""
     if not trainer.is_global_zero:
         return
     values, data = numbers(trainer, f"{stage}/"), trainer.datamodule  # type: ignore[attr-defined]
@@ -34,8 +33,8 @@ def print_scores(trainer: Trainer, stage: str, folder: Path | None) -> None:
         digits = {c: 0 if c.startswith("classes") else 3 for c in columns}
         table.add_row(row, *("–" if math.isnan(x) else f"{x:.{digits[c]}f}" for c, x in scores.items()))
     Console().print(table)
-    if told := divergence(values):
-        print(told)
+    if problem := divergence(values):
+        print(problem)
     print(f"summary: {folder}/summary.json")
 
 
@@ -61,6 +60,6 @@ def print_predictions(trainer: Trainer, model: AudioVisualClassifier, folder: Pa
             )
     Console().print(table)
     lost = int((~logits["fused"].isfinite().all(-1)).sum())
-    if told := divergence({NON_FINITE: lost, "clips": len(index)}):
-        print(told)
+    if problem := divergence({NON_FINITE: lost, "clips": len(index)}):
+        print(problem)
     print(f"all probabilities: {folder / 'predictions.csv'}")

@@ -1,4 +1,4 @@
-"""How checkpoints are kept: files that are whole at every moment, and one that a run can always go on from."""
+"""Saving of checkpoints: files that are never incomplete, and one that a run can always resume from."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mbt_lightning.training.lightning_internals import mark_validation_started
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, brings it to the disk, and only then puts it there.
+    """Writes a checkpoint to a temporary file next to its place, syncs it to the disk, and then renames it.
 
-    Lightning writes to the folder of temporary files and moves, which between file systems is a copy that can be cut
-    off; and without a sync a power failure can leave a file of zeros.
+    Lightning writes to the folder of temporary files and moves, which between file systems is a copy that can be
+    interrupted; and without a sync a power failure can leave a file of zeros.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint; to another place than a local path as Lightning does."""
+        """Write a checkpoint; to remote paths as Lightning does."""
         if "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
@@ -40,9 +40,9 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `last.ckpt`: the state at the end of the last whole epoch, or where a run was stopped.
+    """Keeps `last.ckpt`: the state at the end of the last complete epoch, or where a run was stopped.
 
-    Lightning's `save_last` writes it only where the best checkpoint is written too.
+    Lightning's `save_last` writes it only together with the best checkpoint.
     """
 
     def __init__(self) -> None:
@@ -51,14 +51,12 @@ class LastCheckpoint(Checkpoint):
         self.is_in_validation = False
 
     def save(self, trainer: L.Trainer) -> None:
-        """Save the state, unless that has been done at this step."""
         if trainer.global_step != self.saved_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             assert self.dirpath
             self.saved_step = trainer.global_step
             trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt", weights_only=False)
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
-        """Save what the epoch has led to."""
         self.save(trainer)
 
     def on_exception(self, trainer, pl_module, exception) -> None:

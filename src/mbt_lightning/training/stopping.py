@@ -1,4 +1,4 @@
-"""A run that is asked to stop: all processes do so at the same step, and leave a checkpoint to go on from."""
+"""Stopping a run: all processes stop at the same step, and save a checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from mbt_lightning.training.lightning_internals import (
     silence_sigterm_handler,
 )
 
-ASK_SECONDS = 1.0
-"""So often the processes ask each other, where a step is faster than that."""
+SYNC_SECONDS = 1.0
+"""Interval at which the processes synchronise, if steps are faster."""
 
-ASK_STEPS = 20
-"""And at least every so many steps: their pace may fall."""
+SYNC_STEPS = 20
+"""Most steps between synchronisations: the pace may drop."""
 
 
 class Stop(L.Callback):
-    """Ends a run for SIGTERM and Ctrl-C, whichever process was told, by Lightning's own `SIGTERMException`.
+    """Ends a run after SIGTERM or Ctrl-C to any process, by Lightning's own `SIGTERMException`.
 
-    Lightning's handler starts a collective operation from inside of the signal, which waits for ever where the ranks
-    are at different places. Here the signal is noted only (see `process.Signals`), and the ranks ask each other at the
-    end of a batch, at steps that they have agreed upon.
+    Lightning starts a collective operation inside its signal handler, which waits forever if the ranks are at different
+    places. Here the signal is only recorded (see `process.Signals`), and the ranks synchronise at the end of a batch,
+    at steps that they have agreed on.
 
     Args:
-        state: of the run; it is told when another rank fails, which may be the last thing that this process does.
+        state: of the run; it records the failure of another rank, which may be the last action of this process.
     """
 
     def __init__(self, state: RunState) -> None:
@@ -45,7 +45,7 @@ class Stop(L.Callback):
         self.watched = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Take the signals over from Lightning, which calls our handler behind its own; watch the other ranks."""
+        """Replace Lightning's signal handling, and watch the other ranks."""
         SIGNALS.deferred = True
         silence_sigterm_handler(trainer)
         if not self.watched:
@@ -59,50 +59,48 @@ class Stop(L.Callback):
             return
         try:
             ended = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:  # somebody else was told first
+        except ChildProcessError:  # already collected elsewhere
             return
         if ended and ended.si_status:
             how = "code" if ended.si_code == os.CLD_EXITED else "signal"
             self.state.end("failed", 1, f"process {rank} of the run ended with {how} {ended.si_status}", is_over=False)
 
-    def is_asked(self, trainer: L.Trainer) -> bool:
-        """Whether any process was asked to stop; every process must call this at the same steps."""
+    def must_stop(self, trainer: L.Trainer) -> bool:
+        """Whether any process received a signal; every process must call this at the same steps."""
         self.left -= 1
         if self.left > 0:
             return False
         now = time.monotonic()
         mine = torch.tensor([SIGNALS.received, (now - self.since) / self.every], device=trainer.strategy.root_device)
         number, pace = trainer.strategy.reduce(mine, reduce_op="max").tolist()
-        self.every = self.left = max(1, min(ASK_STEPS, int(ASK_SECONDS / max(pace, 1e-6))))
+        self.every = self.left = max(1, min(SYNC_STEPS, int(SYNC_SECONDS / max(pace, 1e-6))))
         self.since = now
         SIGNALS.agreed = int(number)
         return bool(number)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """Let Lightning stop as soon as the step is logged; never between accumulated batches."""
-        if not is_accumulating(trainer) and self.is_asked(trainer):
+        if not is_accumulating(trainer) and self.must_stop(trainer):
             request_stop(trainer)
 
     def on_validation_start(self, trainer, pl_module) -> None:
-        """Begin no validation behind a step that was to be the last."""
+        """Start no validation after what should be the last step."""
         if SIGNALS.agreed:
             raise SIGTERMException
         self.left = 1
 
     def on_test_start(self, trainer, pl_module) -> None:
-        """Ask behind the first batch."""
         self.left = 1
 
     def stop_now(self, trainer: L.Trainer) -> None:
-        """Stop at the end of a batch of evaluation."""
-        if self.is_asked(trainer):
+        if self.must_stop(trainer):
             raise SIGTERMException
 
-    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:  # noqa: D102
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         self.stop_now(trainer)
 
-    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:  # noqa: D102
+    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         self.stop_now(trainer)
 
-    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:  # noqa: D102
+    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         self.stop_now(trainer)

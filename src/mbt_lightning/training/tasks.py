@@ -1,6 +1,6 @@
-"""What a model is trained for: the loss of a clip and the scores of a test set, side by side for every task.
+"""Training tasks: the loss of a clip and the scores of a test set.
 
-Targets are float (B, num_classes), mixed or not. Scores are fractions from 0 to 1, except for the counts among them.
+Targets are float (B, num_classes), mixed or not. Scores are fractions from 0 to 1, except for counts.
 """
 
 from __future__ import annotations
@@ -21,25 +21,21 @@ LogMean = Callable[[Tensor], Tensor]
 
 
 class Task:
-    """The base of all tasks.
-
-    Args:
-        spec: the data's classes and their groups.
-    """
+    """The base class of all tasks; `spec` gives the data's classes and their groups."""
 
     main_score = ""
-    """The score that a run is judged by; larger is better."""
+    """The score by which runs are compared; larger is better."""
 
     def __init__(self, spec: DataSpec):
         self.classes = spec.classes
         self.groups = spec.groups
 
     def problem(self, labels: tuple[str, ...]) -> str | None:
-        """What is wrong with the labels of a clip for this task; None if nothing is."""
+        """What is wrong with the labels of a clip for this task; None if nothing."""
         return None
 
     def smooth(self, targets: Tensor, amount: float) -> Tensor:
-        """Label smoothing, y (1 - s) + s / C; after mixup, as the authors do."""
+        """Label smoothing, y (1 - s) + s / C; applied after mixup, as in the authors' code."""
         return targets * (1 - amount) + amount / targets.shape[-1]
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -55,7 +51,7 @@ class Task:
 
         Args:
             logits: (B, num_classes).
-            log_mean: logarithms (B, num_classes) -> (N, num_classes), those of the mean over the rows of each clip.
+            log_mean: log probabilities (B, num_classes) -> (N, num_classes), of the mean over the rows of each clip.
         """
         raise NotImplementedError
 
@@ -63,40 +59,38 @@ class Task:
     def scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
         """Scores of a set of clips, from logits (N, num_classes) and their unmixed targets.
 
-        A set with a logit that is not finite has no order, and every score of it is NaN.
+        If any logit is not finite, the clips have no order, and every score is NaN.
         """
         if logits.isfinite().all():
             return self.finite_scores(logits, targets)
         return dict.fromkeys(self.finite_scores(torch.zeros_like(logits), targets), math.nan)
 
     def finite_scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
-        """Scores of a set of clips all of whose logits are finite; always of the same names."""
+        """The scores if all logits are finite; always with the same names."""
         raise NotImplementedError
 
 
 class Multilabel(Task):
-    """Any number of classes a clip: BCE summed over classes, mean average precision.
+    """Any number of classes per clip: binary cross entropy summed over classes, mean average precision.
 
-    The sum is the authors': torch's own mean over classes is smaller by their number, and the paper's learning rate
+    The sum is the authors' choice: torch's mean over classes is smaller by their number, and the paper's learning rate
     belongs to the sum.
     """
 
     main_score = "mAP"
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Binary cross entropy, summed over classes."""
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Of every class by itself."""
         return logits.sigmoid()
 
     def mean_probabilities(self, logits: Tensor, log_mean: LogMean) -> Tensor:
-        """The mean probability of each class against that of its absence; large ones do not all round to 1."""
+        """The log odds of each class's mean probability, without rounding large ones to 1."""
         return log_mean(F.logsigmoid(logits)) - log_mean(F.logsigmoid(-logits))
 
     def finite_scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
-        """`mAP` over the classes that have positives, how many had, and `mAP/<group>` for each group of classes."""
+        """`mAP` over the classes with positives, their number, and `mAP/<group>` for each group of classes."""
         precisions = average_precisions(logits, targets)
         known = ~precisions.isnan()
         result = {"mAP": nanmean(precisions), "classes_with_positives": float(known.sum())}
@@ -107,24 +101,20 @@ class Multilabel(Task):
 
 
 class Multiclass(Task):
-    """One class a clip: cross entropy, top-1 and top-5 accuracy."""
+    """One class per clip: cross entropy, top-1 and top-5 accuracy."""
 
     main_score = "top1"
 
     def problem(self, labels: tuple[str, ...]) -> str | None:
-        """A clip has one label."""
-        return None if len(labels) == 1 else f"task Multiclass wants one label, not {len(labels)}"
+        return None if len(labels) == 1 else f"task Multiclass needs one label, not {len(labels)}"
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy with (mixed) targets."""
         return F.cross_entropy(logits, targets, reduction="none")
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Softmax over the classes."""
         return logits.softmax(-1)
 
     def mean_probabilities(self, logits: Tensor, log_mean: LogMean) -> Tensor:
-        """The logarithm of the mean probabilities."""
         return log_mean(logits.log_softmax(-1))
 
     def finite_scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
@@ -139,15 +129,12 @@ class Multiclass(Task):
 
 
 class Multihead(Task):
-    """One class of each head a clip, as EPIC-KITCHENS' verb and noun; the action is the pair of both.
+    """One class of each head per clip, such as EPIC-KITCHENS' verb and noun; the action is the pair of both.
 
-    The heads are told by the class names: what stands before the first colon, as in `verb:3` and `noun:17`.
-
-    Args:
-        spec: the data's classes.
+    The head of a class is its name up to the first colon, as in `verb:3` and `noun:17`.
 
     Raises:
-        UserError: class names without head, or a head whose classes do not stand together.
+        UserError: class names without a head, or a head whose classes are not consecutive.
     """
 
     main_score = "action_top1"
@@ -157,35 +144,27 @@ class Multihead(Task):
         names = [name.split(":")[0] for name in spec.classes]
         for name in spec.classes:
             if ":" not in name:
-                raise UserError(f"class {name!r} names no head: task Multihead wants names like verb:3 and noun:17")
+                raise UserError(f"class {name!r} has no head: task Multihead needs names like verb:3 and noun:17")
         self.heads = {head: slice(names.index(head), names.index(head) + names.count(head)) for head in names}
         if any(set(names[where]) != {head} for head, where in self.heads.items()):
-            raise UserError(
-                f"the classes of a head must stand together in the class list; heads: {', '.join(self.heads)}"
-            )
+            raise UserError(f"the classes of a head must be consecutive in the class list: {', '.join(self.heads)}")
 
     def problem(self, labels: tuple[str, ...]) -> str | None:
-        """A clip has one label of each head."""
         heads = sorted(label.split(":")[0] for label in labels)
-        return (
-            None if heads == sorted(self.heads) else f"task Multihead wants one label of each: {', '.join(self.heads)}"
-        )
+        known = sorted(self.heads)
+        return None if heads == known else f"task Multihead needs one label of each head: {', '.join(self.heads)}"
 
     def smooth(self, targets: Tensor, amount: float) -> Tensor:
-        """Label smoothing within each head."""
         return torch.cat([super(Multihead, self).smooth(targets[:, w], amount) for w in self.heads.values()], dim=-1)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean over the heads of their cross entropies."""
         losses = [F.cross_entropy(logits[:, w], targets[:, w], reduction="none") for w in self.heads.values()]
         return torch.stack(losses).mean(0)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Softmax within each head."""
         return torch.cat([logits[:, w].softmax(-1) for w in self.heads.values()], dim=-1)
 
     def mean_probabilities(self, logits: Tensor, log_mean: LogMean) -> Tensor:
-        """The logarithm of the mean probabilities of each head."""
         return torch.cat([log_mean(logits[:, w].log_softmax(-1)) for w in self.heads.values()], dim=-1)
 
     def finite_scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
@@ -197,7 +176,7 @@ class Multihead(Task):
         return result | self.action_scores(logits, targets)
 
     def action_scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
-        """Top-1 and top-5 accuracy of the combination of all heads, in parts of the set (the pairs are many)."""
+        """Top-1 and top-5 accuracy of the combination of all heads, in parts of the set: there are many pairs."""
         hits: dict[str, list[Tensor]] = {"action_top1": [], "action_top5": []}
         for rows, truth in zip(logits.double().split(256), targets.split(256), strict=True):
             product, true = torch.ones(len(rows), 1, dtype=torch.double), torch.zeros(len(rows), dtype=torch.long)
@@ -212,8 +191,8 @@ class Multihead(Task):
 def average_precisions(logits: Tensor, targets: Tensor) -> Tensor:
     """Average precision of every class, float64 (num_classes,); nan where a class has no positive.
 
-    Only the order of the scores matters, so their ranks are given to torchmetrics: probabilities of large logits
-    would all round to 1 and tie.
+    Only the order of the scores matters, so torchmetrics gets their ranks: probabilities of large logits would all
+    round to 1 and tie.
     """
     result = torch.full((logits.shape[1],), torch.nan, dtype=torch.double)
     for c in range(logits.shape[1]):
@@ -224,7 +203,7 @@ def average_precisions(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def topk_accuracy(logits: Tensor, true: Tensor, k: int) -> float:
-    """Part of the rows whose true class is among the k largest logits; nan without rows."""
+    """Fraction of the rows whose true class is among the k largest logits; nan without rows."""
     return topk_hits(logits, true, k).mean().item()
 
 
@@ -239,5 +218,4 @@ def topk_hits(logits: Tensor, true: Tensor, k: int) -> Tensor:
 
 
 def nanmean(values: Tensor) -> float:
-    """Mean of what is not nan; nan if nothing is."""
     return values.nanmean().item()

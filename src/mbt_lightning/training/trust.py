@@ -1,9 +1,8 @@
-"""Whom a weight file may name: its configuration is data of a stranger, and building it must run nothing of theirs.
+"""Which names a weight file may use: its configuration is foreign data, and building it must not run foreign code.
 
-A class that a configuration names is built, and a function is called. What a person writes on the command line or in
-files of their own is free. What comes out of a weight file may name only classes of this package and optimisers of
-`torch.optim`, each in a place that expects such a class; all else has to be trusted by the name of its module. Nothing
-is imported before its name has passed.
+A class that a configuration names is built, and a function is called. Users' own command lines and files may name
+anything. A weight file may only name classes of this package and optimisers of `torch.optim`, each where such a class
+is expected; any other module must be trusted explicitly. Nothing is imported before its name has been accepted.
 """
 
 from __future__ import annotations
@@ -30,30 +29,30 @@ from mbt_lightning.model.mbt import MBT
 from mbt_lightning.training.module import AudioVisualClassifier, sgd
 
 KNOWN = ("mbt_lightning", "torch.optim")
-"""Where the classes are defined that every weight file may name."""
+"""The modules of the classes that every weight file may name."""
 
 FUNCTIONS = {f"{sgd.__module__}.{sgd.__qualname__}": Optimizer, "mbt_lightning.sgd": Optimizer}
-"""The functions that may be named, and what they make."""
+"""The functions that may be named, and what they create."""
 
 TRAINING_ONLY = ("optimizer", "init", "mixup")
-"""What `model` names for a training alone; a model that is only used is built without."""
+"""Settings of `model` that only training needs; other models are built without them."""
 
 SIMPLE = (str, int, float, bool, type(None), Path, timedelta)
-"""Types of values that name nothing."""
+"""Types whose values are not names."""
 
 WORD = re.compile(r"[\w-]*")
 
 
 def check_config(config: Mapping[str, Any], path: str | Path, trust: Iterable[str] = ()) -> None:
-    """Refuse a configuration out of a weight file that names what a stranger may not name.
+    """Refuse a configuration from a weight file that uses forbidden names.
 
     Args:
-        config: its parts that will be built: `model`, `data`, `trainer`, ...
+        config: the parts that will be built: `model`, `data`, `trainer`, ...
         path: the file, for the message.
-        trust: modules, or full names in them, that may be named too; those of `--trust` and `MBT_TRUST` always may.
+        trust: further allowed modules, or full names in them; those of `--trust` and `MBT_TRUST` are always allowed.
 
     Raises:
-        UserError: a place names something else, or holds what is no plain data.
+        UserError: a forbidden name, or a value that is not plain data.
     """
     places = {"model": model_hints(), "data": hints_of(AudioVisualData), "trainer": hints_of(Trainer)}
     check = Check(path, (*KNOWN, *trusted(), *([trust] if isinstance(trust, str) else trust)))
@@ -65,18 +64,12 @@ def check_config(config: Mapping[str, Any], path: str | Path, trust: Iterable[st
 
 
 class Check:
-    """The walk through a configuration, place by place, beside the types that the places have.
-
-    Args:
-        path: the weight file.
-        allowed: modules that may be named.
-    """
+    """Walks through a configuration, comparing each value with the type of its place."""
 
     def __init__(self, path: str | Path, allowed: Sequence[str]):
         self.path, self.allowed = path, tuple(allowed)
 
     def refuse(self, place: str, value: Any, why: str, module: str = "MODULE") -> typing.NoReturn:
-        """Say in one line what is wrong where, and how to allow it."""
         text = value if isinstance(value, str) else repr(value)
         raise UserError(
             f"{self.path}: its {place[:100]} is {text[:100]!r}, {why}: a weight file may name classes of mbt_lightning "
@@ -85,20 +78,19 @@ class Check:
         )
 
     def settings(self, place: str, value: Any, hints: Mapping[str, Any]) -> None:
-        """Check a mapping of settings by name."""
         if not isinstance(value, Mapping):
             self.refuse(place, value, "not a mapping of settings")
         for name, part in value.items():
             self.value(self.below(place, name), part, hints.get(name, Any))
 
     def below(self, place: str, name: Any) -> str:
-        """The name of a place within another; a dotted one would stand for a place elsewhere."""
+        """The name of a place within another; a dotted name would refer to another place."""
         if not isinstance(name, str) or not WORD.fullmatch(name):
             self.refuse(place, name, "no name of a setting")
         return f"{place}.{name}"
 
     def value(self, place: str, value: Any, hint: Any) -> None:
-        """Check a value in a place of a type."""
+        """Check a value for a place of a type."""
         if isinstance(value, str):
             self.text(place, value, hint)
         elif isinstance(value, Mapping):
@@ -110,14 +102,14 @@ class Check:
             self.refuse(place, value, "no plain data")
 
     def text(self, place: str, value: str, hint: Any) -> None:
-        """Check a text, which in the place of a class is its name."""
+        """Check a text, which may be the name of a class."""
         kinds = leaves(hint)
         is_word = WORD.fullmatch(value) and (str in kinds or not bases_of(hint))
         if not is_word and not is_number(value) and not kinds <= {*SIMPLE, dict} and value not in self.functions(hint):
             self.named(place, value, hint)
 
     def functions(self, hint: Any) -> list[str]:
-        """The functions that may stand in a place."""
+        """The functions allowed in a place."""
         return [name for name, made in FUNCTIONS.items() if issubclass(made, bases_of(hint))]
 
     def mapping(self, place: str, value: Mapping[str, Any], hint: Any) -> None:
@@ -167,12 +159,10 @@ class Check:
         return found[0]
 
     def allows(self, name: str) -> bool:
-        """Whether a full name lies in a module that may be named."""
         return any(name == module or name.startswith(f"{module}.") for module in self.allowed)
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a number."""
     try:
         float(text)
     except ValueError:
@@ -181,20 +171,20 @@ def is_number(text: str) -> bool:
 
 
 def subclasses(base: type) -> list[type]:
-    """A class and all loaded ones that derive from it."""
+    """A class and all its loaded subclasses."""
     children: list[type] = type.__subclasses__(base)
     return [base, *(kind for child in children for kind in subclasses(child))]
 
 
 def bases_of(hint: Any) -> tuple[type, ...]:
-    """The classes of which one may be named in a place of a type; none where only plain values may stand."""
+    """The classes of which one may be named in a place of a type; none if only plain values are allowed."""
     return tuple(kind for kind in leaves(hint) if isinstance(kind, type) and kind not in (*SIMPLE, dict, Any))
 
 
 def leaves(hint: Any) -> set[Any]:
-    """The types in a type: of its alternatives, of what lists and mappings hold, and what callables make.
+    """The types in a type: of alternatives, of the contents of lists and mappings, and of results of callables.
 
-    A mapping counts as `dict` beside what it holds; what nothing is known of as `Any`.
+    A mapping also counts as `dict`; an unknown type as `Any`.
     """
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if hint is Ellipsis:
@@ -218,17 +208,17 @@ def leaves(hint: Any) -> set[Any]:
 
 @cache
 def hints_of(kind: type) -> dict[str, Any]:
-    """The types of a class's settings by name, those that it hands on to its bases included."""
+    """The types of a class's settings by name, including those passed on to its bases."""
     found: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         if "__init__" in vars(base):
             try:
                 found |= typing.get_type_hints(base.__init__)  # type: ignore[misc]
-            except (NameError, TypeError):  # names that only type checkers know: then nothing is known of it
+            except (NameError, TypeError):  # names that only type checkers know: the types stay unknown
                 continue
     return found
 
 
 def model_hints() -> dict[str, Any]:
-    """The types of the settings of `model`, the network's included."""
+    """The types of the settings of `model`, including those of the network."""
     return hints_of(MBT) | hints_of(AudioVisualClassifier)

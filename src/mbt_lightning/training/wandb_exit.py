@@ -1,7 +1,7 @@
-"""How a run of W&B ends: with the program's exit code, in bounded time, and with a word on what is missing.
+"""The end of a W&B run: with the program's exit code, in bounded time, and with a message about missing data.
 
-Free of torch and Lightning, so that it can stand around everything that the program does, its imports included. W&B is
-imported only where there is a run to end, or an agent that waits for one.
+Free of torch and Lightning, so that it can wrap the whole program including its imports. W&B is imported only if there
+is a run to end, or an agent that waits for one.
 """
 
 from __future__ import annotations
@@ -18,39 +18,38 @@ from mbt_lightning.errors import one_line
 from mbt_lightning.process import bounded
 
 FINISH_SECONDS = 120.0
-"""How long W&B may take for its last uploads, unless a run says otherwise."""
+"""Default time limit of W&B's last uploads."""
 
 INIT_SECONDS_OF_A_FAILURE = 20.0
-"""How long W&B may take to note a run that failed before it began."""
+"""Time limit for reporting a run that failed before it started."""
 
 STOPPED = (130, 143)
 STOP_SECONDS = 10.0
-"""Exit codes of a run that was asked to stop, and how long W&B may take then: whoever asked waits, or kills."""
+"""Exit codes of a stopped run, and the time limit of W&B in that case: whoever stopped it waits, or kills it."""
 
 GRACE_SECONDS = 30.0
-"""How much longer than it was told W&B may take before the program leaves without it."""
+"""Time beyond W&B's own limit before the program exits without it."""
 
 
-def say(text: str) -> None:
-    """Print a line for the reader of the run."""
+def log_line(text: str) -> None:
     print(f"mbt: {text}", file=sys.stderr, flush=True)
 
 
 def is_first_process() -> bool:
-    """Whether this is the one process of a run that speaks to W&B."""
+    """Whether this is the only process of the run that uses W&B."""
     ranks = [os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")]
     return set(ranks) <= {"0", ""}
 
 
 @contextmanager
 def recorded(words: list[str]) -> Iterator[None]:
-    """Run the program inside of this: its W&B run ends as the program does.
+    """Run the program inside this context: its W&B run ends with it.
 
-    A program of a sweep that fails before it has a run (a misspelt setting, a package that is missing) gets one that
-    says so; without it W&B would show a run that never was.
+    A W&B sweep's program that fails before its run exists (a misspelt setting, a missing package) gets a failed run;
+    without one, W&B would show a run that never started.
 
     Args:
-        words: the program's command line; only a `fit` can be the run that an agent waits for.
+        words: the program's command line; an agent only waits for a `fit`.
     """
     code, message = 0, ""
     try:
@@ -68,38 +67,35 @@ def recorded(words: list[str]) -> Iterator[None]:
     finally:
         if is_first_process():
             if code and words[:1] == ["fit"] and os.environ.get("WANDB_SWEEP_ID") and not had_run():
-                begin_failed()
+                report_failed_start()
             finish(code, message)
 
 
 def had_run() -> bool:
-    """Whether this process has, or had, a run of W&B."""
     return "wandb" in sys.modules and open_run() is not None
 
 
 def open_run() -> Any:
-    """The run of W&B that is open in this process; None if there is none."""
     return getattr(sys.modules.get("wandb"), "run", None)
 
 
-def begin_failed() -> None:
-    """Begin the run that an agent waits for, when nothing can be said of it but that it failed."""
+def report_failed_start() -> None:
+    """Start the run that an agent waits for, only to report its failure."""
 
-    def begin() -> None:
+    def start() -> None:
         import wandb
 
-        settings = {"init_timeout": INIT_SECONDS_OF_A_FAILURE, "quiet": True} | finish_setting(
-            INIT_SECONDS_OF_A_FAILURE
-        )
+        settings: dict[str, Any] = {"init_timeout": INIT_SECONDS_OF_A_FAILURE, "quiet": True}
+        settings |= finish_setting(INIT_SECONDS_OF_A_FAILURE)
         wandb.init(resume="allow", settings=wandb.Settings(**settings))
 
-    failure = bounded(begin, 2 * INIT_SECONDS_OF_A_FAILURE)
+    failure = bounded(start, 2 * INIT_SECONDS_OF_A_FAILURE)
     if failure is not None:
-        say(f"the failure could not be reported to the sweep: {one_line(failure)}")
+        log_line(f"the failure could not be reported to the sweep: {one_line(failure)}")
 
 
 def finish_setting(seconds: float) -> dict[str, Any]:
-    """The setting that bounds the end of a run, where W&B knows it and the environment does not say otherwise."""
+    """The setting that bounds the end of a run, if W&B knows it and the environment does not set it."""
     import wandb
 
     known = "finish_timeout" in wandb.Settings.model_fields and "WANDB_FINISH_TIMEOUT" not in os.environ
@@ -107,13 +103,9 @@ def finish_setting(seconds: float) -> dict[str, Any]:
 
 
 def finish(code: int, message: str = "") -> None:
-    """End the run that is open, if there is one, and say what W&B has not got of it.
+    """End the open run, if any, with the program's exit code and error message, and report what W&B has not received.
 
-    The process is left at once, with its exit code, if W&B does not come back from its own time limit.
-
-    Args:
-        code: the program's exit code, which becomes the run's.
-        message: why it failed, one line; stands in the run's summary as `error`, beside `exit_code`.
+    If W&B exceeds its own time limit, the process exits immediately with its exit code.
     """
     run = open_run()
     if run is None:
@@ -122,32 +114,32 @@ def finish(code: int, message: str = "") -> None:
         run.finish(exit_code=code)
         return
     path, is_offline, folder = run.path, run.offline, Path(run.dir).parent
-    seconds = getattr(run.settings, "finish_timeout", FINISH_SECONDS)  # 0: the user wants to wait for ever
+    seconds = getattr(run.settings, "finish_timeout", FINISH_SECONDS)  # 0: no limit
 
     def end() -> None:
         run.summary.update({"exit_code": code, "error": message})
         run.finish(exit_code=code)
 
-    begun = time.monotonic()
+    started = time.monotonic()
     is_stopped = code in STOPPED
     longest = STOP_SECONDS if is_stopped else seconds + GRACE_SECONDS if seconds else None
     failure = bounded(end, longest)
-    in_time = not seconds or time.monotonic() - begun < seconds
+    in_time = not seconds or time.monotonic() - started < seconds
     if is_offline:
-        say(f"this run is on this machine only; to upload it: wandb sync {folder}")
+        log_line(f"this run is only on this machine; to upload it: wandb sync {folder}")
     elif failure or not in_time or not (is_stopped or has_ended(path)):
         why = f" ({one_line(failure)})" if failure else ""
-        say(f"W&B does not confirm to have all of this run{why}; to upload it: wandb sync --include-online {folder}")
+        log_line(f"W&B may not have all of this run{why}; to upload it: wandb sync --include-online {folder}")
     if failure:
-        bounded(sys.modules["wandb"].teardown, 10)  # or it fails once more in W&B's own exit handler
+        bounded(sys.modules["wandb"].teardown, 10)  # else it fails again in W&B's own exit handler
     if isinstance(failure, TimeoutError):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # W&B's own exit handlers would wait for it once more
+        os._exit(code)  # W&B's own exit handlers would wait again
 
 
 def has_ended(path: str) -> bool:
-    """Whether W&B knows that a run has ended, so has all that came before."""
+    """Whether W&B knows that a run has ended, so has everything before."""
 
     def ask() -> None:
         import wandb
@@ -156,6 +148,6 @@ def has_ended(path: str) -> bool:
             if wandb.Api(timeout=5).run(path).state not in ("running", "pending"):
                 return
             time.sleep(1)
-        raise LookupError("it still counts as running")
+        raise LookupError("the run is still shown as running")
 
     return bounded(ask, 20.0) is None

@@ -1,4 +1,4 @@
-"""Manifests: what is read in which spelling, by which line a mistake is told, writing, and what workers share."""
+"""Manifests: formats, errors by line, writing, and sharing between workers."""
 
 import csv
 import json
@@ -44,8 +44,8 @@ def only(manifest) -> Example:
 
 CSV = """clip_id,video,audio,start_seconds,end_seconds,labels,split
 a,clips/a.mp4,,,,dog|cat,train
-b,clips/b.mp4,sound/b.wav,1.5,4,dog,train
-c,,sound/c.wav,2,,,test
+b,clips/b.mp4,audio/b.wav,1.5,4,dog,train
+c,,audio/c.wav,2,,,test
 """
 
 
@@ -55,9 +55,9 @@ def jsonl(*rows: dict) -> str:
 
 JSONL = jsonl(
     {"clip_id": "a", "video": "clips/a.mp4", "labels": ["dog", "cat"], "split": "train"},
-    {"clip_id": "b", "video": "clips/b.mp4", "audio": "sound/b.wav", "start_seconds": 1.5, "end_seconds": 4}
+    {"clip_id": "b", "video": "clips/b.mp4", "audio": "audio/b.wav", "start_seconds": 1.5, "end_seconds": 4}
     | {"labels": ["dog"], "split": "train"},
-    {"clip_id": "c", "audio": "sound/c.wav", "start_seconds": "2", "end_seconds": None, "labels": [], "split": "test"},
+    {"clip_id": "c", "audio": "audio/c.wav", "start_seconds": "2", "end_seconds": None, "labels": [], "split": "test"},
 )
 
 
@@ -81,9 +81,9 @@ def test_every_spelling_gives_the_same(write, tmp_path, name, text) -> None:
     assert manifest.splits == {
         "train": [
             Example("a", f"{root}/clips/a.mp4", f"{root}/clips/a.mp4", 0.0, None, ("dog", "cat")),
-            Example("b", f"{root}/clips/b.mp4", f"{root}/sound/b.wav", 1.5, 4.0, ("dog",)),
+            Example("b", f"{root}/clips/b.mp4", f"{root}/audio/b.wav", 1.5, 4.0, ("dog",)),
         ],
-        "test": [Example("c", None, f"{root}/sound/c.wav", 2.0, None, ())],
+        "test": [Example("c", None, f"{root}/audio/c.wav", 2.0, None, ())],
     }
     assert manifest.classes == ("cat", "dog") and manifest.groups == () and manifest.left_out == {}
 
@@ -132,7 +132,7 @@ class TestLabels:
         assert only(read_manifest(write(f"video,labels,split\na.mp4,{cell},train\n"))).labels == labels
 
     def test_numbers_in_jsonl(self, write) -> None:
-        """As in a JSON list of a CSV cell, and as they stand in a class list."""
+        """As in a JSON list of a CSV cell, and as in a class list."""
         write("name\n3\n12\n", "classes.csv")
         row = {"video": "a.mp4", "labels": [3], "split": "train"}
         assert only(read_manifest(write(jsonl(row), "m.jsonl"))).labels == ("3",)
@@ -159,9 +159,9 @@ class TestClasses:
             ("", r"classes\.csv: column name is missing; there are: none"),
             ("name\n", r"classes\.csv: the class list is empty"),
             ("name,group\n,pets\ndog,pets\n", r"classes\.csv: a class has no name"),
-            ("name\ntimpani, tympany\n", r"classes\.csv:2: the row does not have 1 columns as the header"),
+            ("name\ntimpani, tympany\n", r"classes\.csv:2: 2 columns, but the header has 1"),
             ('name\n"dog\n', r"classes\.csv:2: unexpected end of data; check the quotes"),
-            ("name\ndog\ncat\ndog\n", r"classes\.csv: class 'dog' occurs twice"),
+            ("name\ndog\ncat\ndog\n", r"classes\.csv: class 'dog' is listed twice"),
             ("name\ncat\ndoge\n", r"manifest\.csv:2: label 'dog' is not in .*classes\.csv; did you mean 'doge'\?"),
             ("name\nxylophone\n", r"manifest\.csv:2: label 'dog' is not in .*classes\.csv$"),
         ],
@@ -205,7 +205,7 @@ def test_a_split_without_clips(write) -> None:
 
 
 class TestDigest:
-    def test_says_what_was_read(self, write) -> None:
+    def test_reports_what_was_read(self, write) -> None:
         first = read_manifest(write(CSV)).digest
         assert read_manifest(write(CSV)).digest == first and len(first) == 16
         assert read_manifest(write(CSV.replace("dog", "dot"))).digest != first
@@ -233,8 +233,8 @@ WRONG_CSV = {
     "no media column": ("labels,split\ndog,train\n", "column video or audio is missing; there are: labels, split"),
     "no media": (HEAD + "b,,dog,train,,\n", r"m\.csv:3: neither video nor audio names a file"),
     "no split": (HEAD + "b,b.mp4,dog,,,\n", r"m\.csv:3: split is empty; write train, val or test"),
-    "short row": (HEAD + "b,b.mp4\n", r"m\.csv:3: the row does not have 6 columns as the header"),
-    "long row": (HEAD + "b,b.mp4,dog,train,,,Male, adult\n", r"m\.csv:3: the row does not have 6 columns"),
+    "short row": (HEAD + "b,b.mp4\n", r"m\.csv:3: 2 columns, but the header has 6"),
+    "long row": (HEAD + "b,b.mp4,dog,train,,,Male, adult\n", r"m\.csv:3: 8 columns, but the header has 6"),
     "id twice": (
         HEAD + "b,b.mp4,dog,train,,\na,c.mp4,dog,val,,\n",
         r"m\.csv:4: clip_id 'a' is already used at .*m\.csv:2",
@@ -251,8 +251,11 @@ WRONG_CSV = {
     ),
     "open quote": (HEAD + 'b,b.mp4,"dog,train,,\n', r"m\.csv:3: unexpected end of data; check the quotes"),
     "huge cell": (HEAD + f"b,b.mp4,{'x' * 200_000},train,,\n", r"m\.csv:3: field larger than field limit"),
-    "deep list": (HEAD + f"b,b.mp4,{'[' * 90_000},train,,\n", r"m\.csv:3: labels .* is none: nested too deeply"),
-    "broken list": (HEAD + "b,b.mp4,[dog,train,,\n", r"m\.csv:3: labels '\[dog' begins like a JSON list, but is none"),
+    "deep list": (HEAD + f"b,b.mp4,{'[' * 90_000},train,,\n", r"m\.csv:3: labels .*: nested too deeply"),
+    "broken list": (
+        HEAD + "b,b.mp4,[dog,train,,\n",
+        r"m\.csv:3: labels '\[dog' starts like a JSON list, but",
+    ),
 }
 ROW = {"video": "a.mp4", "labels": ["dog"], "split": "train"}
 WRONG_JSONL = {
@@ -273,13 +276,13 @@ WRONG_JSONL = {
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG_CSV.values(), ids=WRONG_CSV)
-def test_mistakes_in_csv_are_told_by_line(write, text, message) -> None:
+def test_mistakes_in_csv_are_reported_by_line(write, text, message) -> None:
     with pytest.raises(UserError, match=message):
         read_manifest(write(text, "m.csv"))
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG_JSONL.values(), ids=WRONG_JSONL)
-def test_mistakes_in_jsonl_are_told_by_line(write, text, message) -> None:
+def test_mistakes_in_jsonl_are_reported_by_line(write, text, message) -> None:
     with pytest.raises(UserError, match=message):
         read_manifest(write(text, "m.jsonl"))
 
@@ -291,7 +294,7 @@ def test_wrong_files_are_refused(write, tmp_path) -> None:
         read_manifest(tmp_path / "nowhere.csv")
     with pytest.raises(UserError, match=r"a manifest ends in \.parquet, \.jsonl, \.csv, not '\.txt'"):
         read_manifest(write("", "m.txt"))
-    with pytest.raises(UserError, match=r"column video occurs twice"):
+    with pytest.raises(UserError, match=r"column video is there twice"):
         read_manifest(write("video,labels,split,video\na.mp4,dog,train,b.mp4\n"))
 
 
@@ -348,7 +351,7 @@ class TestParquet:
             ({"labels": [["dog"], ["cat", None]]}, r"m\.parquet: row 2: labels is \['cat', None\]; write a list of"),
         ],
     )
-    def test_mistakes_are_told_by_row(self, tmp_path, changes, message) -> None:
+    def test_mistakes_are_reported_by_row(self, tmp_path, changes, message) -> None:
         columns = {"video": ["a.mp4", "b.mp4"], "labels": [["dog"], ["cat"]], "split": ["train", "val"]}
         columns |= {"end_seconds": [1.0, None]} | changes
         path = parquet(tmp_path / "m.parquet", **{name: cells for name, cells in columns.items() if cells})
@@ -363,11 +366,11 @@ class TestParquet:
             with pytest.raises(UserError, match=r"m\.parquet: not a Parquet file, or damaged: "):
                 read_manifest(path)
 
-    def test_a_column_that_stands_there_twice(self, tmp_path) -> None:
+    def test_a_repeated_column(self, tmp_path) -> None:
         columns = {"video": ["a.mp4"], "labels": [["dog"]], "split": ["train"], "audio": ["a.wav"]}
         table = pa.table(columns).rename_columns(["video", "labels", "split", "video"])
         pq.write_table(table, tmp_path / "m.parquet")
-        with pytest.raises(UserError, match=r"m\.parquet: column video occurs twice"):
+        with pytest.raises(UserError, match=r"m\.parquet: column video is there twice"):
             read_manifest(tmp_path / "m.parquet")
 
     @pytest.mark.parametrize(
@@ -444,7 +447,7 @@ class TestWriting:
         meta = json.loads((tmp_path / "m.csv.meta.json").read_text())
         assert meta.keys() == {"dataset", "counts", "hash"} and meta["dataset"] == "ave"
         write_manifest(tmp_path / "m.jsonl", ROWS, NAMES)  # the same class list
-        with pytest.raises(UserError, match=r"classes\.csv: is another class list; write into a new folder, or"):
+        with pytest.raises(UserError, match=r"classes\.csv: contains other classes; write to another folder"):
             write_manifest(tmp_path / "m.csv", [], ["owl"])
 
     def test_a_file_appears_when_it_is_complete(self, path) -> None:
@@ -468,20 +471,20 @@ class TestWriting:
             ({"start_seconds": 2.0, "end_seconds": 1.0}, r"row 2: end_seconds 1 is not after start_seconds 2"),
             ({"segment_end_seconds": float("inf")}, r"row 2: segment_end_seconds is inf; write seconds, 0 or more"),
             ({"video": Path("v.mp4")}, r"row 2: video is PosixPath\('v\.mp4'\); write a text"),
-            ({"video": "\ud83d.mp4"}, r"row 2: video '\\ud83d\.mp4' holds half a character"),
+            ({"video": "\ud83d.mp4"}, r"row 2: video '\\ud83d\.mp4' contains half a character"),
             ({"video": None}, r"row 2: neither video nor audio names a file"),
         ],
     )
-    def test_mistakes_are_told_by_row(self, path, changes, message) -> None:
+    def test_mistakes_are_reported_by_row(self, path, changes, message) -> None:
         wrong = ManifestRow("b", None, None, None, "b.mp4", None, None, None, ["dog"], "train")._replace(**changes)
         with pytest.raises(UserError, match=message):
             write_manifest(path, [ROWS[0], wrong], NAMES)
         assert not list(path.parent.iterdir())
 
     def test_class_lists_that_make_no_sense(self, path) -> None:
-        with pytest.raises(UserError, match="class 'dog' occurs twice"):
+        with pytest.raises(UserError, match="class 'dog' is listed twice"):
             write_manifest(path, ROWS, ["dog", "dog"])
-        with pytest.raises(UserError, match="there are 1 classes and 2 groups"):
+        with pytest.raises(UserError, match="1 classes, but 2 groups"):
             write_manifest(path, ROWS, ["dog"], ["a", "b"])
 
 
@@ -505,7 +508,7 @@ class TestHash:
         digests = {write_manifest(tmp_path / "m.parquet", r, NAMES)["hash"] for r in (rows, changed, rows[::-1])}
         assert len(digests) == 3
 
-    def test_tells_cells_apart_that_read_the_same_in_a_row(self, tmp_path) -> None:
+    def test_distinguishes_cells_that_read_the_same_in_a_row(self, tmp_path) -> None:
         digests = set()
         for labels in (["ab", "c"], ["a", "bc"]):
             rows = [ROWS[0]._replace(labels=labels)]
@@ -609,7 +612,7 @@ class TestClips:
     def test_a_folder_without_room(self, clips, tmp_path, monkeypatch) -> None:
         (tmp_path / "file").touch()
         monkeypatch.setenv("MBT_CACHE", str(tmp_path / "file"))
-        with pytest.raises(UserError, match=r"name a folder with room for the table by MBT_CACHE"):
+        with pytest.raises(UserError, match=r"set MBT_CACHE"):
             read_manifest(tmp_path / "m.parquet")
 
     def test_small_tables_need_no_file(self, tmp_path, monkeypatch) -> None:

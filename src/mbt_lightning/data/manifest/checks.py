@@ -1,4 +1,4 @@
-"""Checks of a manifest's rows, which also count and hash them: nonsense is refused with its file and line."""
+"""Checks of a manifest's rows, by file and line; the same pass also counts and hashes them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from mbt_lightning.errors import UserError, did_you_mean
 
 
 class Check:
-    """Takes batches of rows, refuses nonsense, and counts and hashes the rows.
+    """Refuses invalid rows, and counts and hashes all.
 
     Args:
-        classes: the class names that labels must have; empty: any.
+        classes: the class names that labels may have; empty: any.
         source: name of the class list in messages.
         extra: further columns that are stored.
     """
@@ -57,14 +57,13 @@ class Check:
         return {split: stored.filter(pc.equal(batch["split"], split)) for split in splits}
 
     def count(self, batch: pa.RecordBatch) -> None:
-        """Count rows by split and status."""
         pairs = pa.table({name: batch[name] for name in ("split", "status")}).group_by(["split", "status"])
         for row in pairs.aggregate([([], "count_all")]).to_pylist():
             by_status = self.counts.setdefault(row["split"] or "", {})
             by_status[row["status"]] = by_status.get(row["status"], 0) + row["count_all"]
 
     def hash(self, batch: pa.RecordBatch) -> None:
-        """Hash every column by itself, lengths apart from contents, so that the size of the batches does not matter."""
+        """Hash every column separately, lengths apart from contents, so that the batch size does not matter."""
         for name in batch.schema.names:
             cells = batch[name]
             if pa.types.is_list(cells.type):
@@ -86,7 +85,7 @@ class Check:
         return hashlib.sha256(json.dumps([parts, classes, groups]).encode()).hexdigest()[:16]
 
     def label_indices(self, rows: Rows, batch: pa.RecordBatch, usable: NDArray[np.int64]) -> pa.ListArray:
-        """The labels as indices of classes; without a class list every new label becomes one."""
+        """The labels as class indices; without a class list every new label becomes a class."""
         labels = pc.list_flatten(batch["labels"]).dictionary_encode()
         names = labels.dictionary.to_pylist()
         if not self.closed:
@@ -100,8 +99,7 @@ class Check:
             raise rows.error(row, reason if label else "a label is empty")
         return to_lists(indices, batch["labels"])
 
-    def unique_ids(self) -> None:
-        """Refuse a clip_id that occurs twice."""
+    def check_unique_ids(self) -> None:
         ids = pa.chunked_array(self.ids, pa.string())
         if pc.count_distinct(ids).as_py() == len(ids):
             return
@@ -114,7 +112,7 @@ class Check:
 def sort_classes(
     index: Mapping[str, int], parts: Mapping[str, list[pa.RecordBatch]]
 ) -> tuple[tuple[str, ...], dict[str, list[pa.RecordBatch]]]:
-    """The classes that occurred in the order of their names, and the rows with their labels as indices of these."""
+    """The classes that occurred, sorted by name, and the rows with their labels as indices into them."""
     names = tuple(sorted(index))
     place = np.zeros(len(names), np.int32)
     place[[index[name] for name in names]] = np.arange(len(names))
@@ -127,13 +125,12 @@ def sort_classes(
 
 
 def to_lists(values: NDArray, like: pa.ListArray) -> pa.ListArray:
-    """Values in lists that are as long as those of `like`."""
     ends = np.cumsum(pc.list_value_length(like).to_numpy(), dtype=np.int32)
     return pa.ListArray.from_arrays(np.concatenate([np.zeros(1, np.int32), ends]), values)
 
 
 def check_cells(rows: Rows, batch: pa.RecordBatch, usable: NDArray[np.int64]) -> None:
-    """Refuse nonsense in cells; `batch` are the usable rows of `rows`."""
+    """Refuse invalid cells; `batch` are the usable rows of `rows`."""
 
     def first(wrong: pa.Array) -> int | None:
         index = pc.index(wrong, True).as_py()
@@ -158,7 +155,7 @@ def check_cells(rows: Rows, batch: pa.RecordBatch, usable: NDArray[np.int64]) ->
 
 
 def text_of(cells: pa.Array) -> memoryview:
-    """All texts of a column without nulls, one after the other."""
+    """The concatenated texts of a column without nulls."""
     if not len(cells):
         return memoryview(b"")
     _, offsets, content = cells.buffers()

@@ -22,23 +22,23 @@ from numpy.typing import NDArray
 from mbt_lightning.errors import UserError, one_line
 
 BATCH_ROWS = 16_384
-"""So many rows are read or written at a time."""
+"""Number of rows that are read or written at a time."""
 
 
 class ManifestRow(NamedTuple):
-    """One row of a manifest that is to be written; the columns in their order.
+    """One row of a manifest; the fields are the columns in their order.
 
     Args:
         clip_id: unique name of the clip.
         source_id: the video that it was cut from.
-        segment_start_seconds: begin of the official segment on the source's time line; None: its begin.
-        segment_end_seconds: end of it; None: the source's end.
-        video: media file with the pictures, or None.
-        audio: media file with the sound if that is another one, or None.
-        start_seconds: begin of the same segment in the media file's own time; None: its begin.
-        end_seconds: end of it; None: the file's end.
+        segment_start_seconds: start of the official segment in the source; None: the source's start.
+        segment_end_seconds: its end; None: the source's end.
+        video: media file with the frames, or None.
+        audio: media file with the audio if that is another one, or None.
+        start_seconds: start of the same segment in the media file; None: the file's start.
+        end_seconds: its end; None: the file's end.
         labels: class names.
-        split: train, val, test or a name of your own.
+        split: train, val, test or another name.
         status: ok, or why training cannot use the clip.
         annotation: file:line of the official row.
     """
@@ -58,7 +58,6 @@ class ManifestRow(NamedTuple):
 
 
 def column_type(name: str) -> pa.DataType:
-    """What a column holds: text, seconds, or the list of labels."""
     if name == "labels":
         return pa.list_(pa.string())
     return pa.float64() if name.endswith("_seconds") else pa.string()
@@ -78,18 +77,18 @@ def schema_with(extra: Sequence[str]) -> pa.Schema:
 
 
 METADATA_KEY = "mbt_lightning"
-"""Where a Parquet file's own metadata holds ours, as JSON."""
+"""Key of our metadata, as JSON, in that of a Parquet file."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A batch of rows on its way in or out.
+    """A batch of rows that is read or written.
 
     Args:
         batch: the rows, with the types of `schema_with`, empty cells null (see `tidy`).
         places: line or number of each row.
-        where: what precedes the number of a place in messages, e.g. `m.csv:`.
-        given: the cells as they were given, by column, for messages.
+        where: text before that number in messages, e.g. `m.csv:`.
+        given: the original cells, by column, for messages.
     """
 
     batch: pa.RecordBatch
@@ -98,17 +97,14 @@ class Rows:
     given: Mapping[str, Any]
 
     def error(self, row: int, reason: str) -> UserError:
-        """What is wrong with a row."""
         return UserError(f"{self.where}{self.places[row]}: {reason}")
 
     def cell(self, name: str, row: int) -> str:
-        """A cell as it was given."""
         value = self.given[name][row]
         return repr(value.as_py() if isinstance(value, pa.Scalar) else value)
 
 
 def read_csv(path: Path, extra: Sequence[str] = ()) -> Iterator[Rows]:
-    """The rows of a CSV file with a header, with `extra` columns besides ours."""
     lines = csv_rows(path)
     header = [name.strip() for name in next(lines, (0, []))[1]]
     check_columns(path, header, extra)
@@ -120,23 +116,22 @@ def read_csv(path: Path, extra: Sequence[str] = ()) -> Iterator[Rows]:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, cells) of a CSV file, header and all; refuses a row of another length, or a quote out of place."""
+    """Yield (line, cells) of a CSV file including its header; refuses rows of another length and unmatched quotes."""
     check_text(path)
     with open(path, newline="", encoding="utf-8-sig") as file:
-        # Strict: a quote that was lost must not let one row swallow the next.
+        # Strict: after a lost quote a row must not absorb the next one.
         reader, columns = csv.reader(file, strict=True), 0
         try:
             for row in filter(None, reader):
                 columns = columns or len(row)
                 if len(row) != columns:
-                    raise UserError(f"{path}:{reader.line_num}: the row does not have {columns} columns as the header")
+                    raise UserError(f"{path}:{reader.line_num}: {len(row)} columns, but the header has {columns}")
                 yield reader.line_num, row
         except csv.Error as error:
             raise UserError(f"{path}:{reader.line_num}: {error}; check the quotes") from None
 
 
 def read_jsonl(path: Path, extra: Sequence[str] = ()) -> Iterator[Rows]:
-    """The rows of a file with a JSON object a line, with `extra` columns besides ours."""
     check_text(path)
     with open(path, encoding="utf-8-sig") as file:
         lines = ((number, line) for number, line in enumerate(file, start=1) if not line.isspace())
@@ -158,15 +153,14 @@ def read_jsonl(path: Path, extra: Sequence[str] = ()) -> Iterator[Rows]:
 
 
 def read_parquet(path: Path, extra: Sequence[str] = ()) -> Iterator[Rows]:
-    """The rows of a Parquet file, with `extra` columns besides ours."""
     with open_parquet(path) as file:
         schema, wanted = file.schema_arrow, schema_with(extra)
         check_columns(path, schema.names, extra)
         names = [name for name in wanted.names if name in schema.names]
         for name in names:
             if not fits(name, schema.field(name).type):
-                kind = "lists of texts" if name == "labels" else "numbers" if name in SECONDS else "texts"
-                raise UserError(f"{path}: column {name} is of type {schema.field(name).type}; write {kind}")
+                expected = "lists of texts" if name == "labels" else "numbers" if name in SECONDS else "texts"
+                raise UserError(f"{path}: column {name} is of type {schema.field(name).type}; write {expected}")
         done = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=names):
             batch.validate(full=True)  # that text is UTF-8
@@ -177,7 +171,6 @@ def read_parquet(path: Path, extra: Sequence[str] = ()) -> Iterator[Rows]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text says; raises ValueError where it is none."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -186,7 +179,6 @@ def parse_json(text: str | bytes) -> Any:
 
 @contextmanager
 def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    """A Parquet file; refuses what is none, or is damaged."""
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
             yield file
@@ -195,7 +187,6 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def fits(name: str, kind: pa.DataType) -> bool:
-    """Whether a Parquet column can be read as what it should hold."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
@@ -229,7 +220,7 @@ def to_rows(given: Mapping[str, Sequence], places: Sequence[int], where: str, ex
 
 
 def tidy(columns: Mapping[str, pa.Array], count: int, schema: pa.Schema) -> pa.RecordBatch:
-    """Columns as a batch of a schema: nothing missing, empty cells null, the defaults filled in."""
+    """Columns as a batch of a schema: complete, empty cells null, defaults filled in."""
     tidied = {field.name: columns.get(field.name, pa.nulls(count, field.type)) for field in schema}
     for name, cells in tidied.items():
         if cells.type == pa.string() and pc.any(pc.equal(cells, "")).as_py():
@@ -237,18 +228,17 @@ def tidy(columns: Mapping[str, pa.Array], count: int, schema: pa.Schema) -> pa.R
     tidied["status"] = pc.fill_null(tidied["status"], "ok")
     tidied["clip_id"] = pc.coalesce(tidied["clip_id"], tidied["video"], tidied["audio"])
     unusable = pc.not_equal(tidied["status"], "ok")
-    for name in SECONDS:  # whatever an unused row holds
+    for name in SECONDS:  # in unused rows anything may be there
         tidied[name] = pc.if_else(pc.and_(unusable, nonsense(tidied[name])), None, tidied[name])
     return pa.RecordBatch.from_arrays(list(tidied.values()), schema=schema)
 
 
 def nonsense(seconds: pa.Array) -> pa.Array:
-    """Which times are no finite numbers from 0 on; null where there is no time."""
+    """Which times are not finite numbers of 0 or more; null where there is no time."""
     return pc.invert(pc.and_(pc.greater_equal(seconds, 0.0), pc.less(seconds, math.inf)))
 
 
 def to_cell(name: str, value: Any, where: str) -> Any:
-    """One cell as text, or as a list of texts; refuses what is neither."""
     if name == "labels" and isinstance(value, list | tuple):
         return [to_cell("label", label, where) for label in value]
     if name not in (*TEXTS_ONLY, "labels") and isinstance(value, int | float):
@@ -259,12 +249,12 @@ def to_cell(name: str, value: Any, where: str) -> Any:
     try:
         (value or "").encode()
     except UnicodeEncodeError:
-        raise UserError(f"{where}: {name} {value!r} holds half a character; mend it") from None
+        raise UserError(f"{where}: {name} {value!r} contains half a character; correct it") from None
     return value
 
 
 def to_seconds(value: Any) -> float | None:
-    """A time; None if the cell is empty, not a number if it is none."""
+    """A time; None if the cell is empty, NaN if it is invalid."""
     if value is None or value == "":
         return None
     try:
@@ -274,23 +264,20 @@ def to_seconds(value: Any) -> float | None:
 
 
 def split_labels(text: str, where: str) -> list:
-    """The labels of a CSV cell: names separated by `|`, or a JSON list."""
     if text.startswith("["):
         try:
             return parse_json(text)
         except ValueError as error:
-            raise UserError(f"{where}: labels {text[:60]!r} begins like a JSON list, but is none: {error}") from None
+            raise UserError(f"{where}: labels {text[:60]!r} starts like a JSON list, but is not one: {error}") from None
     return [label.strip() for label in text.split("|") if label.strip()]
 
 
 def join_labels(labels: list[str]) -> str:
-    """The CSV cell that `split_labels` reads back."""
     text = "|".join(labels)
     return text if not text.startswith("[") and split_labels(text, "") == labels else json.dumps(labels)
 
 
 def written_rows(rows: Iterable[ManifestRow], path: Path) -> Iterator[Rows]:
-    """Rows that are to be written, in batches."""
     rows, done = iter(rows), 0
     while batch := list(islice(rows, BATCH_ROWS)):
         given = dict(zip(COLUMNS.names, zip(*batch, strict=True), strict=True))
@@ -299,7 +286,6 @@ def written_rows(rows: Iterable[ManifestRow], path: Path) -> Iterator[Rows]:
 
 
 def write_csv(path: Path, batches: Iterable[pa.RecordBatch], metadata: Callable) -> None:
-    """Write batches as a CSV file."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS.names)
@@ -310,7 +296,6 @@ def write_csv(path: Path, batches: Iterable[pa.RecordBatch], metadata: Callable)
 
 
 def write_jsonl(path: Path, batches: Iterable[pa.RecordBatch], metadata: Callable) -> None:
-    """Write batches as a file with a JSON object a line."""
     encode = json.JSONEncoder(ensure_ascii=False).encode
     with open(path, "w", encoding="utf-8") as file:
         for batch in batches:
@@ -319,7 +304,6 @@ def write_jsonl(path: Path, batches: Iterable[pa.RecordBatch], metadata: Callabl
 
 
 def write_parquet(path: Path, batches: Iterable[pa.RecordBatch], metadata: Callable[[], dict[str, Any]]) -> None:
-    """Write batches as a Parquet file, and into it what is known of all of them in the end."""
     with pq.ParquetWriter(path, COLUMNS, compression="zstd") as file:
         for batch in batches:
             file.write_batch(batch)
@@ -344,13 +328,11 @@ def to_list(cells: pa.Array | pa.ChunkedArray) -> list:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a format that is not known."""
     if path.suffix not in READERS:
         raise UserError(f"{path}: a manifest ends in {', '.join(READERS)}, not {path.suffix!r}")
 
 
 def check_text(path: Path) -> None:
-    """Refuse a file in another encoding than UTF-8."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -360,7 +342,7 @@ def check_text(path: Path) -> None:
 
 
 def check_columns(where: str | Path, columns: Collection[str], extra: Sequence[str] = ()) -> None:
-    """Refuse a table that lacks a column which all manifests have or a modality reads, or has one of ours twice."""
+    """Refuse a table that lacks a required column, or has one of ours twice."""
     missing = [name for name in ("labels", "split", *extra) if name not in columns]
     if missing or not ("video" in columns or "audio" in columns):
         lacking = ", ".join(missing) or "video or audio"
@@ -369,4 +351,4 @@ def check_columns(where: str | Path, columns: Collection[str], extra: Sequence[s
     if len(columns) > len(set(columns)):
         twice = [name for name, count in Counter(columns).items() if count > 1 and name in COLUMNS.names]
         if twice:
-            raise UserError(f"{where}: column {twice[0]} occurs twice")
+            raise UserError(f"{where}: column {twice[0]} is there twice")

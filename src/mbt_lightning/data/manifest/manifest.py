@@ -1,24 +1,24 @@
-"""The one table format that training reads: a Parquet, JSON-lines or CSV file with a row a clip, and its classes.
+"""The table format that training reads: a Parquet, JSON-lines or CSV file with one row per clip, and its class list.
 
 Columns (others are ignored, unless a modality reads them, see `mbt_lightning.data.modalities.ColumnModality`):
 
 - `clip_id` (optional): unique name; by default the media path.
-- `source_id`, `segment_start_seconds`, `segment_end_seconds` (optional): the official segment on the time line of the
-  video that it was cut from; empty: all of it.
-- `video`, `audio`: media files; relative paths are taken from `media_root`, by default the manifest's folder. An empty
-  `audio` means the audio of the video file; an empty `video` a clip of audio only.
-- `start_seconds`, `end_seconds` (optional): the labelled segment in the media file's own time; empty: the whole file.
+- `source_id`, `segment_start_seconds`, `segment_end_seconds` (optional): the official segment in the video that the
+  clip was cut from; empty: all of it.
+- `video`, `audio`: media files; relative paths start from `media_root`, by default the manifest's folder. An empty
+  `audio` means the audio of the video file; an empty `video` an audio-only clip.
+- `start_seconds`, `end_seconds` (optional): the labelled segment in the media file; empty: the whole file.
 - `labels`: class names; in CSV separated by `|`, or a JSON list. May be empty in a multi-label task.
-- `split`: `train`, `val`, `test`, or any name of your own.
-- `status` (optional): rows whose status is neither empty nor `ok` are left out, and counted.
-- `annotation` (optional): file:line that the row comes from.
+- `split`: `train`, `val`, `test`, or another name.
+- `status` (optional): rows with a status other than `ok` are left out, and counted.
+- `annotation` (optional): file:line of the official row.
 
-The classes in index order are in a Parquet file's own metadata, or in `classes.csv` beside the manifest: a column
-`name` and, if scores are wanted for groups of classes too, a column `group`. Without either the classes are the sorted
-labels of all rows.
+The classes in index order are in a Parquet file's own metadata, or in `classes.csv` next to the manifest: a column
+`name` and, for scores of groups of classes, a column `group`. Without either, the classes are the sorted labels of all
+rows.
 
-A table is read in batches of columns, so that two million rows cost seconds and little memory; what training needs of a
-large one is put into a memory-mapped file that all processes share.
+A table is processed in batches of columns, so two million rows take seconds and little memory; the part of a large one
+that training needs ends up in a memory-mapped file shared by all processes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from mbt_lightning.data.manifest.formats import (
     written_rows,
 )
 from mbt_lightning.data.manifest.shared_table import Clips, SharedTable, share
-from mbt_lightning.disk import replacing
+from mbt_lightning.disk import replacing, write_text
 from mbt_lightning.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
@@ -62,11 +62,11 @@ class Manifest:
 
     Args:
         path: the file.
-        splits: the usable examples of every split that has any, in the order of the rows.
+        splits: the usable clips of every split that has any, in row order.
         classes: class names in index order.
-        groups: one group name a class, or empty.
-        counts: rows of every split by status, the unusable ones included: {split: {status: rows}}.
-        digest: hash of all rows and the class list (first 16 hex digits of SHA-256); the same whatever the suffix.
+        groups: one group name per class, or empty.
+        counts: rows of every split by status, including unusable ones: {split: {status: rows}}.
+        digest: hash of all rows and the class list (first 16 hex digits of SHA-256); the same in every format.
         metadata: what `write_manifest` recorded about the table: data set, variant, options; or empty.
     """
 
@@ -79,7 +79,6 @@ class Manifest:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def split(self, name: str) -> Clips:
-        """The examples of one split; refuses one that has none."""
         if not self.splits.get(name):
             known = ", ".join(f"{k} ({len(v)})" for k, v in self.splits.items()) or "none"
             raise UserError(f"{self.path}: split {name!r} has no clips; the manifest's splits are: {known}")
@@ -87,7 +86,6 @@ class Manifest:
 
     @property
     def left_out(self) -> dict[str, int]:
-        """Rows that are not used, by status."""
         total: Counter[str] = Counter()
         for by_status in self.counts.values():
             total.update({status: rows for status, rows in by_status.items() if status != "ok"})
@@ -95,14 +93,13 @@ class Manifest:
 
     @property
     def about(self) -> dict[str, Any]:
-        """The metadata that a manifest made of this one keeps: all but what `write_manifest` determines itself."""
-        return {
-            key: value for key, value in self.metadata.items() if key not in ("classes", "groups", "counts", "hash")
-        }
+        """The metadata that a derived manifest keeps: all except what `write_manifest` computes."""
+        computed = ("classes", "groups", "counts", "hash")
+        return {key: value for key, value in self.metadata.items() if key not in computed}
 
     @property
     def coverage(self) -> dict[str, tuple[int, int]]:
-        """The clips that are used and all official ones, by split."""
+        """For every split, the number of used clips and of all official ones."""
         splits = {split: by_status for split, by_status in self.counts.items() if split}
         return {split: (by_status.get("ok", 0), sum(by_status.values())) for split, by_status in splits.items()}
 
@@ -118,18 +115,16 @@ def read_manifest(
     Args:
         path: a `.parquet`, `.jsonl` or `.csv` file.
         media_root: folder that relative media paths start from; default: the manifest's folder.
-        classes: the class list; default: that of a Parquet file's metadata, or `classes.csv` beside the manifest, or
+        classes: the class list; default: that in a Parquet file's metadata, or `classes.csv` next to the manifest, or
             else the labels that occur.
         extra: further columns, of texts, that `Example.extra` must hold; they enter the hash.
 
     Raises:
-        UserError: a missing file, a missing column, or a row that makes no sense, by file and line.
+        UserError: a missing file or column, or an invalid row, by file and line.
     """
     path, extra = Path(path), tuple(dict.fromkeys(extra))
     if not path.is_file():
-        raise UserError(
-            f"{path}: no such manifest; give a .parquet, .jsonl or .csv file, or `demo` for the embedded data"
-        )
+        raise UserError(f"{path}: no such manifest; give a .parquet, .jsonl or .csv file, or `demo`")
     check_suffix(path)
     metadata = read_metadata(path)
     class_file = Path(classes) if classes else path.parent / "classes.csv"
@@ -165,15 +160,15 @@ def read_table(
         extra: further columns that are kept.
 
     Returns:
-        The usable rows, split after split; the range of each split; the classes; the check, which has counted and
-        hashed all rows.
+        The usable rows, split by split; the range of each split; the classes; the check, which has counted and hashed
+        all rows.
     """
     check = Check(classes, source, extra)
     parts: dict[str, list[pa.RecordBatch]] = {}
     for rows in READERS[path.suffix](path, extra):
         for split, part in check.take(rows).items():
             parts.setdefault(split, []).append(part)
-    check.unique_ids()
+    check.check_unique_ids()
     if not classes:
         classes, parts = sort_classes(check.index, parts)
     ends = np.cumsum([0, *(sum(part.num_rows for part in of_split) for of_split in parts.values())]).tolist()
@@ -192,21 +187,21 @@ def write_manifest(
 ) -> dict[str, Any]:
     """Write a manifest; the file appears when it is complete.
 
-    Rows are taken in batches from any iterable, and checked as `read_manifest` does. A Parquet file holds its metadata;
-    that of the other formats is beside them, in `classes.csv` and `<manifest>.meta.json`.
+    Rows are taken in batches from any iterable, and checked as in `read_manifest`. A Parquet file contains its
+    metadata; for the other formats they are in `classes.csv` and `<manifest>.meta.json`.
 
     Args:
         path: the file; its suffix, `.parquet`, `.jsonl` or `.csv`, is its format.
-        rows: the rows, unusable clips included.
+        rows: the rows, including unusable clips.
         classes: class names in index order.
-        groups: one group name a class, or empty.
-        about: what else is known about the table, as plain data: `dataset`, `variant`, `options`.
+        groups: one group name per class, or empty.
+        about: further plain data about the table: `dataset`, `variant`, `options`.
 
     Returns:
         The metadata: `about`, and `classes`, `groups`, `counts` of rows by split and status, and `hash`.
 
     Raises:
-        UserError: a row that makes no sense, by its number; a `classes.csv` of another list.
+        UserError: an invalid row, by its number; a `classes.csv` with other classes.
     """
     path = Path(path)
     check_suffix(path)
@@ -214,14 +209,14 @@ def write_manifest(
     check_classes(path, names, groups)
     class_file = path.parent / "classes.csv"
     if path.suffix != ".parquet" and class_file.is_file() and read_classes(class_file) != (names, groups):
-        raise UserError(f"{class_file}: is another class list; write into a new folder, or delete it")
+        raise UserError(f"{class_file}: contains other classes; write to another folder, or delete it")
     check = Check(names, "the class list")
 
     def checked() -> Iterator[pa.RecordBatch]:
         for batch in written_rows(rows, path):
             check.take(batch)
             yield batch.batch
-        check.unique_ids()
+        check.check_unique_ids()
 
     def metadata() -> dict[str, Any]:
         known = {**(about or {}), "classes": list(names), "groups": list(groups)}
@@ -231,7 +226,7 @@ def write_manifest(
     with replacing(path) as unfinished:
         WRITERS[path.suffix](unfinished, checked(), metadata)
         if path.suffix != ".parquet":
-            write_beside(path, metadata())
+            write_metadata_files(path, metadata())
     return metadata()
 
 
@@ -248,20 +243,19 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def check_classes(path: Path, names: Sequence[str], groups: Sequence[str]) -> None:
-    """Refuse a class list that is empty or ambiguous."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if not names or "" in names:
         raise UserError(f"{path}: {'a class has no name' if names else 'the class list is empty'}")
     if twice:
-        raise UserError(f"{path}: class {twice[0]!r} occurs twice")
+        raise UserError(f"{path}: class {twice[0]!r} is listed twice")
     if any(groups) and not all(groups):
-        raise UserError(f"{path}: class {names[groups.index('')]!r} has no group, others have; give every class one")
+        raise UserError(f"{path}: class {names[groups.index('')]!r} has no group; give every class one, or none")
     if groups and len(groups) != len(names):
-        raise UserError(f"{path}: there are {len(names)} classes and {len(groups)} groups; give every class one")
+        raise UserError(f"{path}: {len(names)} classes, but {len(groups)} groups; give every class one")
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a manifest, from a Parquet file itself or else from beside it; empty if there are none."""
+    """The metadata of a manifest, from a Parquet file itself, else from the file next to it; empty if there is none."""
     where = path if path.suffix == ".parquet" else meta_file(path)
     text: bytes = b"{}"
     if path.suffix == ".parquet":
@@ -282,7 +276,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return metadata
 
 
-def write_beside(path: Path, metadata: Mapping[str, Any]) -> None:
+def write_metadata_files(path: Path, metadata: Mapping[str, Any]) -> None:
     """Write the metadata of a manifest that cannot hold it: the class list, and a file for the rest."""
     with (
         replacing(path.parent / "classes.csv") as unfinished,
@@ -292,17 +286,15 @@ def write_beside(path: Path, metadata: Mapping[str, Any]) -> None:
         columns = {name: cells for name, cells in columns.items() if cells}
         csv.writer(file).writerows([tuple(columns), *zip(*columns.values(), strict=True)])
     rest = {key: value for key, value in metadata.items() if key not in ("classes", "groups")}
-    with replacing(meta_file(path)) as unfinished:
-        unfinished.write_text(json.dumps(rest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(meta_file(path), json.dumps(rest, indent=2, ensure_ascii=False) + "\n")
 
 
 def relative(path: str | os.PathLike[str], folder: Path) -> str:
-    """A media path as a manifest in a folder names it: relative to it if it is inside, else the whole path."""
+    """A media path for a manifest in a folder: relative if it is inside the folder, else absolute."""
     full = os.path.abspath(path)
     inside = os.path.relpath(full, os.path.abspath(folder))
     return full if inside.startswith("..") else inside
 
 
 def meta_file(path: Path) -> Path:
-    """The file beside a manifest with its metadata."""
     return path.with_name(path.name + ".meta.json")

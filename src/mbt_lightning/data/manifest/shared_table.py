@@ -1,4 +1,4 @@
-"""The usable rows of a manifest in memory that all processes share, and Examples made of them one by one."""
+"""The usable rows of a manifest in memory shared by all processes, converted to Examples one by one."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from mbt_lightning.disk import cache_folder, mark_used, replacing
 from mbt_lightning.errors import UserError
 
 SHARED_BYTES = 16 * 2**20
-"""Tables larger than this are memory-mapped; smaller ones each process may have for itself."""
+"""Tables larger than this are memory-mapped; smaller ones are copied to each process."""
 
 RESIDENT_ROWS = 100
-"""After so many rows a process releases the pages that it has read: each may have brought in half a megabyte."""
+"""A process releases its pages after this many rows: each row may have read half a megabyte."""
 
 STORED = pa.schema([COLUMNS.field(n) for n in ("clip_id", "video", "audio", "start_seconds", "end_seconds")]).append(
     pa.field("labels", pa.list_(pa.int32()))
 )
-"""What an Example is made of: the labels are indices of classes."""
+"""The columns of an Example; the labels are class indices."""
 
 
 def stored_with(extra: Sequence[str]) -> pa.Schema:
@@ -37,14 +37,7 @@ def stored_with(extra: Sequence[str]) -> pa.Schema:
 
 
 class Clips(Sequence[Example]):
-    """The usable clips of a split: a view of the table that makes an `Example` of a row when it is asked for.
-
-    Args:
-        table: the rows of all splits.
-        rows: which of them.
-        classes: class names in index order.
-        root: folder that relative media paths start from.
-    """
+    """The usable clips of a split: a view of the table that converts a row to an `Example` on access."""
 
     def __init__(self, table: SharedTable, rows: range, classes: tuple[str, ...], root: str):
         self.table, self.rows, self.classes, self.root = table, rows, classes, root
@@ -57,7 +50,6 @@ class Clips(Sequence[Example]):
     @overload
     def __getitem__(self, index: slice) -> Clips: ...
     def __getitem__(self, index: int | slice) -> Example | Clips:
-        """One example, or a view of some."""
         rows = self.rows[index]
         if isinstance(rows, range):
             return Clips(self.table, rows, self.classes, self.root)
@@ -87,7 +79,6 @@ class Clips(Sequence[Example]):
         labels: list[int],
         *cells: str | None,
     ) -> Example:
-        """An Example of the cells of a row."""
         video = os.path.join(self.root, video) if video else None
         audio = os.path.join(self.root, audio) if audio else video
         extra = dict(zip(self.table.extra, cells, strict=True))
@@ -96,25 +87,24 @@ class Clips(Sequence[Example]):
         )
 
     def part(self, start: int, length: int) -> pa.Table:
-        """Some rows of the view as a table."""
         rows = self.rows[start : start + length]
         if rows.step == 1:
             return self.table.table.slice(rows.start, len(rows))
         return self.table.table.take(pa.array(rows, pa.int64()))
 
     def labelled(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Every label of every clip: the clip's place in the split, and the class's index, (L,) each."""
+        """Every label of every clip: the clip's index in the split, and the class index, (L,) each."""
         labels = self.part(0, len(self))["labels"]
         lengths = pc.list_value_length(labels).to_numpy()
         clips = np.repeat(np.arange(len(self), dtype=np.int64), lengths)
         return clips, pc.list_flatten(labels).to_numpy().astype(np.int64)
 
     def unique_label_sets(self) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """Every combination of labels that occurs, once, with the place of its first clip."""
+        """Every combination of labels that occurs, once, with the index of its first clip."""
         labels = self.part(0, len(self))["labels"]
         ends = np.cumsum(pc.list_value_length(labels).to_numpy(), dtype=np.int64)
         indices = pc.list_flatten(labels).to_numpy().astype(np.int32, copy=False)
-        # The bytes of a clip's indices are a key that Arrow can look for; it numbers the keys as they first occur.
+        # The bytes of a clip's indices are a key that Arrow can look up; it numbers keys in order of first occurrence.
         offsets = pa.py_buffer(np.concatenate([np.zeros(1, np.int64), ends * indices.itemsize]))
         keys = pa.LargeBinaryArray.from_buffers(
             pa.large_binary(), len(self), [None, offsets, pa.py_buffer(np.ascontiguousarray(indices))]
@@ -125,13 +115,7 @@ class Clips(Sequence[Example]):
 
 
 class SharedTable:
-    """A table that costs further processes no memory: if it is large, it is mapped from a file.
-
-    Args:
-        table: the table itself; it is sent to other processes as it is.
-        path: the file that it is mapped from; other processes get only its name.
-        mapped: that file in memory.
-    """
+    """A table that is pickled as the path of its memory-mapped file, if it is large, and as it is otherwise."""
 
     def __init__(self, table: pa.Table, path: Path | None = None, mapped: mmap.mmap | None = None):
         self.table, self.path, self.mapped = table, path, mapped
@@ -142,29 +126,27 @@ class SharedTable:
         return (SharedTable, (self.table,)) if self.path is None else (open_table, (self.path,))
 
     def row(self, number: int) -> list:
-        """The cells of a row."""
         self.read += 1
         if self.read % RESIDENT_ROWS == 0:
             self.release_pages()
         return [column[number].as_py() for column in self.columns]
 
     def release_pages(self) -> None:
-        """Have the pages that were read count as the system's, which keeps them for all, not as this process's."""
+        """Hand the pages that were read over to the system, which keeps them for all processes."""
         if self.mapped and hasattr(mmap, "MADV_DONTNEED"):
             self.mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def open_table(path: Path) -> SharedTable:
-    """Map a table into memory."""
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return SharedTable(pa.ipc.open_file(pa.py_buffer(mapped)).read_all(), path, mapped)
 
 
 def share(batches: list[pa.RecordBatch], schema: pa.Schema, digest: str) -> SharedTable:
-    """Put a large table into a file in `$MBT_CACHE` (default `~/.cache/mbt-lightning`), named by its content.
+    """Put a large table into a file in `$MBT_CACHE` (default `~/.cache/mbt-lightning`), named after its content.
 
-    The processes of a run, and later runs, find it there.
+    The processes of this run, and later runs, find it there.
 
     Raises:
         UserError: the file cannot be written.
@@ -182,5 +164,5 @@ def share(batches: list[pa.RecordBatch], schema: pa.Schema, digest: str) -> Shar
                     file.write_table(table, max_chunksize=BATCH_ROWS)
         mark_used(path)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; name a folder with room for the table by MBT_CACHE") from None
+        raise UserError(f"{path}: {error.strerror}; set MBT_CACHE to a folder with more space") from None
     return open_table(path)

@@ -1,16 +1,16 @@
-"""Media file -> `Clip`. `read_clip` goes through four steps:
+"""Media file -> `Clip`. `read_clip` has four steps:
 
-    probe   PyAV lists the packets of both streams: when each picture is shown, where the sound begins, what is wrong
-    plan    the wanted times -> indices into that table (`sampling.frames_on_display`)
-    frames  decord or torchcodec where they are known to be right, PyAV elsewhere; all give the same pixels
-    sound   PyAV, placed by its timestamps on the pictures' time line
+    probe   PyAV lists the packets of both streams: when each frame is shown, where the audio starts, what is wrong
+    plan    requested times -> indices into that table (`sampling.frames_on_display`)
+    frames  decord or torchcodec for files they decode correctly, else PyAV; all give the same pixels
+    audio   PyAV, placed by its timestamps on the time line of the frames
 
-decord is fast, but by itself it numbers the pictures wrongly in MPEG-TS files and behind edit lists, leaks memory with
-each sound track it opens, and forgets where the streams start. torchcodec cannot read MPEG-TS files, and counts hidden
-pictures. So they never see sound, never decide about time, and only get files of the kinds in which they were measured
-to be right (`FrameReader.problem`).
+decord is fast, but numbers frames wrongly in MPEG-TS files and after edit lists, leaks memory with each audio track it
+opens, and ignores where the streams start. torchcodec cannot read MPEG-TS files, and counts hidden frames. So they
+never decode audio, never decide about time, and only get files of the formats in which they were measured to be correct
+(`FrameReader.problem`).
 
-Whatever is wrong with a file comes out as a `ClipError`; nothing damaged is replaced by silence or a black picture.
+Anything wrong with a file is raised as a `ClipError`; damage is never replaced by silence or a black frame.
 """
 
 from __future__ import annotations
@@ -25,14 +25,8 @@ from torch import Tensor
 
 from mbt_lightning.data import sampling
 from mbt_lightning.data.media.frames import check_decoder, read_frames
-from mbt_lightning.data.media.probe import (
-    STREAMS,
-    ClipError,
-    MediaInfo,
-    Track,
-    probe_once,
-)
-from mbt_lightning.data.media.sound import read_sound
+from mbt_lightning.data.media.probe import STREAMS, ClipError, MediaInfo, Track, probe_once
+from mbt_lightning.data.media.sound import read_waveform
 from mbt_lightning.data.records import Clip
 from mbt_lightning.errors import UserError
 
@@ -51,28 +45,27 @@ def read_clip(
     streams: Sequence[str] = STREAMS,
     info: MediaInfo | None = None,
 ) -> Clip:
-    """Read a window of a media file: pictures at evenly spaced times, and the sound of the same time.
+    """Read a window of a media file: frames at evenly spaced times, and the audio of the same time.
 
-    A wanted stream that the file does not have is None in the result (`MediaInfo.state` names that state).
+    A requested stream that the file does not have is None in the result (`MediaInfo.state` names that state).
 
     Args:
-        path: the media file; None where there is only `audio_path`.
+        path: the media file; None if there is only `audio_path`.
         start_seconds: start of the window on the clip's time line.
         window_seconds: its length.
-        num_frames: how many pictures; the i-th is the one on display at start + i * window / num_frames.
-        sample_rate: samples of the waveform a second.
-        decoder: who decodes pictures. "auto": decord where it is installed and known to be right for the file, else
-            PyAV. "decord": the same, but decord must be installed. "torchcodec": likewise, with torchcodec, which
-            needs the system's FFmpeg. "pyav": always PyAV.
-        audio_path: the file that holds the sound, with its own time line; None: the same file.
-        audio_start_seconds: start of the sound's window; None: `start_seconds`.
+        num_frames: number of frames; the i-th is the one on display at start + i * window / num_frames.
+        sample_rate: of the waveform, in Hz.
+        decoder: "auto": decord for files it decodes correctly, else PyAV. "decord": the same, but decord must be
+            installed. "torchcodec": likewise with torchcodec, which needs the system's FFmpeg. "pyav": always PyAV.
+        audio_path: the file with the audio, with its own time line; None: the same file.
+        audio_start_seconds: start of the audio window; None: `start_seconds`.
         audio_window_seconds: its length; None: `window_seconds`.
-        streams: which of "video" and "audio" are wanted; the others are not decoded.
-        info: what `probe` found in one of the files earlier; None: probe now.
+        streams: which of "video" and "audio" to decode.
+        info: an earlier result of `probe` for one of the files; None: probe now.
 
     Raises:
-        ClipError: the file is damaged, missing or not media, has no wanted stream, or ends before the window starts.
-        UserError: an argument out of its range, or a decoder that does not work here.
+        ClipError: the file is damaged, missing or not media, has no requested stream, or ends before the window starts.
+        UserError: an argument out of range, or a decoder that does not work here.
     """
     audio_path = path if audio_path is None else audio_path
     audio_start_seconds = start_seconds if audio_start_seconds is None else audio_start_seconds
@@ -141,34 +134,30 @@ def read_audio(
         ClipError: no audio stream, one that is damaged, or one that ends before the window starts.
     """
     audio = _readable(info, info.audio, "audio", start_seconds)
-    return read_sound(info, audio, start_seconds, window_seconds, sample_rate)
+    return read_waveform(info, audio, start_seconds, window_seconds, sample_rate)
 
 
 def _check_numbers(kind: type, **values: float) -> None:
-    """Raise UserError for a value that is not a positive number of this kind."""
     for name, value in values.items():
         if not 0 < value < math.inf or value != kind(value):
             raise UserError(f"{name} is {value}; it must be above 0{' and whole' if kind is int else ''}.")
 
 
 def _check_starts(**values: float) -> None:
-    """Raise UserError for a start before the clip's begin."""
     for name, value in values.items():
         if not 0 <= value < math.inf:
-            raise UserError(f"{name} is {value}; it must be 0 or more seconds after the first picture.")
+            raise UserError(f"{name} is {value}; it must be 0 or more seconds after the first frame.")
 
 
 def _check_choices(path: Any, audio_path: Any, streams: Sequence[str], decoder: str) -> None:
-    """Raise UserError for streams or a decoder that do not exist, and where no file is named."""
     if isinstance(streams, str) or not streams or not set(streams) <= set(STREAMS):
         raise UserError(f"streams is {streams!r}; it must be a list of one or both of {', '.join(STREAMS)}.")
     if (audio_path if "audio" in streams else path) is None:
-        raise UserError("path is None; it must be the media file that holds the wanted streams.")
+        raise UserError("path is None; it must be the media file with the requested streams.")
     check_decoder(decoder)
 
 
 def _readable(info: MediaInfo, track: Track | None, kind: str, start_seconds: float) -> Track:
-    """The track; raises ClipError if there is none, if it is damaged, or if the clip ends before the window starts."""
     if track is None:
         raise ClipError(info.path, f"no {kind} stream")
     if track.problem:

@@ -1,4 +1,4 @@
-"""Media file -> `MediaInfo`: when each picture is shown, where the sound begins, what is wrong."""
+"""Media file -> `MediaInfo`: when each frame is shown, where the audio starts, what is wrong."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ from mbt_lightning.disk import cache_folder, mark_used, replacing
 from mbt_lightning.errors import UserError
 
 STREAMS = ("video", "audio")
-# How the names of media files end.
 MEDIA_SUFFIXES = {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
-MEDIA_SUFFIXES |= {".aac", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wav"}  # sound only
+MEDIA_SUFFIXES |= {".aac", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wav"}  # audio only
 MAX_PIXELS = 4096 * 2304
-MAX_JUMP_SECONDS = 600.0  # neighbouring timestamps further apart than this are damage, not a long still picture
+MAX_JUMP_SECONDS = 600.0  # a longer step between timestamps is damage, not a still image
 MIN_PACKETS_PRESENT = 0.98
-LONG_BYTES = 64 * 2**20  # what is in files larger than this is kept, see `probe_once`
+LONG_BYTES = 64 * 2**20  # the probes of larger files are kept, see `probe_once`
 
 
 class ClipError(UserError):
@@ -36,13 +35,13 @@ class ClipError(UserError):
 
     Args:
         path: the file.
-        reason: what is wrong with it, one line.
+        reason: what is wrong with it, in one line.
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str | None = None) -> None:
         self.path = os.fspath(path)
         self.reason = reason or ""
-        # A DataLoader rebuilds a worker's error from its text alone; without a reason that text stands as it is.
+        # A DataLoader rebuilds a worker's error from its text alone, which is then the whole message.
         super().__init__(self.path if reason is None else f"{self.path}: {reason}")
 
     def __reduce__(self) -> tuple[type[ClipError], tuple[str, str | None]]:
@@ -51,16 +50,16 @@ class ClipError(UserError):
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """One stream, as its packets tell it. Times are seconds on the clip's time line.
+    """One stream, as described by its packets. Times are seconds on the clip's time line.
 
     Args:
         codec: libav's name.
-        width: pixels of a stored picture, before any rotation; 0 for sound.
+        width: pixels of a stored frame, before any rotation; 0 for audio.
         height: likewise.
-        seconds: float64 (F,) when each shown picture (each packet of sound) is presented, rising.
+        seconds: float64 (F,) presentation time of each shown frame (or audio packet), ascending.
         key_seconds: float64 (K,) those at which decoding can start.
         end_seconds: end of the last one.
-        is_counted: decoded pictures carry no times that can be trusted; the n-th one is shown at `seconds[n]`.
+        is_counted: decoded frames have no reliable times; the n-th one is shown at `seconds[n]`.
         problem: why it cannot be read, or "".
     """
 
@@ -74,34 +73,33 @@ class Track:
     problem: str
 
     def moved(self, origin: float) -> Track:
-        """The same track with 0 at `origin`."""
         seconds, keys, end = self.seconds - origin, self.key_seconds - origin, self.end_seconds - origin
         return replace(self, seconds=seconds, key_seconds=keys, end_seconds=float(end))
 
 
 class StreamQuirk(StrEnum):
-    """What the packets of a stream of pictures show that makes some decoders number the pictures wrongly."""
+    """Properties of a video stream that make some decoders number its frames wrongly."""
 
-    CUT_AWAY = "pictures that an edit list cuts away"
-    HIDDEN = "hidden pictures"
+    CUT_AWAY = "frames removed by an edit list"
+    HIDDEN = "hidden frames"
     UNTIMED = "missing or equal times"
     DAMAGED = "damaged packets"
     NO_KEY = "no key frame at the start"
-    OPEN_GROUPS = "open groups of pictures"
+    OPEN_GROUPS = "open groups of frames"
 
 
 @dataclass(frozen=True, eq=False)
 class MediaInfo:
-    """What `probe` finds in a file. It can be kept and handed to `read_clip`, which then need not probe again.
+    """The result of `probe`. It can be kept and passed to `read_clip`, which then need not probe again.
 
     Args:
         path: the file.
         container: libav's name of its format.
-        origin: where the clip's time line has its 0, in the container's seconds: the first picture that is shown; in a
-            file without pictures the first sound sample.
-        video: its best stream of pictures (cover art is none), or None.
-        audio: its best stream of sound, or None.
-        oddities: what each decoder must know before it is trusted with the pictures.
+        origin: 0 of the clip's time line, in the container's seconds: the first frame that is shown; in a file without
+            frames the first audio sample.
+        video: its best video stream (not cover art), or None.
+        audio: its best audio stream, or None.
+        quirks: those of the video stream.
     """
 
     path: str
@@ -109,47 +107,41 @@ class MediaInfo:
     origin: float
     video: Track | None
     audio: Track | None
-    oddities: tuple[StreamQuirk, ...] = ()
+    quirks: tuple[StreamQuirk, ...] = ()
 
     @property
     def has_video(self) -> bool:
-        """There is a stream of pictures, readable or not."""
+        """There is a video stream, readable or not."""
         return self.video is not None
 
     @property
     def has_audio(self) -> bool:
-        """There is a stream of sound, readable or not."""
         return self.audio is not None
 
     @property
     def duration_seconds(self) -> float:
-        """Length of the clip: where the longer of its streams ends."""
         return max(track.end_seconds for track in (self.video, self.audio) if track is not None)
 
     @property
     def state(self) -> str:
-        """The streams in words: "audio and video", "no audio" or "no video"."""
         if self.has_video and self.has_audio:
             return "audio and video"
         return "no audio" if self.has_video else "no video"
 
 
 def probe(path: str | os.PathLike[str]) -> MediaInfo:
-    """List a media file's packets: when each picture is shown, where the sound begins, what is wrong.
+    """List a media file's packets: when each frame is shown, where the audio starts, what is wrong.
 
-    Damage to one stream is written down, not raised, so that the other one can still be read.
-
-    Args:
-        path: the file.
+    Damage to one stream is recorded, not raised, so that the other one can still be read.
 
     Raises:
-        ClipError: no such file, not media, or neither pictures nor sound in it.
+        ClipError: no such file, not media, or neither video nor audio in it.
     """
     path = os.fspath(path)
     _check_file(path)
     with open_media(path) as container:
         name = container.format.name
-        if name == "tty" or name.endswith("_pipe"):  # a text or a still picture
+        if name == "tty" or name.endswith("_pipe"):  # a text or an image
             raise ClipError(path, f"not a clip (its format is {name.removesuffix('_pipe')})")
         video_stream, audio_stream = best_stream(container, "video"), best_stream(container, "audio")
         packets = _list_packets(container, [stream for stream in (video_stream, audio_stream) if stream is not None])
@@ -159,13 +151,13 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
         if not tracks:
             raise ClipError(path, "no audio and no video stream")
         end = max(track.end_seconds for track in tracks)
-        # Matroska counts no packets, but tells its duration, be it that of another stream. (Elsewhere the duration may
-        # be libav's guess from the bit rate.)
+        # Matroska has no packet counts, but a duration, possibly that of another stream. (In other formats it may be
+        # libav's guess from the bit rate.)
         if name == "matroska,webm" and container.duration and len(container.streams) == len(tracks):
             declared = container.duration / 1e6
             if is_short(end, declared):
-                raise ClipError(path, f"truncated: {end:.2f} s of {declared:.2f} s are there")
-        oddities = _oddities(video, packets[video_stream.index]) if video else ()
+                raise ClipError(path, f"truncated: only {end:.2f} of {declared:.2f} s")
+        quirks = _quirks(video, packets[video_stream.index]) if video else ()
 
     if video is not None and len(video.seconds):
         origin = float(video.seconds[0])
@@ -175,27 +167,24 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
         origin = 0.0
     video, audio = (track and track.moved(origin) for track in (video, audio))
     if video and audio and not audio.problem and not video.problem and abs(audio.seconds[0]) > MAX_JUMP_SECONDS:
-        audio = replace(audio, problem=f"the sound starts {audio.seconds[0]:.0f} s away from the first picture")
-    return MediaInfo(path, name, origin, video, audio, oddities)
+        audio = replace(audio, problem=f"the audio starts {audio.seconds[0]:.0f} s away from the first frame")
+    return MediaInfo(path, name, origin, video, audio, quirks)
 
 
 def probe_once(path: str | os.PathLike[str]) -> MediaInfo:
-    """What `probe` finds, looked up where it is known and the file has not changed since.
+    """The result of `probe`, remembered as long as the file does not change.
 
     A process remembers its last few files. Hour-long ones, which take seconds to list and are read again for each of
     their clips, are also kept in `$MBT_CACHE/probes` (default `~/.cache/mbt-lightning/probes`), for all processes.
 
-    Args:
-        path: the file.
-
     Raises:
-        ClipError: no such file, not media, or neither pictures nor sound in it.
+        ClipError: no such file, not media, or neither video nor audio in it.
     """
     path = os.fspath(path)
     try:
         found = os.stat(path)
     except OSError:
-        return probe(path)  # which tells what is wrong
+        return probe(path)  # reports what is wrong
     return _remembered(path, found.st_size, found.st_mtime_ns)
 
 
@@ -208,13 +197,12 @@ def _remembered(path: str, size: int, mtime_ns: int) -> MediaInfo:
     with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # not there yet, or damaged
         return _load(path, file)
     info = probe(path)
-    with suppress(OSError):  # no room there: the file is listed again next time
+    with suppress(OSError):  # no space: the file is listed again next time
         _save(info, file)
     return info
 
 
 def _save(info: MediaInfo, file: Path) -> None:
-    """Write what was found in a file of media; `file` appears when it is complete."""
     arrays: dict[str, Any] = {}
     for kind in STREAMS:
         if track := getattr(info, kind):
@@ -223,53 +211,51 @@ def _save(info: MediaInfo, file: Path) -> None:
             arrays |= {f"{kind}.facts": json.dumps(facts)}
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as unfinished, open(unfinished, "wb") as content:
-        np.savez(content, facts=json.dumps([info.container, info.origin, info.oddities]), **arrays)
+        np.savez(content, facts=json.dumps([info.container, info.origin, info.quirks]), **arrays)
     mark_used(file)
 
 
 def _load(path: str, file: Path) -> MediaInfo:
-    """Read what `_save` wrote."""
     tracks: dict[str, Track | None] = dict.fromkeys(STREAMS)
     with np.load(file, allow_pickle=False) as arrays:
         for kind in STREAMS:
             if f"{kind}.facts" in arrays:
                 codec, width, height, *rest = json.loads(str(arrays[f"{kind}.facts"]))
                 tracks[kind] = Track(codec, width, height, arrays[f"{kind}.seconds"], arrays[f"{kind}.keys"], *rest)
-        container, origin, oddities = json.loads(str(arrays["facts"]))
+        container, origin, quirks = json.loads(str(arrays["facts"]))
     os.utime(file)
-    return MediaInfo(path, container, origin, tracks["video"], tracks["audio"], tuple(map(StreamQuirk, oddities)))
+    return MediaInfo(path, container, origin, tracks["video"], tracks["audio"], tuple(map(StreamQuirk, quirks)))
 
 
 def is_short(seconds: float, promised_seconds: float) -> bool:
-    """Is less there than was promised? A twentieth may be missing, or a few codec frames of a short clip."""
+    """Whether too much is missing: more than a twentieth, and more than a few codec frames of a short clip."""
     return promised_seconds - seconds > max(0.05 * promised_seconds, 0.1)
 
 
 class _Packet(NamedTuple):
-    """What the demuxer says of one packet, in the container's seconds."""
+    """The demuxer's data of one packet, in the container's seconds."""
 
     start: float | None
     duration: float
-    is_guess: bool  # AVI knows the order of decoding only; libav guesses when reordered pictures are shown
+    is_guess: bool  # AVI knows only the decoding order; libav guesses when reordered frames are shown
     is_key: bool
     is_discard: bool  # outside the edit list: decoded, not shown
     is_corrupt: bool
-    is_hidden: bool  # a VP8 reference picture that is never shown (alt-ref)
+    is_hidden: bool  # a VP8 reference frame that is never shown (alt-ref)
 
 
 def _list_packets(container: Any, streams: Sequence[Any]) -> dict[int, list[_Packet]]:
-    """All packets of the streams, by stream index, in the order of decoding."""
     packets: dict[int, list[_Packet]] = {stream.index: [] for stream in streams}
     scale = {stream.index: float(stream.time_base) for stream in streams}
     is_vp8 = {stream.index: bool(stream.codec_context) and stream.codec_context.name == "vp8" for stream in streams}
     is_avi = container.format.name == "avi"
     for packet in container.demux(*streams) if streams else ():
-        # A packet that has neither time only ends the stream.
+        # A packet without data and time marks the end of the stream.
         ticks = packet.dts if is_avi or packet.pts is None else packet.pts
         if ticks is None and not packet.size:
             continue
         index = packet.stream.index
-        # Bit 4 of a VP8 picture is show_frame (RFC 6386, 9.1). A hidden one may share its time with a shown one.
+        # Bit 4 of a VP8 frame is show_frame (RFC 6386, 9.1). A hidden one may share its time with a shown one.
         is_hidden = is_vp8[index] and packet.size > 0 and not memoryview(packet)[0] & 0x10
         start, duration = None if ticks is None else ticks * scale[index], (packet.duration or 0) * scale[index]
         flags = ticks != packet.pts, packet.is_keyframe, packet.is_discard, packet.is_corrupt, is_hidden
@@ -278,10 +264,9 @@ def _list_packets(container: Any, streams: Sequence[Any]) -> dict[int, list[_Pac
 
 
 def _track(stream: Any, packets: dict[int, list[_Packet]], container_name: str) -> Track:
-    """The table of a stream, in the container's time."""
-    rows, kind = packets[stream.index], "picture" if stream.type == "video" else "sound"
+    rows, kind = packets[stream.index], stream.type
     shown = [(p.start, p.duration) for p in rows if p.start is not None and not p.is_discard and not p.is_hidden]
-    seconds = np.unique([start for start, _ in shown])  # also sorts: packets come in the order of decoding
+    seconds = np.unique([start for start, _ in shown])  # also sorts: packets come in decoding order
     keys = np.unique([p.start for p in rows if p.is_key and p.start is not None])
     steps = np.diff(seconds)
     last, duration = max(shown, default=(0.0, 0.0))
@@ -289,28 +274,27 @@ def _track(stream: Any, packets: dict[int, list[_Packet]], container_name: str) 
         duration = float(np.median(steps)) if len(steps) else 0.04
 
     context = stream.codec_context
-    width, height = (context.width, context.height) if context and kind == "picture" else (0, 0)
-    # MP4's index has left out what an edit list cuts away. AVI counts the samples of its sound, not the packets.
+    width, height = (context.width, context.height) if context and kind == "video" else (0, 0)
+    # MP4's index omits what an edit list removes. AVI counts the samples of its audio, not the packets.
     declared = len(stream.index_entries) if "mp4" in container_name else 0
-    if container_name == "avi" and kind == "picture":
+    if container_name == "avi" and kind == "video":
         declared = stream.frames
     problem = ""
     if context is None:
-        problem = f"nothing here can decode its {kind} stream"
+        problem = f"no decoder for its {kind} stream"
     elif not len(seconds):
         problem = f"the {kind} stream holds no data"
     elif len(rows) < MIN_PACKETS_PRESENT * declared:
-        problem = f"truncated: {len(rows)} of {declared} {kind} packets are there"
+        problem = f"truncated: only {len(rows)} of {declared} {kind} packets"
     elif len(steps) and steps.max() > MAX_JUMP_SECONDS:
         problem = f"the times of the {kind} stream jump by {steps.max():.0f} s"
-    elif kind == "picture" and not 0 < width * height <= MAX_PIXELS:
-        problem = f"pictures of {width}x{height}; at most {MAX_PIXELS} pixels are read"
-    is_counted = kind == "picture" and any(p.is_guess for p in rows)
+    elif kind == "video" and not 0 < width * height <= MAX_PIXELS:
+        problem = f"frames of {width}x{height}; the limit is {MAX_PIXELS} pixels"
+    is_counted = kind == "video" and any(p.is_guess for p in rows)
     return Track(context.name if context else "", width, height, seconds, keys, last + duration, is_counted, problem)
 
 
-def _oddities(video: Track, packets: list[_Packet]) -> tuple[StreamQuirk, ...]:
-    """What is odd about a stream of pictures."""
+def _quirks(video: Track, packets: list[_Packet]) -> tuple[StreamQuirk, ...]:
     shown = [p for p in packets if not p.is_discard and not p.is_hidden]
     starts = np.array([-np.inf if p.start is None else p.start for p in packets])
     last_key = np.maximum.accumulate(np.where([p.is_key for p in packets], starts, -np.inf))
@@ -322,11 +306,11 @@ def _oddities(video: Track, packets: list[_Packet]) -> tuple[StreamQuirk, ...]:
         StreamQuirk.NO_KEY: not packets or not packets[0].is_key,
         StreamQuirk.OPEN_GROUPS: bool((starts < last_key).any()),
     }
-    return tuple(oddity for oddity, is_there in found.items() if is_there)
+    return tuple(quirk for quirk, is_there in found.items() if is_there)
 
 
 def _first_sample_seconds(path: str, default: float) -> float:
-    """Container time of the first sound sample that comes out of the decoder, which may hide an encoder's lead-in."""
+    """Container time of the first decoded audio sample; the decoder may drop an encoder's lead-in."""
     with open_media(path) as container:
         frame = next(container.decode(best_stream(container, "audio")), None)
         return default if frame is None or frame.time is None else float(frame.time)
@@ -339,45 +323,44 @@ NOT_MEDIA = {
     b"#extm3u": "a playlist, not a media file",
     b"ffconcat": "a playlist, not a media file",
 }
-# No file may make libav reach into the network. ("file:" keeps a name such as "a:b.mp4" from looking like a protocol.)
+# No file may make libav access the network. ("file:" keeps a name such as "a:b.mp4" from looking like a protocol.)
 OPEN_OPTIONS: dict[str, Any] = {"options": {"protocol_whitelist": "file"}}
 if int(av.__version__.split(".")[0]) < 19:
-    OPEN_OPTIONS["metadata_errors"] = "ignore"  # a title in Latin-1 is no damage; PyAV 19 knows that by itself
+    OPEN_OPTIONS["metadata_errors"] = "ignore"  # a title in Latin-1 is not damage; the default in PyAV 19
 
 
 def _check_file(path: str) -> None:
-    """Raise ClipError for what a look at the first bytes shows to be no media file."""
     if not os.path.isfile(path):
         raise ClipError(path, "not a file" if os.path.exists(path) else "no such file")
     try:
         with open(path, "rb") as file:
-            begin = file.read(512).lstrip().lower()
+            start = file.read(512).lstrip().lower()
     except OSError as error:
         raise ClipError(path, f"cannot be opened ({error.strerror})") from error
-    if not begin:
+    if not start:
         raise ClipError(path, "the file is empty")
     for signature, reason in NOT_MEDIA.items():
-        if begin.startswith(signature):
+        if start.startswith(signature):
             raise ClipError(path, reason)
 
 
 @contextmanager
 def open_media(path: str) -> Iterator[Any]:
-    """An opened container; whatever goes wrong inside comes out as a ClipError."""
-    verdict = "damaged, or not a media file"
+    """An open container; any error inside becomes a ClipError."""
+    problem = "damaged, or not a media file"
     try:
         with av.open(f"file:{path}", **OPEN_OPTIONS) as container:
-            verdict = "damaged"
+            problem = "damaged"
             yield container
     except ClipError:
         raise
     except Exception as error:  # damaged files were seen to raise FFmpegError, ValueError, OverflowError, MemoryError
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise ClipError(path, f"{verdict} ({reason})") from error
+        raise ClipError(path, f"{problem} ({reason})") from error
 
 
 def best_stream(container: Any, kind: str) -> Any:
-    """libav's best stream of a kind; None where there is none. Cover art is no video."""
+    """libav's best stream of a kind; None if there is none. Cover art is not a video."""
     stream = container.streams.best(kind)
     if stream is not None and stream.disposition & av.stream.Disposition.attached_pic:
         return None
