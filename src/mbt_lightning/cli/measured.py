@@ -37,7 +37,7 @@ def fill_in_measured(settings: Namespace, checkpoint: str | None) -> dict[str, S
     scales = {}
     trained = read_about(checkpoint)["config"]["data"]["inputs"] if checkpoint else {}
     for m in settings.model.modalities:
-        chosen = transform_of(settings.data.inputs[m])
+        chosen = transform_of(settings.data.inputs.get(m))  # an unknown one is refused by the data
         given = vars(chosen.get("init_args", Namespace())) if chosen else {}
         missing = [name for name in ("mean", "std") if name in given and given[name] is None]
         if not missing:
