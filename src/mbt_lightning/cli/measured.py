@@ -42,7 +42,7 @@ def fill_in_measured(settings: Namespace, trained: Mapping[str, Any], trained_so
     """
     found = {}
     for m in settings.model.modalities:
-        chosen = transform_of(settings.data.inputs.get(m))
+        chosen = transform_of(settings.data.inputs.get(m))  # an unknown one is refused by the data
         given = vars(chosen.get("init_args", Namespace())) if chosen else {}
         missing = [name for name in ("mean", "std") if name in given and given[name] is None]
         if not missing:
