@@ -72,7 +72,7 @@ BROKEN = {
     ),
     "decord that raises": (
         ("decord", "raise OSError('libdecord.so: invalid ELF header')"),
-        ("warning", "libdecord.so: invalid ELF header); PyAV reads the pictures", "pip install decord"),
+        ("warning", "libdecord.so: invalid ELF header); PyAV reads the frames", "pip install decord"),
     ),
     "decord that hangs": (
         ("decord", "import time; time.sleep(600)"),
@@ -89,7 +89,7 @@ BROKEN = {
             "    def asnumpy(self): import numpy; return numpy.zeros((5, 64, 64, 3), numpy.uint8)\n"
             "VideoReader, cpu = Black, int\n",
         ),
-        ("broken", "the pictures that decord gives differ from the encoded ones by", "data.decoder: pyav"),
+        ("broken", "the frames that decord returns differ from the encoded ones by", "data.decoder: pyav"),
     ),
 }
 

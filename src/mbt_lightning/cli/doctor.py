@@ -42,7 +42,7 @@ EXTRAS = {
     "optuna": "bayes in mbt sweep",
     "submitit": "mbt sweep --launcher slurm",
 }
-MIN_SHARED_BYTES = 1 << 30  # a worker has two batches under way, and 64 clips of 8 pictures are 0.13 GB
+MIN_SHARED_BYTES = 1 << 30  # a worker has two batches in flight, and 64 clips of 8 frames are 0.13 GB
 MIN_MEMORY_BYTES = 4 << 30
 MIN_DISK_BYTES = 1 << 30
 MIN_OPEN_FILES = 1024
@@ -122,7 +122,7 @@ def examine(check: Check, timeout_seconds: float) -> list[Finding]:
             except subprocess.TimeoutExpired:
                 trouble = f"hangs: not done after {timeout_seconds:g} s"
                 process.kill()
-                with suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel is left behind
+                with suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel is abandoned
                     process.wait(5)
             else:
                 if status < 0:
@@ -193,7 +193,7 @@ def check_packages() -> Iterator[Finding]:
         if version and requirement.specifier.contains(version, prereleases=True):
             right.append(f"{requirement.name} {version}")
             continue
-        # Without decord PyAV reads the pictures.
+        # Without decord PyAV reads the frames.
         state = "warning" if requirement.name == "decord" else "broken"
         found = f"{version} is installed, needed is {bounds}" if version else f"not installed, needed is {bounds}"
         yield Finding(state, requirement.name, found, f'pip install "{bounds}"')
@@ -297,7 +297,7 @@ def _nvidia_driver() -> str:
 
 
 def check_decoder(name: str) -> Iterator[Finding]:
-    """A decoder gives back the pictures, and PyAV the sound, of a clip that was just encoded."""
+    """A decoder returns the frames, and PyAV the audio, of a clip that was just encoded."""
     import numpy as np
 
     from mbt_lightning.data import demo
@@ -308,28 +308,28 @@ def check_decoder(name: str) -> Iterator[Finding]:
     reader, what = DECODERS[name][0], f"decoder: {name}"
     if why := reader.why_not():
         is_absent = importlib.util.find_spec(name) is None
-        instead = "optional" if name == "torchcodec" else "PyAV reads the pictures, more slowly"
+        instead = "optional" if name == "torchcodec" else "PyAV reads the frames, more slowly"
         yield Finding("ok" if is_absent else "warning", what, f"{why}; {instead}", f"to use it: {reader.fix}")
         return
     numbers = np.arange(24)
     colours = np.stack([30 + 8 * numbers, 220 - 8 * numbers, 128 + 0 * numbers], 1).astype(np.uint8)
-    pictures = np.broadcast_to(colours[:, None, None], (24, demo.SIZE, demo.SIZE, 3))
+    frames = np.broadcast_to(colours[:, None, None], (24, demo.SIZE, demo.SIZE, 3))
     seconds = np.arange(round(24 / demo.FRAME_RATE * demo.SAMPLE_RATE)) / demo.SAMPLE_RATE
     tone = (0.3 * np.sin(2 * np.pi * (300 + 200 * seconds) * seconds)).astype(np.float32)
     with tempfile.TemporaryDirectory(prefix="mbt-doctor-") as folder:
         path = Path(folder, "clip.mp4")
-        demo.encode(path, pictures, tone)
+        demo.encode(path, frames, tone)
         info = probe(path)
-        assert info.video and info.audio and not reader.problem(info), "the encoded clip is odd"
+        assert info.video and info.audio and not reader.problem(info), "the encoded clip has quirks"
         wanted = np.array([0, 5, 6, 17, 23])
         found, _ = reader.read(info, info.video, wanted)
-        error = np.abs(found.astype(int) - pictures[wanted]).mean((1, 2, 3)).max()  # one picture off: 5.3
-        assert error < 2.5, f"the pictures that {name} gives differ from the encoded ones by {error:.1f} of 255"
+        error = np.abs(found.astype(int) - frames[wanted]).mean((1, 2, 3)).max()  # one frame off: 5.3
+        assert error < 2.5, f"the frames that {name} returns differ from the encoded ones by {error:.1f} of 255"
         if name == "pyav":
             heard, _ = read_sound(info, info.audio, 0.2, 0.5, demo.SAMPLE_RATE)
             likeness = np.corrcoef(heard.numpy(), tone[round(0.2 * demo.SAMPLE_RATE) :][: len(heard)])[0, 1]
-            assert likeness > 0.9, f"the sound that PyAV gives is not the encoded one (correlation {likeness:.2f})"
-    yield Finding("ok", what, f"{reader.version()}; gives back a clip's {'sound and ' * (name == 'pyav')}pictures")
+            assert likeness > 0.9, f"the audio that PyAV returns is not the encoded one (correlation {likeness:.2f})"
+    yield Finding("ok", what, f"{reader.version()}; reads a clip's {'audio and ' * (name == 'pyav')}frames")
 
 
 def check_machine() -> Iterator[Finding]:
@@ -373,7 +373,7 @@ def check_cache() -> Iterator[Finding]:
 
 
 def _memory_bytes() -> int:
-    """Memory that this process may have: the machine's, or the container's part of it; 0 if nobody tells."""
+    """Memory that this process may have: the machine's, or the container's part of it; 0 if unknown."""
     found = []
     with suppress(AttributeError, ValueError, OSError):
         found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

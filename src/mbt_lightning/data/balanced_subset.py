@@ -4,7 +4,7 @@ The paper trains on half a million of AudioSet's two million clips with less ske
 published. This is a rule of our own, and gives an AS-500K-like set: a function of the clips, a seed and a number of
 clips, and of nothing else, so the order of the rows does not matter.
 
-1. Clips stand in a seeded order: that of a hash of seed and clip_id. A clip that is gone moves no other.
+1. Clips are put in a seeded order: that of a hash of seed and clip_id. A clip that is missing moves no other.
 2. n = 1, 2, 3, ...: the classes are visited from the rarest to the commonest in the whole split (of equally rare ones
    the first in the class list first). A class that has fewer than n positives among the clips that are chosen already,
    for whatever class they were chosen, gets its next clip in the seeded order; a class whose clips are all chosen gets
@@ -52,7 +52,7 @@ def choose_balanced(
     Raises:
         UserError: more clips are wanted than have a label.
     """
-    labels_of = np.searchsorted(clips, np.arange(len(order) + 1))  # where the labels of each clip begin
+    labels_of = np.searchsorted(clips, np.arange(len(order) + 1))  # where the labels of each clip start
     labelled = int((np.diff(labels_of) > 0).sum())
     if not 0 < num_clips <= labelled:
         raise UserError(f"num_clips is {num_clips}: give a number from 1 to {labelled}, the usable clips with a label")

@@ -1,13 +1,14 @@
-"""The embedded task: small real clips (H.264 and AAC in mp4) whose relation classes only fusion can tell.
+"""The embedded task: small real clips (H.264 and AAC in mp4) whose relation classes only fusion can recognise.
 
-A clip shows a disc, red or blue, that drifts over a dark noisy ground, and a flash, early or late; its sound is a tone,
-high or low, with a burst of noise, early or late. These four facts are drawn independently and make twelve classes:
+A clip shows a disc, red or blue, that drifts over a dark noisy background, and a flash, early or late; its audio is a
+tone, high or low, with a burst of noise, early or late. These four facts are drawn independently and make twelve
+classes:
 
-- `video`: red disc, blue disc, early flash, late flash: the pictures tell them;
-- `audio`: high tone, low tone, early burst, late burst: the sound tells them;
+- `video`: red disc, blue disc, early flash, late flash: seen in the frames;
+- `audio`: high tone, low tone, early burst, late burst: heard in the audio;
 - `relation`: whether the tone fits the colour (high with red, low with blue) or not, and whether burst and flash come
-  together or apart. Each is an exclusive-or of something seen and something heard: either modality alone says nothing
-  about it, and neither does any sum of one score from the pictures and one from the sound. A model that only averages
+  together or apart. Each is an exclusive-or of something seen and something heard: either modality alone tells nothing
+  about it, and neither does any sum of one score from the frames and one from the audio. A model that only averages
   logits stays at chance, an average precision of about 0.5.
 """
 
@@ -146,11 +147,11 @@ def write_clip_job(job: tuple[Path, Facts, int]) -> None:
     """Render and encode one clip."""
     path, facts, seed = job
     rng = np.random.default_rng(seed)
-    encode(path, render_pictures(facts, rng), render_sound(facts, rng))
+    encode(path, render_frames(facts, rng), render_audio(facts, rng))
 
 
-def render_pictures(facts: Facts, rng: np.random.Generator) -> np.ndarray:
-    """Draw the pictures: uint8 (frames, SIZE, SIZE, 3)."""
+def render_frames(facts: Facts, rng: np.random.Generator) -> np.ndarray:
+    """Draw the frames: uint8 (frames, SIZE, SIZE, 3)."""
     seconds = np.arange(round(SECONDS * FRAME_RATE)) / FRAME_RATE
     place, speed = rng.uniform(0.3, 0.7, 2) * SIZE, rng.uniform(-0.12, 0.12, 2) * SIZE
     radius = rng.uniform(0.17, 0.28) * SIZE
@@ -161,16 +162,16 @@ def render_pictures(facts: Facts, rng: np.random.Generator) -> np.ndarray:
     flash = rng.uniform(90, 140) * ((seconds >= flash_start) & (seconds < flash_start + EVENT_SECONDS))
 
     rows, columns = np.mgrid[:SIZE, :SIZE]
-    pictures = np.empty((len(seconds), SIZE, SIZE, 3))
+    frames = np.empty((len(seconds), SIZE, SIZE, 3))
     for i, t in enumerate(seconds):
         y, x = place + speed * t
         disc = (rows - y) ** 2 + (columns - x) ** 2 < radius**2
-        pictures[i] = np.where(disc[..., None], colour, ground + flash[i])
-    return np.clip(pictures, 0, 255).astype(np.uint8)
+        frames[i] = np.where(disc[..., None], colour, ground + flash[i])
+    return np.clip(frames, 0, 255).astype(np.uint8)
 
 
-def render_sound(facts: Facts, rng: np.random.Generator) -> np.ndarray:
-    """Make the sound: float32 (samples,)."""
+def render_audio(facts: Facts, rng: np.random.Generator) -> np.ndarray:
+    """Make the audio: float32 (samples,)."""
     seconds = np.arange(round(SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
     pitch_hz = rng.uniform(1600, 2400) if facts.high else rng.uniform(300, 500)
     tone = sum(np.sin(2 * np.pi * pitch_hz * k * seconds + rng.uniform(0, 6)) / k for k in (1, 2, 3))
@@ -180,23 +181,23 @@ def render_sound(facts: Facts, rng: np.random.Generator) -> np.ndarray:
     return (rng.uniform(0.05, 0.15) * tone + noise).astype(np.float32)
 
 
-def encode(path: Path, pictures: np.ndarray, sound: np.ndarray) -> None:
-    """Write pictures (H.264) and sound (AAC) as an mp4 file."""
+def encode(path: Path, frames: np.ndarray, waveform: np.ndarray) -> None:
+    """Write frames (H.264) and audio (AAC) as an mp4 file."""
     import av
 
     with av.open(str(path), "w") as container:
-        # With its mbtree, and on one thread too, libx264 gives other bytes for one clip in a hundred each time.
+        # With its mbtree, even on one thread, libx264 gives other bytes each time for one clip in a hundred.
         settings = {"crf": "20", "g": "8", "threads": "1", "x264-params": "no-mbtree=1"}
         video = container.add_stream("libx264", rate=FRAME_RATE, options=settings)
         video.width = video.height = SIZE
         video.pix_fmt = "yuv420p"
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono", bit_rate=64000)
-        for index, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, FRAME_RATE)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-        samples = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+        samples = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
         samples.sample_rate, samples.pts, samples.time_base = SAMPLE_RATE, 0, Fraction(1, SAMPLE_RATE)
         container.mux(audio.encode(samples))
         container.mux(audio.encode(None))

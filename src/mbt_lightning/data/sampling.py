@@ -1,6 +1,6 @@
-"""Which pictures and which window of a clip: plain arithmetic on seconds and indices, no files.
+"""Which frames and which window of a clip: plain arithmetic on seconds and indices, no files.
 
-All times are in seconds on the clip's time line, where 0 is its first picture (see `records.Clip`). A function that
+All times are in seconds on the clip's time line, where 0 is its first frame (see `records.Clip`). A function that
 needs chance takes the drawn number, so that the same draw always gives the same window.
 """
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from mbt_lightning.errors import UserError
 
-# Containers round times (Matroska to whole milliseconds): a picture counts as on display this much too early.
+# Containers round times (Matroska to whole milliseconds): a frame counts as on display this much too early.
 TOLERANCE_SECONDS = 1e-3
 
 
 def chance(*source: object) -> random.Random:
-    """A source of random numbers that depends on nothing but what it is named after.
+    """A source of random numbers that depends only on what it is named after.
 
     Args:
         source: what the draw is for, and the numbers it may depend on, e.g. `("window", seed, epoch, index)`.
@@ -48,21 +48,21 @@ def frame_times(start_seconds: float, window_seconds: float, num_frames: int) ->
 
 
 def frames_on_display(times: NDArray[np.float64], presentation_seconds: NDArray[np.float64]) -> NDArray[np.intp]:
-    """The picture on display at each time: the last one that was presented by then.
+    """The frame on display at each time: the last one that was presented by then.
 
     Args:
         times: (T,) seconds.
-        presentation_seconds: (F,) when each picture is first shown, rising; F is 1 or more.
+        presentation_seconds: (F,) when each frame is first shown, rising; F is 1 or more.
 
     Returns:
-        (T,) indices into `presentation_seconds`; before the first picture the first, after the last the last.
+        (T,) indices into `presentation_seconds`; before the first frame the first, after the last the last.
     """
-    assert len(presentation_seconds) > 0, "a table without pictures"
+    assert len(presentation_seconds) > 0, "a table without frames"
     return np.maximum(np.searchsorted(presentation_seconds, times + TOLERANCE_SECONDS, side="right") - 1, 0)
 
 
 def random_start(duration_seconds: float, window_seconds: float, u: float) -> float:
-    """A start drawn evenly from all windows that lie inside the clip.
+    """A start drawn evenly from all windows inside the clip.
 
     Args:
         duration_seconds: length of the clip or of its labelled segment.
@@ -70,7 +70,7 @@ def random_start(duration_seconds: float, window_seconds: float, u: float) -> fl
         u: the drawn number, from 0 to just below 1.
 
     Returns:
-        Seconds from the begin of the clip or segment; 0 where it is shorter than the window.
+        Seconds from the start of the clip or segment; 0 where it is shorter than the window.
     """
     if not 0 <= u < 1:
         raise UserError(f"u is {u}; it must be a number from 0 to just below 1.")
@@ -88,9 +88,9 @@ def centre_start(duration_seconds: float, window_seconds: float) -> float:
 
 
 def view_starts(duration_seconds: float, window_seconds: float, num_views: int) -> list[float]:
-    """The starts of several windows that cover the clip evenly: the first begins with it, the last ends with it.
+    """The starts of several windows that cover the clip evenly: the first starts with it, the last ends with it.
 
-    One view lies in the middle; views of a clip that is shorter than the window all start at 0.
+    One view is in the middle; views of a clip that is shorter than the window all start at 0.
 
     Args:
         duration_seconds: length of the clip or of its labelled segment.
@@ -109,11 +109,11 @@ def view_starts(duration_seconds: float, window_seconds: float, num_views: int) 
 
 
 def uniform_frame_indices(num_frames_available: int, num_wanted: int) -> list[int]:
-    """Indices of `num_wanted` pictures, one from the middle of each of as many equal parts of the clip.
+    """Indices of `num_wanted` frames, one from the middle of each of as many equal parts of the clip.
 
     Args:
-        num_frames_available: pictures in the clip.
-        num_wanted: pictures wanted; where it is more than there are, some come twice.
+        num_frames_available: frames in the clip.
+        num_wanted: frames wanted; if these are more than there are, some come twice.
     """
     _check_counts(num_frames_available, num_wanted)
     return [(2 * i + 1) * num_frames_available // (2 * num_wanted) for i in range(num_wanted)]
@@ -124,18 +124,18 @@ def authors_frame_indices(num_frames_available: int, num_wanted: int) -> list[in
 
     They are arange(F/(n+1), F, F/(n+1)), rounded half to even in float32. How many steps such a range has depends on
     its own rounding, so that some pairs give one index more than was asked for (F=8, n=2 gives [3, 5, 7]), which may
-    repeat the last picture (F=4, n=2 gives [1, 3, 3]). Where at least as many are wanted as there are, all come once,
+    repeat the last frame (F=4, n=2 gives [1, 3, 3]). Where at least as many are wanted as there are, all come once,
     and none is repeated.
 
     Args:
-        num_frames_available: pictures in the clip, F.
-        num_wanted: pictures wanted, n.
+        num_frames_available: frames in the clip, F.
+        num_wanted: frames wanted, n.
     """
     _check_counts(num_frames_available, num_wanted)
     if num_wanted >= num_frames_available:
         return list(range(num_frames_available))
     step = num_frames_available / (num_wanted + 1)
-    # As jax.numpy.arange has it: how many steps is reckoned in float64, their values in float32.
+    # As in jax.numpy.arange: the number of steps is computed in float64, their values in float32.
     steps = np.arange(step, num_frames_available, step, dtype=np.float32)
     last = num_frames_available - 1
     return [min(int(index), last) for index in np.round(steps)]

@@ -47,7 +47,7 @@ def run_apart(function: str, jobs: list[tuple[Any, float]], num_workers: int) ->
 
     Yields (argument, what it returned or a `Failure`) as they get done.
     """
-    pkgutil.resolve_name(function)  # a wrong name is told here
+    pkgutil.resolve_name(function)  # a wrong name fails here
     waiting = iter(jobs)
     crew = [_Worker(function) for _ in range(min(num_workers, len(jobs)))]
     try:
@@ -90,7 +90,7 @@ class _Worker:
         self.is_ready = False
 
     def give(self, job: tuple[Any, float]) -> None:
-        """Start on a job; its time begins now."""
+        """Start a job; its time starts now."""
         if not self.is_ready:
             # Otherwise a machine on which no process can start would have all files called broken.
             try:
@@ -101,7 +101,7 @@ class _Worker:
                 self.end()
                 raise RuntimeError(f"the worker processes cannot start (exit code {self.process.exitcode})")
         self.job, self.deadline = job, time.monotonic() + job[1]
-        with suppress(OSError):  # it has died: `take` tells
+        with suppress(OSError):  # it has died: `take` reports it
             self.pipe.send(job)
 
     def take(self, is_ready: bool) -> Any:
@@ -127,7 +127,7 @@ class _Worker:
         self.end()
 
     def end(self) -> None:
-        """Kill the process; one that hangs in the kernel is left behind."""
+        """Kill the process; one that hangs in the kernel is abandoned."""
         self.process.kill()
         self.process.join(5)
         self.pipe.close()

@@ -160,7 +160,7 @@ def test_more_pictures_wanted_than_there_are(clip_of, decoder):
 
 
 def test_a_seek_that_lands_late_starts_again_from_the_beginning(clip_of, monkeypatch):
-    seeks, walk = [], frames._decode_pictures
+    seeks, walk = [], frames._decode_frames
 
     def late(info, video, wanted, seek):
         seeks.append(seek)
@@ -168,7 +168,7 @@ def test_a_seek_that_lands_late_starts_again_from_the_beginning(clip_of, monkeyp
             raise ClipError(info.path, "late")
         return walk(info, video, wanted, seek)
 
-    monkeypatch.setattr(frames, "_decode_pictures", late)
+    monkeypatch.setattr(frames, "_decode_frames", late)
     clip = read_clip(clip_of("mp4"), start_seconds=2, window_seconds=1, num_frames=2, decoder="pyav")
     assert [media.read_number(image) for image in clip.frames.numpy()] == [50, 62] and seeks == [True, False]
 
@@ -270,7 +270,7 @@ def test_sound_that_is_no_number_is_refused(tmp_path):
     samples = np.zeros(48_000, dtype=np.float32)
     samples[5_000:5_100] = np.nan
     path = write_wav(tmp_path / "a.wav", samples)
-    with pytest.raises(ClipError, match="the sound holds values that are no numbers"):
+    with pytest.raises(ClipError, match="the audio has values that are not numbers"):
         read_clip(path, window_seconds=1.0)
     assert read_clip(path, start_seconds=2.0, window_seconds=1.0).waveform.abs().max() == 0
 
@@ -342,7 +342,7 @@ def facts(info: probing.MediaInfo) -> list:
     tracks = [list(vars(track).values()) if track else [] for track in (info.video, info.audio)]
     return [
         [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
-        for values in (*tracks, [info.path, info.container, info.origin, info.oddities])
+        for values in (*tracks, [info.path, info.container, info.origin, info.quirks])
     ]
 
 
@@ -441,12 +441,12 @@ DAMAGE = {
     "playlist": ("mp4", lambda data: b"ffconcat version 1.0\nfile 0.mp4\n", "a playlist, not a media file"),
     "noise": ("mp4", lambda data: np.random.default_rng(0).bytes(5_000), "damaged, or not a media file"),
     "no index": (Recipe(container_options=()), first(0.7), "damaged, or not a media file"),
-    "header only": ("mp4", lambda data: data[: data.index(b"mdat") + 4], "the picture stream holds no data"),
-    "mp4 cut off": ("mp4", first(0.7), r"truncated: \d+ of 100 picture packets are there"),
-    "m4a cut off": (NO_PICTURES, first(0.7), r"truncated: \d+ of 174 sound packets are there"),
+    "header only": ("mp4", lambda data: data[: data.index(b"mdat") + 4], "the video stream holds no data"),
+    "mp4 cut off": ("mp4", first(0.7), r"truncated: \d+ of 100 video packets are there"),
+    "m4a cut off": (NO_PICTURES, first(0.7), r"truncated: \d+ of 174 audio packets are there"),
     "mkv cut off": ("mkv", first(0.7), r"truncated: \d\.\d\d s of 4\.\d\d s are there"),
     "webm cut off": ("webm_vp8_opus", first(0.9), r"truncated: \d\.\d\d s of 4\.\d\d s are there"),
-    "avi cut off": ("avi_mpeg4_mp3", first(0.5), r"truncated: \d+ of 100 picture packets are there"),
+    "avi cut off": ("avi_mpeg4_mp3", first(0.5), r"truncated: \d+ of 100 video packets are there"),
     "zeros for media": ("mp4", wipe_media, "damaged|cannot be decoded"),
 }
 
@@ -497,22 +497,22 @@ def test_a_title_in_latin_1_is_no_damage(clip_of, tmp_path):
 
 def test_times_that_jump_are_refused(tmp_path):
     path = media.write_clip(tmp_path / "a.mkv", Recipe(".mkv", times=(0, 0.04, 0.08, 100_000.0), audio_codec=None))
-    with pytest.raises(ClipError, match="the times of the picture stream jump by 100000 s"):
+    with pytest.raises(ClipError, match="the times of the video stream jump by 100000 s"):
         read_clip(path)
 
 
 def test_huge_pictures_are_refused_before_decoding(clip_of, monkeypatch):
     monkeypatch.setattr(probing, "MAX_PIXELS", 100 * 100)
     monkeypatch.setattr(decode, "read_frames", None)
-    with pytest.raises(ClipError, match="pictures of 128x96; at most 10000 pixels are read"):
+    with pytest.raises(ClipError, match="frames of 128x96; at most 10000 pixels are read"):
         read_clip(clip_of("mp4"))
     assert read_clip(clip_of("mp4"), streams=["audio"]).waveform is not None
 
 
 def test_declared_sound_without_data_is_an_error_only_where_sound_is_wanted(clip_of):
     info = probe(clip_of("mp4"))
-    info = replace(info, audio=replace(info.audio, problem="the sound stream holds no data"))
-    with pytest.raises(ClipError, match="the sound stream holds no data"):
+    info = replace(info, audio=replace(info.audio, problem="the audio stream holds no data"))
+    with pytest.raises(ClipError, match="the audio stream holds no data"):
         read_clip(clip_of("mp4"), info=info)
     assert read_clip(clip_of("mp4"), info=info, streams=["video"]).frames is not None
 
@@ -520,7 +520,7 @@ def test_declared_sound_without_data_is_an_error_only_where_sound_is_wanted(clip
 def test_sound_that_cannot_be_decoded_is_no_silence(clip_of):
     info = probe(clip_of(NO_PICTURES))
     longer = replace(info, audio=replace(info.audio, end_seconds=6.0))
-    with pytest.raises(ClipError, match=r"damaged: only 4\.\d\d of 6\.00 s of sound can be decoded"):
+    with pytest.raises(ClipError, match=r"damaged: only 4\.\d\d of 6\.00 s of audio can be decoded"):
         read_clip(clip_of(NO_PICTURES), info=longer)
 
 
@@ -639,8 +639,8 @@ def test_where_a_decoder_fails_pyav_reads(package, method, clip_of, monkeypatch)
 @pytest.mark.parametrize(
     "reader, kind, reason",
     [
-        (Decord(), "mp4_edit_list", r"decord counts \d+ pictures, not 62"),
-        (Torchcodec(), "webm_hidden_pictures", r"torchcodec counts \d+ pictures, not 100"),
+        (Decord(), "mp4_edit_list", r"decord counts \d+ frames, not 62"),
+        (Torchcodec(), "webm_hidden_pictures", r"torchcodec counts \d+ frames, not 100"),
         (Torchcodec(), "ts", "torchcodec cannot decode it"),
     ],
 )
@@ -656,7 +656,7 @@ def test_torchcodec_that_gives_pictures_of_other_times_is_found_out(clip_of):
     skip_without("torchcodec")
     info = probe(clip_of("mp4"))
     late = replace(info.video, seconds=info.video.seconds + 0.04)
-    with pytest.raises(ClipError, match="gives other pictures than those that were asked for"):
+    with pytest.raises(ClipError, match="returns other frames than it was asked for"):
         Torchcodec().read(info, late, np.array([3, 4]))
 
 

@@ -26,16 +26,16 @@ BATCH_ROWS = 16_384
 
 
 class ManifestRow(NamedTuple):
-    """One row of a manifest that is to be written; the columns in their order.
+    """One row of a manifest that is written; the columns in their order.
 
     Args:
         clip_id: unique name of the clip.
         source_id: the video that it was cut from.
-        segment_start_seconds: begin of the official segment on the source's time line; None: its begin.
+        segment_start_seconds: start of the official segment on the source's time line; None: the source's start.
         segment_end_seconds: end of it; None: the source's end.
-        video: media file with the pictures, or None.
-        audio: media file with the sound if that is another one, or None.
-        start_seconds: begin of the same segment in the media file's own time; None: its begin.
+        video: media file with the frames, or None.
+        audio: media file with the audio if it is another one, or None.
+        start_seconds: start of the same segment in the media file's own time; None: the file's start.
         end_seconds: end of it; None: the file's end.
         labels: class names.
         split: train, val, test or a name of your own.
@@ -58,7 +58,7 @@ class ManifestRow(NamedTuple):
 
 
 def column_type(name: str) -> pa.DataType:
-    """What a column holds: text, seconds, or the list of labels."""
+    """The type of a column: text, seconds, or the list of labels."""
     if name == "labels":
         return pa.list_(pa.string())
     return pa.float64() if name.endswith("_seconds") else pa.string()
@@ -78,12 +78,12 @@ def schema_with(extra: Sequence[str]) -> pa.Schema:
 
 
 METADATA_KEY = "mbt_lightning"
-"""Where a Parquet file's own metadata holds ours, as JSON."""
+"""The key of our metadata, as JSON, in a Parquet file."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A batch of rows on its way in or out.
+    """A batch of rows that was read or will be written.
 
     Args:
         batch: the rows, with the types of `schema_with`, empty cells null (see `tidy`).
@@ -98,7 +98,7 @@ class Rows:
     given: Mapping[str, Any]
 
     def error(self, row: int, reason: str) -> UserError:
-        """What is wrong with a row."""
+        """An error of a row."""
         return UserError(f"{self.where}{self.places[row]}: {reason}")
 
     def cell(self, name: str, row: int) -> str:
@@ -177,7 +177,7 @@ def read_parquet(path: Path, extra: Sequence[str] = ()) -> Iterator[Rows]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text says; raises ValueError where it is none."""
+    """The content of a JSON text; raises ValueError if it is none."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -186,7 +186,7 @@ def parse_json(text: str | bytes) -> Any:
 
 @contextmanager
 def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    """A Parquet file; refuses what is none, or is damaged."""
+    """A Parquet file; refuses one that is damaged, or another file."""
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
             yield file
@@ -195,7 +195,7 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def fits(name: str, kind: pa.DataType) -> bool:
-    """Whether a Parquet column can be read as what it should hold."""
+    """Whether a Parquet column can be read as the type that it should have."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
@@ -259,7 +259,7 @@ def to_cell(name: str, value: Any, where: str) -> Any:
     try:
         (value or "").encode()
     except UnicodeEncodeError:
-        raise UserError(f"{where}: {name} {value!r} holds half a character; mend it") from None
+        raise UserError(f"{where}: {name} {value!r} has half a character; correct it") from None
     return value
 
 
@@ -279,7 +279,7 @@ def split_labels(text: str, where: str) -> list:
         try:
             return parse_json(text)
         except ValueError as error:
-            raise UserError(f"{where}: labels {text[:60]!r} begins like a JSON list, but is none: {error}") from None
+            raise UserError(f"{where}: labels {text[:60]!r} starts like a JSON list, but is none: {error}") from None
     return [label.strip() for label in text.split("|") if label.strip()]
 
 
@@ -290,7 +290,7 @@ def join_labels(labels: list[str]) -> str:
 
 
 def written_rows(rows: Iterable[ManifestRow], path: Path) -> Iterator[Rows]:
-    """Rows that are to be written, in batches."""
+    """Rows to be written, in batches."""
     rows, done = iter(rows), 0
     while batch := list(islice(rows, BATCH_ROWS)):
         given = dict(zip(COLUMNS.names, zip(*batch, strict=True), strict=True))
@@ -319,7 +319,7 @@ def write_jsonl(path: Path, batches: Iterable[pa.RecordBatch], metadata: Callabl
 
 
 def write_parquet(path: Path, batches: Iterable[pa.RecordBatch], metadata: Callable[[], dict[str, Any]]) -> None:
-    """Write batches as a Parquet file, and into it what is known of all of them in the end."""
+    """Write batches as a Parquet file with the metadata, which are complete at the end."""
     with pq.ParquetWriter(path, COLUMNS, compression="zstd") as file:
         for batch in batches:
             file.write_batch(batch)
@@ -344,7 +344,7 @@ def to_list(cells: pa.Array | pa.ChunkedArray) -> list:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a format that is not known."""
+    """Refuse an unknown format."""
     if path.suffix not in READERS:
         raise UserError(f"{path}: a manifest ends in {', '.join(READERS)}, not {path.suffix!r}")
 

@@ -1,16 +1,16 @@
 """Media file -> `Clip`. `read_clip` goes through four steps:
 
-    probe   PyAV lists the packets of both streams: when each picture is shown, where the sound begins, what is wrong
+    probe   PyAV lists the packets of both streams: when each frame is shown, where the audio starts, what is wrong
     plan    the wanted times -> indices into that table (`sampling.frames_on_display`)
     frames  decord or torchcodec where they are known to be right, PyAV elsewhere; all give the same pixels
-    sound   PyAV, placed by its timestamps on the pictures' time line
+    audio   PyAV, placed by its timestamps on the frames' time line
 
-decord is fast, but by itself it numbers the pictures wrongly in MPEG-TS files and behind edit lists, leaks memory with
-each sound track it opens, and forgets where the streams start. torchcodec cannot read MPEG-TS files, and counts hidden
-pictures. So they never see sound, never decide about time, and only get files of the kinds in which they were measured
-to be right (`FrameReader.problem`).
+decord is fast, but by itself it numbers the frames wrongly in MPEG-TS files and after edit lists, leaks memory with
+each audio track it opens, and loses where the streams start. torchcodec cannot read MPEG-TS files, and counts hidden
+frames. So they never see audio, never decide about time, and only get files of the kinds in which they were measured
+to be correct (`FrameReader.problem`).
 
-Whatever is wrong with a file comes out as a `ClipError`; nothing damaged is replaced by silence or a black picture.
+Whatever is wrong with a file comes out as a `ClipError`; nothing damaged is replaced by silence or a black frame.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def read_clip(
     streams: Sequence[str] = STREAMS,
     info: MediaInfo | None = None,
 ) -> Clip:
-    """Read a window of a media file: pictures at evenly spaced times, and the sound of the same time.
+    """Read a window of a media file: frames at evenly spaced times, and the audio of the same time.
 
     A wanted stream that the file does not have is None in the result (`MediaInfo.state` names that state).
 
@@ -59,13 +59,13 @@ def read_clip(
         path: the media file; None where there is only `audio_path`.
         start_seconds: start of the window on the clip's time line.
         window_seconds: its length.
-        num_frames: how many pictures; the i-th is the one on display at start + i * window / num_frames.
+        num_frames: how many frames; the i-th is the one on display at start + i * window / num_frames.
         sample_rate: samples of the waveform a second.
-        decoder: who decodes pictures. "auto": decord where it is installed and known to be right for the file, else
+        decoder: who decodes frames. "auto": decord where it is installed and known to decode the file correctly, else
             PyAV. "decord": the same, but decord must be installed. "torchcodec": likewise, with torchcodec, which
             needs the system's FFmpeg. "pyav": always PyAV.
-        audio_path: the file that holds the sound, with its own time line; None: the same file.
-        audio_start_seconds: start of the sound's window; None: `start_seconds`.
+        audio_path: the file that holds the audio, with its own time line; None: the same file.
+        audio_start_seconds: start of the audio's window; None: `start_seconds`.
         audio_window_seconds: its length; None: `window_seconds`.
         streams: which of "video" and "audio" are wanted; the others are not decoded.
         info: what `probe` found in one of the files earlier; None: probe now.
@@ -152,10 +152,10 @@ def _check_numbers(kind: type, **values: float) -> None:
 
 
 def _check_starts(**values: float) -> None:
-    """Raise UserError for a start before the clip's begin."""
+    """Raise UserError for a start before that of the clip."""
     for name, value in values.items():
         if not 0 <= value < math.inf:
-            raise UserError(f"{name} is {value}; it must be 0 or more seconds after the first picture.")
+            raise UserError(f"{name} is {value}; it must be 0 or more seconds after the first frame.")
 
 
 def _check_choices(path: Any, audio_path: Any, streams: Sequence[str], decoder: str) -> None:

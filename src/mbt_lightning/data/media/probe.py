@@ -1,4 +1,4 @@
-"""Media file -> `MediaInfo`: when each picture is shown, where the sound begins, what is wrong."""
+"""Media file -> `MediaInfo`: when each frame is shown, where the audio starts, what is wrong."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from mbt_lightning.errors import UserError
 STREAMS = ("video", "audio")
 # How the names of media files end.
 MEDIA_SUFFIXES = {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
-MEDIA_SUFFIXES |= {".aac", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wav"}  # sound only
+MEDIA_SUFFIXES |= {".aac", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wav"}  # audio only
 MAX_PIXELS = 4096 * 2304
-MAX_JUMP_SECONDS = 600.0  # neighbouring timestamps further apart than this are damage, not a long still picture
+MAX_JUMP_SECONDS = 600.0  # timestamps further apart than this are damage, not a long still image
 MIN_PACKETS_PRESENT = 0.98
 LONG_BYTES = 64 * 2**20  # what is in files larger than this is kept, see `probe_once`
 
@@ -42,7 +42,7 @@ class ClipError(UserError):
     def __init__(self, path: str | os.PathLike[str], reason: str | None = None) -> None:
         self.path = os.fspath(path)
         self.reason = reason or ""
-        # A DataLoader rebuilds a worker's error from its text alone; without a reason that text stands as it is.
+        # A DataLoader rebuilds a worker's error from its text alone; without a reason that text stays as it is.
         super().__init__(self.path if reason is None else f"{self.path}: {reason}")
 
     def __reduce__(self) -> tuple[type[ClipError], tuple[str, str | None]]:
@@ -51,16 +51,16 @@ class ClipError(UserError):
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """One stream, as its packets tell it. Times are seconds on the clip's time line.
+    """One stream, as its packets describe it. Times are seconds on the clip's time line.
 
     Args:
         codec: libav's name.
-        width: pixels of a stored picture, before any rotation; 0 for sound.
+        width: pixels of a stored frame, before any rotation; 0 for audio.
         height: likewise.
-        seconds: float64 (F,) when each shown picture (each packet of sound) is presented, rising.
+        seconds: float64 (F,) when each shown frame (each packet of audio) is presented, rising.
         key_seconds: float64 (K,) those at which decoding can start.
         end_seconds: end of the last one.
-        is_counted: decoded pictures carry no times that can be trusted; the n-th one is shown at `seconds[n]`.
+        is_counted: the times of decoded frames cannot be trusted; the n-th one is shown at `seconds[n]`.
         problem: why it cannot be read, or "".
     """
 
@@ -80,10 +80,10 @@ class Track:
 
 
 class StreamQuirk(StrEnum):
-    """What the packets of a stream of pictures show that makes some decoders number the pictures wrongly."""
+    """A property of a video stream, seen in its packets, that makes some decoders number the frames wrongly."""
 
-    CUT_AWAY = "pictures that an edit list cuts away"
-    HIDDEN = "hidden pictures"
+    CUT_AWAY = "frames that an edit list cuts away"
+    HIDDEN = "hidden frames"
     UNTIMED = "missing or equal times"
     DAMAGED = "damaged packets"
     NO_KEY = "no key frame at the start"
@@ -97,11 +97,11 @@ class MediaInfo:
     Args:
         path: the file.
         container: libav's name of its format.
-        origin: where the clip's time line has its 0, in the container's seconds: the first picture that is shown; in a
-            file without pictures the first sound sample.
-        video: its best stream of pictures (cover art is none), or None.
-        audio: its best stream of sound, or None.
-        oddities: what each decoder must know before it is trusted with the pictures.
+        origin: time 0 of the clip's time line, in the container's seconds: the first frame that is shown; in a
+            file without frames the first audio sample.
+        video: its best video stream (cover art is none), or None.
+        audio: its best audio stream, or None.
+        quirks: what decoders must know before they can be trusted with the frames.
     """
 
     path: str
@@ -109,16 +109,16 @@ class MediaInfo:
     origin: float
     video: Track | None
     audio: Track | None
-    oddities: tuple[StreamQuirk, ...] = ()
+    quirks: tuple[StreamQuirk, ...] = ()
 
     @property
     def has_video(self) -> bool:
-        """There is a stream of pictures, readable or not."""
+        """There is a video stream, readable or not."""
         return self.video is not None
 
     @property
     def has_audio(self) -> bool:
-        """There is a stream of sound, readable or not."""
+        """There is an audio stream, readable or not."""
         return self.audio is not None
 
     @property
@@ -128,28 +128,28 @@ class MediaInfo:
 
     @property
     def state(self) -> str:
-        """The streams in words: "audio and video", "no audio" or "no video"."""
+        """Its streams: "audio and video", "no audio" or "no video"."""
         if self.has_video and self.has_audio:
             return "audio and video"
         return "no audio" if self.has_video else "no video"
 
 
 def probe(path: str | os.PathLike[str]) -> MediaInfo:
-    """List a media file's packets: when each picture is shown, where the sound begins, what is wrong.
+    """List a media file's packets: when each frame is shown, where the audio starts, what is wrong.
 
-    Damage to one stream is written down, not raised, so that the other one can still be read.
+    Damage to one stream is recorded, not raised, so that the other one can still be read.
 
     Args:
         path: the file.
 
     Raises:
-        ClipError: no such file, not media, or neither pictures nor sound in it.
+        ClipError: no such file, not media, or neither frames nor audio in it.
     """
     path = os.fspath(path)
     _check_file(path)
     with open_media(path) as container:
         name = container.format.name
-        if name == "tty" or name.endswith("_pipe"):  # a text or a still picture
+        if name == "tty" or name.endswith("_pipe"):  # a text or a still image
             raise ClipError(path, f"not a clip (its format is {name.removesuffix('_pipe')})")
         video_stream, audio_stream = best_stream(container, "video"), best_stream(container, "audio")
         packets = _list_packets(container, [stream for stream in (video_stream, audio_stream) if stream is not None])
@@ -159,13 +159,13 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
         if not tracks:
             raise ClipError(path, "no audio and no video stream")
         end = max(track.end_seconds for track in tracks)
-        # Matroska counts no packets, but tells its duration, be it that of another stream. (Elsewhere the duration may
+        # Matroska counts no packets, but gives its duration, be it that of another stream. (Elsewhere the duration may
         # be libav's guess from the bit rate.)
         if name == "matroska,webm" and container.duration and len(container.streams) == len(tracks):
             declared = container.duration / 1e6
             if is_short(end, declared):
                 raise ClipError(path, f"truncated: {end:.2f} s of {declared:.2f} s are there")
-        oddities = _oddities(video, packets[video_stream.index]) if video else ()
+        quirks = _quirks(video, packets[video_stream.index]) if video else ()
 
     if video is not None and len(video.seconds):
         origin = float(video.seconds[0])
@@ -175,8 +175,8 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
         origin = 0.0
     video, audio = (track and track.moved(origin) for track in (video, audio))
     if video and audio and not audio.problem and not video.problem and abs(audio.seconds[0]) > MAX_JUMP_SECONDS:
-        audio = replace(audio, problem=f"the sound starts {audio.seconds[0]:.0f} s away from the first picture")
-    return MediaInfo(path, name, origin, video, audio, oddities)
+        audio = replace(audio, problem=f"the audio starts {audio.seconds[0]:.0f} s away from the first frame")
+    return MediaInfo(path, name, origin, video, audio, quirks)
 
 
 def probe_once(path: str | os.PathLike[str]) -> MediaInfo:
@@ -189,13 +189,13 @@ def probe_once(path: str | os.PathLike[str]) -> MediaInfo:
         path: the file.
 
     Raises:
-        ClipError: no such file, not media, or neither pictures nor sound in it.
+        ClipError: no such file, not media, or neither frames nor audio in it.
     """
     path = os.fspath(path)
     try:
         found = os.stat(path)
     except OSError:
-        return probe(path)  # which tells what is wrong
+        return probe(path)  # which reports what is wrong
     return _remembered(path, found.st_size, found.st_mtime_ns)
 
 
@@ -223,7 +223,7 @@ def _save(info: MediaInfo, file: Path) -> None:
             arrays |= {f"{kind}.facts": json.dumps(facts)}
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as unfinished, open(unfinished, "wb") as content:
-        np.savez(content, facts=json.dumps([info.container, info.origin, info.oddities]), **arrays)
+        np.savez(content, facts=json.dumps([info.container, info.origin, info.quirks]), **arrays)
     mark_used(file)
 
 
@@ -235,9 +235,9 @@ def _load(path: str, file: Path) -> MediaInfo:
             if f"{kind}.facts" in arrays:
                 codec, width, height, *rest = json.loads(str(arrays[f"{kind}.facts"]))
                 tracks[kind] = Track(codec, width, height, arrays[f"{kind}.seconds"], arrays[f"{kind}.keys"], *rest)
-        container, origin, oddities = json.loads(str(arrays["facts"]))
+        container, origin, quirks = json.loads(str(arrays["facts"]))
     os.utime(file)
-    return MediaInfo(path, container, origin, tracks["video"], tracks["audio"], tuple(map(StreamQuirk, oddities)))
+    return MediaInfo(path, container, origin, tracks["video"], tracks["audio"], tuple(map(StreamQuirk, quirks)))
 
 
 def is_short(seconds: float, promised_seconds: float) -> bool:
@@ -250,11 +250,11 @@ class _Packet(NamedTuple):
 
     start: float | None
     duration: float
-    is_guess: bool  # AVI knows the order of decoding only; libav guesses when reordered pictures are shown
+    is_guess: bool  # AVI knows the order of decoding only; libav guesses when reordered frames are shown
     is_key: bool
     is_discard: bool  # outside the edit list: decoded, not shown
     is_corrupt: bool
-    is_hidden: bool  # a VP8 reference picture that is never shown (alt-ref)
+    is_hidden: bool  # a VP8 reference frame that is never shown (alt-ref)
 
 
 def _list_packets(container: Any, streams: Sequence[Any]) -> dict[int, list[_Packet]]:
@@ -269,7 +269,7 @@ def _list_packets(container: Any, streams: Sequence[Any]) -> dict[int, list[_Pac
         if ticks is None and not packet.size:
             continue
         index = packet.stream.index
-        # Bit 4 of a VP8 picture is show_frame (RFC 6386, 9.1). A hidden one may share its time with a shown one.
+        # Bit 4 of a VP8 frame is show_frame (RFC 6386, 9.1). A hidden one may share its time with a shown one.
         is_hidden = is_vp8[index] and packet.size > 0 and not memoryview(packet)[0] & 0x10
         start, duration = None if ticks is None else ticks * scale[index], (packet.duration or 0) * scale[index]
         flags = ticks != packet.pts, packet.is_keyframe, packet.is_discard, packet.is_corrupt, is_hidden
@@ -279,7 +279,7 @@ def _list_packets(container: Any, streams: Sequence[Any]) -> dict[int, list[_Pac
 
 def _track(stream: Any, packets: dict[int, list[_Packet]], container_name: str) -> Track:
     """The table of a stream, in the container's time."""
-    rows, kind = packets[stream.index], "picture" if stream.type == "video" else "sound"
+    rows, kind = packets[stream.index], stream.type
     shown = [(p.start, p.duration) for p in rows if p.start is not None and not p.is_discard and not p.is_hidden]
     seconds = np.unique([start for start, _ in shown])  # also sorts: packets come in the order of decoding
     keys = np.unique([p.start for p in rows if p.is_key and p.start is not None])
@@ -289,10 +289,10 @@ def _track(stream: Any, packets: dict[int, list[_Packet]], container_name: str) 
         duration = float(np.median(steps)) if len(steps) else 0.04
 
     context = stream.codec_context
-    width, height = (context.width, context.height) if context and kind == "picture" else (0, 0)
-    # MP4's index has left out what an edit list cuts away. AVI counts the samples of its sound, not the packets.
+    width, height = (context.width, context.height) if context and kind == "video" else (0, 0)
+    # MP4's index has left out what an edit list cuts away. AVI counts the samples of its audio, not the packets.
     declared = len(stream.index_entries) if "mp4" in container_name else 0
-    if container_name == "avi" and kind == "picture":
+    if container_name == "avi" and kind == "video":
         declared = stream.frames
     problem = ""
     if context is None:
@@ -303,14 +303,14 @@ def _track(stream: Any, packets: dict[int, list[_Packet]], container_name: str) 
         problem = f"truncated: {len(rows)} of {declared} {kind} packets are there"
     elif len(steps) and steps.max() > MAX_JUMP_SECONDS:
         problem = f"the times of the {kind} stream jump by {steps.max():.0f} s"
-    elif kind == "picture" and not 0 < width * height <= MAX_PIXELS:
-        problem = f"pictures of {width}x{height}; at most {MAX_PIXELS} pixels are read"
-    is_counted = kind == "picture" and any(p.is_guess for p in rows)
+    elif kind == "video" and not 0 < width * height <= MAX_PIXELS:
+        problem = f"frames of {width}x{height}; at most {MAX_PIXELS} pixels are read"
+    is_counted = kind == "video" and any(p.is_guess for p in rows)
     return Track(context.name if context else "", width, height, seconds, keys, last + duration, is_counted, problem)
 
 
-def _oddities(video: Track, packets: list[_Packet]) -> tuple[StreamQuirk, ...]:
-    """What is odd about a stream of pictures."""
+def _quirks(video: Track, packets: list[_Packet]) -> tuple[StreamQuirk, ...]:
+    """The quirks of a video stream."""
     shown = [p for p in packets if not p.is_discard and not p.is_hidden]
     starts = np.array([-np.inf if p.start is None else p.start for p in packets])
     last_key = np.maximum.accumulate(np.where([p.is_key for p in packets], starts, -np.inf))
@@ -322,11 +322,11 @@ def _oddities(video: Track, packets: list[_Packet]) -> tuple[StreamQuirk, ...]:
         StreamQuirk.NO_KEY: not packets or not packets[0].is_key,
         StreamQuirk.OPEN_GROUPS: bool((starts < last_key).any()),
     }
-    return tuple(oddity for oddity, is_there in found.items() if is_there)
+    return tuple(quirk for quirk, is_there in found.items() if is_there)
 
 
 def _first_sample_seconds(path: str, default: float) -> float:
-    """Container time of the first sound sample that comes out of the decoder, which may hide an encoder's lead-in."""
+    """Container time of the first audio sample that comes out of the decoder, which may hide an encoder's lead-in."""
     with open_media(path) as container:
         frame = next(container.decode(best_stream(container, "audio")), None)
         return default if frame is None or frame.time is None else float(frame.time)
@@ -351,13 +351,13 @@ def _check_file(path: str) -> None:
         raise ClipError(path, "not a file" if os.path.exists(path) else "no such file")
     try:
         with open(path, "rb") as file:
-            begin = file.read(512).lstrip().lower()
+            head = file.read(512).lstrip().lower()
     except OSError as error:
         raise ClipError(path, f"cannot be opened ({error.strerror})") from error
-    if not begin:
+    if not head:
         raise ClipError(path, "the file is empty")
     for signature, reason in NOT_MEDIA.items():
-        if begin.startswith(signature):
+        if head.startswith(signature):
             raise ClipError(path, reason)
 
 

@@ -1,4 +1,4 @@
-"""The sound of a file in a given window, placed by its timestamps: PyAV decodes it, whoever decodes the pictures."""
+"""The audio of a file in a given window, placed by its timestamps: PyAV decodes it, whatever decodes the frames."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from mbt_lightning.data.media.probe import (
     open_media,
 )
 
-# Sound is decoded at the file's own rate and resampled once: torchaudio's windowed sinc with 64 zero crossings keeps
+# Audio is decoded at the file's own rate and resampled once: torchaudio's windowed sinc with 64 zero crossings keeps
 # 7.9 of 8 kHz and takes 4 ms a clip; libav's resampler, frame by frame, takes 15 ms and loses 8 dB there.
 ZERO_CROSSINGS = 64
 MAX_KERNEL = 4_000_000
-MARGIN_SECONDS = 0.05  # sound beyond the window's ends, so that the resampling filter does not see a step there
+MARGIN_SECONDS = 0.05  # audio beyond the window's ends, so that the resampling filter does not see a step there
 PREROLL_SECONDS = 0.5  # decoders need what comes before: MP3's bit reservoir, AAC's overlap, Opus' 80 ms
 # Timestamps that are off by less are rounding (Matroska's milliseconds), not a gap: the samples follow each other.
 MAX_DRIFT_SECONDS = 0.02
@@ -40,26 +40,26 @@ SAMPLE_TYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.floa
 def read_sound(
     info: MediaInfo, audio: Track, start_seconds: float, window_seconds: float, sample_rate: int
 ) -> tuple[Tensor, tuple[int, int]]:
-    """The window's waveform, float32 mono, and the first and last + 1 sample that the file really holds."""
+    """The window's waveform, float32 mono, and the first and last + 1 sample that are in the file."""
     margin = math.ceil(MARGIN_SECONDS * sample_rate) / sample_rate
-    begin, end = start_seconds - margin, start_seconds + window_seconds + margin
+    start, end = start_seconds - margin, start_seconds + window_seconds + margin
     # A seek costs an index look-up and may land anywhere; near the start reading on is as fast.
     pieces, rate = None, sample_rate
-    if begin > audio.seconds[0] + 2 * PREROLL_SECONDS:
+    if start > audio.seconds[0] + 2 * PREROLL_SECONDS:
         with suppress(ClipError):
-            pieces, rate = _decode_sound(info, audio, begin, end, seek=True)
+            pieces, rate = _decode_sound(info, audio, start, end, seek=True)
     if pieces is None:
-        pieces, rate = _decode_sound(info, audio, begin, end, seek=False)
+        pieces, rate = _decode_sound(info, audio, start, end, seek=False)
 
     late = MP3_DECODER_DELAY if info.container == "avi" and audio.codec.startswith("mp3") else 0
     pieces = [(seconds - late / rate, samples) for seconds, samples in pieces]
-    # AAC's last frame is filled up; what lies behind the container's end is not sound (and PyAV 19 trims it itself).
+    # AAC's last frame is filled up; what comes after the container's end is not audio (and PyAV 19 trims it itself).
     waveform, real, decoded = lay_out(pieces, rate, start_seconds, window_seconds, sample_rate, audio.end_seconds)
     if not waveform.isfinite().all():
-        raise ClipError(info.path, "the sound holds values that are no numbers")
+        raise ClipError(info.path, "the audio has values that are not numbers")
     there = min(start_seconds + window_seconds, audio.end_seconds) - max(start_seconds, audio.seconds[0])
     if is_short(decoded, there):
-        raise ClipError(info.path, f"damaged: only {decoded:.2f} of {there:.2f} s of sound can be decoded")
+        raise ClipError(info.path, f"damaged: only {decoded:.2f} of {there:.2f} s of audio can be decoded")
     return waveform, real
 
 
@@ -71,7 +71,7 @@ def lay_out(
     sample_rate: int,
     end_seconds: float,
 ) -> tuple[Tensor, tuple[int, int], float]:
-    """Lay pieces of sound out in a window at another sample rate; what no piece covers is silence.
+    """Lay pieces of audio out in a window at another sample rate; what no piece covers is silence.
 
     Args:
         pieces: the time of each piece's first sample in seconds, and its samples; also from `MARGIN_SECONDS` around
@@ -80,18 +80,18 @@ def lay_out(
         start_seconds: start of the window.
         window_seconds: its length.
         sample_rate: of the result, in Hz.
-        end_seconds: where the sound ends; samples behind it are left out.
+        end_seconds: where the audio ends; samples after it are left out.
 
     Returns:
         The waveform, float32 (N,); its first and last + 1 sample that pieces cover; the seconds that they cover.
     """
     num_samples, margin = round(window_seconds * sample_rate), math.ceil(MARGIN_SECONDS * sample_rate)
-    begin, end = start_seconds - margin / sample_rate, start_seconds + window_seconds + margin / sample_rate
-    native = np.zeros(math.ceil((end - begin) * rate), dtype=np.float32)
+    start, end = start_seconds - margin / sample_rate, start_seconds + window_seconds + margin / sample_rate
+    native = np.zeros(math.ceil((end - start) * rate), dtype=np.float32)
     held = np.zeros(len(native), dtype=bool)
-    last = min(len(native), round((end_seconds - begin) * rate))
+    last = min(len(native), round((end_seconds - start) * rate))
     for seconds, samples in pieces:
-        at = round((seconds - begin) * rate)
+        at = round((seconds - start) * rate)
         low, high = max(at, 0), min(at + len(samples), last)
         if low < high:
             native[low:high] = samples[low - at : high - at]
@@ -102,21 +102,21 @@ def lay_out(
     if len(inside):
         real = (round(inside[0] * sample_rate / rate), min(round((inside[-1] + 1) * sample_rate / rate), num_samples))
     waveform = _resample(torch.from_numpy(native), rate, sample_rate)[margin : margin + num_samples]
-    # The last sample may lie beyond what an odd rate fills.
+    # An odd rate may not fill the last sample.
     return torch.nn.functional.pad(waveform, (0, num_samples - len(waveform))).clone(), real, len(inside) / rate
 
 
 def _decode_sound(
-    info: MediaInfo, audio: Track, begin: float, end: float, seek: bool
+    info: MediaInfo, audio: Track, start: float, end: float, seek: bool
 ) -> tuple[list[tuple[float, NDArray[np.float32]]], int]:
-    """Mono pieces of the sound from `begin` to `end` with their times, and their sample rate."""
+    """Mono pieces of the audio from `start` to `end` with their times, and their sample rate."""
     pieces: list[tuple[float, list[Any]]] = []  # frames that follow each other without a gap, and are of one kind
     rate, clock, kind = 0, None, None
     with open_media(info.path) as container:
         stream = best_stream(container, "audio")
         scale = float(stream.time_base)
         if seek:
-            container.seek(round((info.origin + begin - PREROLL_SECONDS) / scale), stream=stream)
+            container.seek(round((info.origin + start - PREROLL_SECONDS) / scale), stream=stream)
         for frame in container.decode(stream):
             rate = rate or frame.sample_rate
             if frame.sample_rate != rate or rate not in SAMPLE_RATES:
@@ -126,15 +126,15 @@ def _decode_sound(
                 if stamp is None and seek:
                     continue  # Ogg: not known before the page ends
                 clock = audio.seconds[0] if stamp is None else stamp
-                if seek and clock > begin:
-                    raise ClipError(info.path, "the search for the sound lands late")
+                if seek and clock > start:
+                    raise ClipError(info.path, "seeking in the audio lands late")
             elif stamp is not None and abs(stamp - clock) > MAX_DRIFT_SECONDS:
                 clock, kind = stamp, None
             if clock >= end:
                 break
-            if clock + frame.samples / rate > begin:
+            if clock + frame.samples / rate > start:
                 if frame.is_corrupt:
-                    raise ClipError(info.path, f"the sound at {clock:.3f} s is damaged")
+                    raise ClipError(info.path, f"the audio at {clock:.3f} s is damaged")
                 if kind != (kind := (frame.format.name, frame.layout.name)):
                     pieces.append((clock, []))
                 pieces[-1][1].append(frame)
@@ -143,7 +143,7 @@ def _decode_sound(
 
 
 def _to_mono(frames: list[Any]) -> NDArray[np.float32]:
-    """Frames of sound of one kind as float32 mono: the mean of two channels; of more, with ffmpeg's weights."""
+    """Audio frames of one kind as float32 mono: the mean of two channels; of more, with ffmpeg's weights."""
     num_channels = frames[0].layout.nb_channels
     if num_channels > 2:
         # Without this option libav mixes to float without dividing by the sum of the weights.
@@ -173,7 +173,7 @@ def _to_mono(frames: list[Any]) -> NDArray[np.float32]:
 
 
 def _resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:
-    """The waveform (N,) at another rate; its first sample keeps its time."""
+    """The waveform (N,) at another rate; its start sample keeps its time."""
     if rate == sample_rate:
         return waveform
     divisor = math.gcd(rate, sample_rate)
