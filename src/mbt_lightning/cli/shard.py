@@ -1,7 +1,7 @@
-"""`mbt shard`: a data set re-encoded once, so that training reads it several times faster.
+"""`mbt shard`: re-encode a data set once, so that training reads it several times faster.
 
-Every usable clip's labelled segment is written anew, read back and compared with its source. A second run of the same
-command does what is missing. `DIR/manifest.parquet` comes last; training needs no other option than its name.
+Every usable clip's labelled segment is re-encoded, read back and compared with its source. A second run of the same
+command does the rest. `DIR/manifest.parquet` is written last; training needs only its name.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run `mbt shard`."""
     parser = Parser(prog="mbt shard", description="Re-encode a data set so that training reads it faster.")
     parser.add_argument("manifest", help="the manifest of the data set: .parquet, .jsonl or .csv")
-    parser.add_argument("--format", choices=list(WRITERS), default="mp4-intra", help="what clips become")
+    parser.add_argument("--format", choices=list(WRITERS), default="mp4-intra", help="format of the re-encoded clips")
     parser.add_function_arguments(shard, skip={"manifest", "format"})
     shard(**vars(parser.parse_args(list(arguments))))
 
@@ -62,18 +62,18 @@ def shard(
         format: `mp4-intra` (small files that any program plays) or `jpeg-shards` (fastest to read; needs the extra
             `shards`).
         out: the folder.
-        fps: pictures a second that are kept.
-        short_side: pictures larger than this on their shorter side are shrunk to it, in pixels.
-        sample_rate: of the sound, in Hz.
-        crf: quality of the pictures in `mp4-intra`, 0 (best) to 51.
-        jpeg_quality: quality of the pictures in `jpeg-shards`, 1 to 100 (best).
+        fps: frames a second that are kept.
+        short_side: frames larger than this on their shorter side are shrunk to it, in pixels.
+        sample_rate: of the audio, in Hz.
+        crf: quality of the frames in `mp4-intra`, 0 (best) to 51.
+        jpeg_quality: quality of the frames in `jpeg-shards`, 1 to 100 (best).
         media_root: folder that the manifest's relative media paths start from; default: the manifest's.
         classes: the class list; default: the manifest's own.
         num_workers: processes that re-encode.
         timeout_seconds: time limit of one clip, to which the length of its segment is added.
 
     Raises:
-        UserError: an option out of its range, or another one than an earlier run had; a disk that is full.
+        UserError: an option out of its range, or another one than in an earlier run; a full disk.
     """
     check_range("fps", fps, 0.1, 120)
     check_range("short_side", short_side, 16, 4096)
@@ -85,7 +85,7 @@ def shard(
     WRITERS[format].check()
     source, folder = read_manifest(manifest, media_root, classes), Path(out)
     if (store := source.metadata.get("store", Place.store)) != Place.store:
-        raise UserError(f"{source.path}: its clips are {store} already; shard the manifest that they were made from")
+        raise UserError(f"{source.path}: its clips are already {store}; shard the manifest that they were made from")
     target = Target(fps, short_side, sample_rate, crf, jpeg_quality)
     options = {"format": format, "source": str(source.path.resolve()), "source_hash": source.digest, **asdict(target)}
     try:
@@ -96,14 +96,14 @@ def shard(
             root = str(media_root or source.path.parent)
             run(source, root, Run(folder, format, target, num_workers, timeout_seconds), options)
     except Timeout:
-        raise UserError(f"{folder}: another mbt shard is writing into it; wait for its end") from None
+        raise UserError(f"{folder}: another mbt shard is writing into it; wait until it ends") from None
     except OSError as error:
         where = error.filename or folder
-        raise UserError(f"{where}: cannot be written ({error.strerror}); the same command goes on from here") from error
+        raise UserError(f"{where}: cannot be written ({error.strerror}); run the same command to resume") from error
 
 
 def check_range(name: str, value: float, least: float, most: float) -> None:
-    """Refuse an option out of its range."""
+    """Refuse an option out of range."""
     if not least <= value <= most:
         raise UserError(f"{name} is {value}: give a number from {least} to {most}")
 
@@ -111,18 +111,18 @@ def check_range(name: str, value: float, least: float, most: float) -> None:
 def check_folder(folder: Path) -> None:
     """Refuse a folder that holds something else."""
     if not (folder / "shard.json").is_file() and any(path.name != ".lock" for path in folder.iterdir()):
-        raise UserError(f"{folder}: is not empty and not of mbt shard; name another folder")
+        raise UserError(f"{folder}: is neither empty nor of mbt shard; give another folder")
 
 
 def check_options(folder: Path, options: dict[str, Any]) -> None:
-    """Refuse a folder that was begun with other options."""
+    """Refuse a folder that was started with other options."""
     file = folder / "shard.json"
     if file.is_file():
         known = json.loads(file.read_text(encoding="utf-8"))
         for name, value in options.items():
             if known.get(name) != value and name != "source":
                 raise UserError(
-                    f"{folder}: was begun with {name} {known.get(name)}, not {value}; name another folder, or delete it"
+                    f"{folder}: was started with {name} {known.get(name)}, not {value}; give another folder"
                 )
         return
     with replacing(file) as unfinished:
@@ -175,7 +175,7 @@ def run(source: Manifest, root: str, run: Run, options: dict[str, Any]) -> None:
     report = path.with_name(f"{path.name}.report.txt")
     report.write_text("".join(f"{line}\n" for line in lost), encoding="utf-8")
     print_report(run, metadata["counts"], found, lost)
-    print(f"manifest: {path}\nevery clip that was lost, and why: {report}")
+    print(f"manifest: {path}\nlost clips and the reasons: {report}")
 
 
 def batches(source: Manifest, root: str) -> Iterator[list[tuple[int, ManifestRow]]]:
@@ -193,7 +193,7 @@ def batches(source: Manifest, root: str) -> Iterator[list[tuple[int, ManifestRow
 
 
 def job(number: int, row: ManifestRow, place: Place, run: Run) -> tuple[Job, float]:
-    """What a worker gets for a row, and its time limit."""
+    """The job of a row, and its time limit."""
     start, end = row.start_seconds or 0.0, row.end_seconds
     example = Example(str(row.clip_id), row.video, row.audio or row.video, start, end)
     limit = run.timeout_seconds + (end - start if end else 0.0)
@@ -203,7 +203,7 @@ def job(number: int, row: ManifestRow, place: Place, run: Run) -> tuple[Job, flo
 def written(
     source: Manifest, root: str, place: Place, failed: dict[int, str], lost: list[str]
 ) -> Iterator[ManifestRow]:
-    """The new manifest's rows; what is lost goes into `lost`."""
+    """The new manifest's rows; the clips that are lost are added to `lost`."""
     for rows in batches(source, root):
         for number, row in rows:
             if row.status == "ok" and number in failed:
@@ -219,7 +219,7 @@ def written(
 
 
 def print_report(run: Run, counts: dict[str, dict[str, int]], found: Sequence[Written], lost: Sequence[str]) -> None:
-    """Print what became of the clips."""
+    """Print a summary."""
     statuses: Counter[str] = Counter()
     for by_status in counts.values():
         statuses.update(by_status)
@@ -227,10 +227,10 @@ def print_report(run: Run, counts: dict[str, dict[str, int]], found: Sequence[Wr
     if found:
         size = np.mean([clip.num_bytes for clip in found]) / 1000
         psnr = [clip.psnr for clip in found if clip.psnr is not None]
-        sound = [clip.correlation for clip in found if clip.correlation is not None]
+        audio = [clip.correlation for clip in found if clip.correlation is not None]
         words = [f"{len(found)} clips written now, {size:.0f} KB each"]
-        words += [f"pictures {np.mean(psnr):.1f} dB, worst clip {min(psnr):.1f}"] if psnr else []
-        words += [f"sound's correlation {np.mean(sound):.4f}, worst {min(sound):.4f}"] if sound else []
+        words += [f"frames {np.mean(psnr):.1f} dB, worst clip {min(psnr):.1f}"] if psnr else []
+        words += [f"audio's correlation {np.mean(audio):.4f}, worst {min(audio):.4f}"] if audio else []
         print("; ".join(words))
     for line in [line for line in lost if not line.endswith(" before")][:3]:
         Console(highlight=False, soft_wrap=True).print(f"  {line}", markup=False)

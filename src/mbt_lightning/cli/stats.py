@@ -1,4 +1,4 @@
-"""`mbt stats`: what is in a data set, and the mean and standard deviation of its spectrograms for training."""
+"""`mbt stats`: figures of a data set, and mean and standard deviation of its log-mel for training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from mbt_lightning.disk import replacing
 from mbt_lightning.errors import UserError, abbreviate
 
 MOST_SIZES = 3
-"""So many of the commonest picture sizes and rates are printed."""
+"""So many of the most frequent frame sizes and rates are printed."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ def parser() -> Parser:
         "--spectrogram",
         type=MelTransform | None,
         default={"class_path": f"{LogMel.__module__}.LogMel"},
-        help="the log-mel to measure; its mean and std do not matter; null: no sound is decoded",
+        help="the log-mel to measure; its mean and std do not matter; null: no audio is decoded",
     )
     tool.add_function_arguments(stats, skip={"manifest", "settings"})
     return tool
@@ -79,18 +79,18 @@ def stats(
 
     Args:
         manifest: the manifest.
-        settings: of the spectrogram, see `settings_of`; None: no sound is decoded.
+        settings: of the log-mel, see `settings_of`; None: no audio is decoded.
         media_root: folder that relative media paths start from; null: the manifest's folder.
         classes: the class list; null: the manifest's own.
-        split: split whose sound is decoded.
-        num_clips: so many clips of each split are looked at; all, if there are fewer.
+        split: split whose audio is decoded.
+        num_clips: so many clips of each split are measured; all, if there are fewer.
         seed: of their choice.
         window_seconds: length of training's window, for the part of the clips that is shorter.
         num_workers: processes.
         timeout_seconds: time limit of one clip.
 
     Raises:
-        UserError: settings or files that make no sense, or no clip of the split can be read.
+        UserError: wrong settings or files, or no clip of the split can be read.
     """
     counts = {"num_clips": num_clips, "num_workers": num_workers}
     for name, value in {**counts, "window_seconds": window_seconds, "timeout_seconds": timeout_seconds}.items():
@@ -98,7 +98,7 @@ def stats(
             raise UserError(f"{name} is {value}: give {'1 or more' if name in counts else 'a time above 0'}")
     path = manifest_file(manifest)
     full = read_manifest(path, media_root, classes)
-    full.split(split)  # says which splits there are
+    full.split(split)  # an unknown one is refused with the list of splits
     store = store_of(full)
     earlier = read_stats(stats_file(path))["spectrograms"] if stats_file(path).is_file() else []
 
@@ -109,11 +109,11 @@ def stats(
             wanted = settings if name == split else None
             part = [clips[i] for i in places]
             found[name] = measure_clips(part, store, wanted, num_workers, timeout_seconds, bar, name)
-    seen, bad = found[split]
+    measured, bad = found[split]
     for name, (_, failed) in found.items():
         for clip in failed:
             print(f"{name}: {clip.clip_id}: {clip.path}: {clip.reason}", file=sys.stderr)
-    if not seen:
+    if not measured:
         raise UserError(
             f"{path}: none of the {len(bad)} clips of split {split!r} that were tried could be measured; the first: "
             f"{bad[0].path}: {bad[0].reason}"
@@ -130,26 +130,26 @@ def stats(
         "spectrograms": earlier,
     }
     if settings is not None:
-        mean, std = mean_and_std(seen)
+        mean, std = mean_and_std(measured)
         if not std > 0:
-            raise UserError(f"{path}: all values of the log-mel are {mean:g}: the sound of split {split!r} is silence")
-        entry = {"mean": mean, "std": std, "num_clips": len(seen), "split": split, "hash": full.digest, **settings}
+            raise UserError(f"{path}: all values of the log-mel are {mean:g}: the audio of split {split!r} is silence")
+        entry = {"mean": mean, "std": std, "num_clips": len(measured), "split": split, "hash": full.digest, **settings}
         entry |= {"of_clips": len(full.splits[split]), "unreadable": len(bad), "seed": seed}
-        entry |= {"num_values": sum(clip.num_values for clip in seen)}
+        entry |= {"num_values": sum(clip.num_values for clip in measured)}
         others = [other for other in earlier if {key: other[key] for key in settings} != settings]
         about["spectrograms"] = [*others, entry]
     with replacing(stats_file(path)) as unfinished:
         unfinished.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print_stats(full, about, split)
     if settings is not None:
-        print(f"spectrogram{options_of(settings)}: mean {mean:.4f}, std {std:.4f} of {len(seen)} clips")
+        print(f"spectrogram{options_of(settings)}: mean {mean:.4f}, std {std:.4f} of {len(measured)} clips")
     print(f"written: {stats_file(path)}")
 
 
 def about_split(
-    full: Manifest, name: str, seen: Sequence[ClipMeasurement], bad: Sequence[BadClip], window_seconds: float
+    full: Manifest, name: str, measured: Sequence[ClipMeasurement], bad: Sequence[BadClip], window_seconds: float
 ) -> dict[str, Any]:
-    """What is known of a split, as plain data."""
+    """Figures of a split, as plain data."""
     clips, classes = full.splits[name].labelled()
     labels = np.bincount(clips, minlength=len(full.splits[name]))
     positives = np.bincount(classes, minlength=len(full.classes)).tolist()
@@ -158,11 +158,11 @@ def about_split(
         "official": full.coverage[name][1] if name in full.coverage else len(labels),
         "labels_per_clip": {"mean": float(labels.mean()), "max": int(labels.max()), "none": int((labels == 0).sum())},
         "positives": dict(zip(full.classes, positives, strict=True)),
-        "looked_at": len(seen) + len(bad),
+        "looked_at": len(measured) + len(bad),
         "unreadable": {clip.clip_id: f"{clip.path}: {clip.reason}" for clip in bad},
     }
-    if seen:
-        seconds = [clip.seconds for clip in seen]
+    if measured:
+        seconds = [clip.seconds for clip in measured]
         about["seconds"] = {
             "min": min(seconds),
             "median": statistics.median(seconds),
@@ -170,8 +170,8 @@ def about_split(
             "max": max(seconds),
             "shorter_than_window": sum(x < window_seconds for x in seconds) / len(seconds),
         }
-    sizes = Counter(f"{clip.size[0]}x{clip.size[1]}" for clip in seen if clip.size)
-    rates = Counter(f"{clip.frames_per_second:.2f}" for clip in seen if clip.frames_per_second)
+    sizes = Counter(f"{clip.size[0]}x{clip.size[1]}" for clip in measured if clip.size)
+    rates = Counter(f"{clip.frames_per_second:.2f}" for clip in measured if clip.frames_per_second)
     return about | {"picture_sizes": dict(sizes.most_common()), "frames_per_second": dict(rates.most_common())}
 
 
@@ -203,13 +203,13 @@ def print_stats(full: Manifest, about: Mapping[str, Any], split: str) -> None:
             f"{s['labels_per_clip']['mean']:.2f} / {s['labels_per_clip']['max']}" for s in splits
         ],
         "clips without label": [str(s["labels_per_clip"]["none"]) for s in splits],
-        "looked at, unreadable": [f"{s['looked_at']}, {len(s['unreadable'])}" for s in splits],
+        "measured, unreadable": [f"{s['looked_at']}, {len(s['unreadable'])}" for s in splits],
     }
     for key in ("min", "median", "mean", "max"):
         rows[f"seconds, {key}"] = [f"{s['seconds'][key]:.2f}" if "seconds" in s else "–" for s in splits]
     shorter = [f"{s['seconds']['shorter_than_window']:.1%}" if "seconds" in s else "–" for s in splits]
     rows[f"shorter than {about['window_seconds']:g} s"] = shorter
-    for title, key in {"pictures": "picture_sizes", "pictures a second": "frames_per_second"}.items():
+    for title, key in {"frames": "picture_sizes", "frames a second": "frames_per_second"}.items():
         rows[title] = [abbreviate(list(s[key]), MOST_SIZES) or "–" for s in splits]
     for title, cells in rows.items():
         table.add_row(title, *cells)
@@ -217,7 +217,7 @@ def print_stats(full: Manifest, about: Mapping[str, Any], split: str) -> None:
 
     positives = about["splits"][split]["positives"]
     ranked = sorted(positives, key=positives.get)
-    for what, names in {"rarest": ranked[:3], "commonest": ranked[:-4:-1]}.items():
+    for what, names in {"rarest": ranked[:3], "most frequent": ranked[:-4:-1]}.items():
         print(f"{what} classes in {split}: " + ", ".join(f"{name} ({positives[name]})" for name in names))
     for name in about["splits"]:
         without = [c for c, count in about["splits"][name]["positives"].items() if not count]

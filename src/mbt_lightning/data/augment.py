@@ -5,9 +5,9 @@ tensors; the function that applies them is pure, works on any device, and loops 
 generators, whatever the device of the data, so one seed gives the same draws everywhere. All frames of a clip share
 its draw.
 
-Letters: B clips, T frames, H and W the padded picture's sides, S the side of the output.
+Letters: B clips, T frames, H and W the padded frame's sides, S the side of the output.
 
-A box is a row of a (B, 4) float tensor, `(top, left, height, width)`, in pixels of that clip's own picture. Pictures of
+A box is a row of a (B, 4) float tensor, `(top, left, height, width)`, in pixels of that clip's own frame. Frames of
 different size share a batch by padding at the bottom and right; `sizes`, (B, 2) long, holds the true (height, width).
 """
 
@@ -53,7 +53,7 @@ def _check_range(name: str, bounds: tuple[float, float], high: float = math.inf,
 
 def _check_between(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise UserError(f"{name} is {value:g}; it must lie in [{low:g}, {high:g}].")
+        raise UserError(f"{name} is {value:g}; it must be in [{low:g}, {high:g}].")
 
 
 def _check_counts(**counts: int) -> None:
@@ -80,8 +80,8 @@ def random_crop_boxes(
     else the largest central box within `ratio`. Whole pixels.
 
     Args:
-        sizes: (B, 2) true (height, width) of the pictures.
-        scale: least and greatest area of the box, as a part of the picture's, in (0, 1].
+        sizes: (B, 2) true (height, width) of the frames.
+        scale: least and greatest area of the box, as a part of the frame's, in (0, 1].
         ratio: least and greatest width / height of the box.
         generator: source of the draws; None: torch's global one.
 
@@ -120,22 +120,22 @@ def jittered_crop_boxes(
     """Boxes of the authors' released recipe, (B, 2) -> (B, 4): scale jitter, then a random crop.
 
     They scale the shorter side to 256, scale height and width by independent factors of 0.9 to 1.33, and cut a square
-    of 224 at random. In pixels of the picture that is a box of `crop_fraction` * shorter side / factor. Whole pixels.
+    of 224 at random. In pixels of the frame that is a box of `crop_fraction` * shorter side / factor. Whole pixels.
 
     Args:
-        sizes: (B, 2) true (height, width) of the pictures.
+        sizes: (B, 2) true (height, width) of the frames.
         crop_fraction: the crop's side as a part of the shorter side, in (0, jitter[0]].
         jitter: least and greatest scale factor.
         generator: source of the draws; None: torch's global one.
 
     Raises:
-        UserError: a range that is empty or out of bounds, or a crop that a scaled picture could not hold.
+        UserError: a range that is empty or out of bounds, or a crop that a scaled frame could not hold.
     """
     _check_range("jitter", jitter)
     if not 0 < crop_fraction <= jitter[0]:
         raise UserError(
-            f"crop_fraction is {crop_fraction:g} and the least jitter {jitter[0]:g}: the crop must lie in (0, least "
-            "jitter], or it may not fit into the scaled picture. Lower crop_fraction or raise the jitter."
+            f"crop_fraction is {crop_fraction:g} and the least jitter {jitter[0]:g}: the crop must be in (0, least "
+            "jitter], or it may not fit into the scaled frame. Lower crop_fraction or raise the jitter."
         )
     factor = _uniform((len(sizes), 2), *jitter, generator, sizes.device)
     shorter = sizes.amin(dim=1, keepdim=True)
@@ -149,14 +149,14 @@ def central_crop_boxes(sizes: Tensor, fraction: float = 1.0) -> Tensor:
     """The largest central squares times a fraction, (B, 2) -> (B, 4). Whole pixels.
 
     Args:
-        sizes: (B, 2) true (height, width) of the pictures.
+        sizes: (B, 2) true (height, width) of the frames.
         fraction: the box's side as a part of the shorter side, in (0, 1]; 224 / 256 is the usual test crop.
 
     Raises:
         UserError: `fraction` outside (0, 1].
     """
     if not 0 < fraction <= 1:
-        raise UserError(f"fraction is {fraction:g}; it must lie in (0, 1]. 0.875 is a crop of 224 from 256.")
+        raise UserError(f"fraction is {fraction:g}; it must be in (0, 1]. 0.875 is a crop of 224 from 256.")
     side = (fraction * sizes.amin(dim=1, keepdim=True)).round().clamp_min(1)
     return _place(sizes, side.expand(-1, 2), torch.full((len(sizes), 2), 0.5, device=sizes.device))
 
@@ -177,7 +177,7 @@ def draw_flips(batch: int, probability: float = 0.5, generator: Generator | None
 
 
 def crop_resize(frames: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
-    """Every clip's box of every frame as a square picture: uint8 (B, T, H, W, 3) -> float32 (B, 3, T, S, S) in [0, 1].
+    """Every clip's box of every frame as a square: uint8 (B, T, H, W, 3) -> float32 (B, 3, T, S, S) in [0, 1].
 
     Bilinear with antialiasing, as `F.interpolate(..., mode="bilinear", antialias=True)` of the cut-out box: resampling
     an axis is linear, so every clip gets a matrix for its rows and one for its columns, and the whole batch is two
@@ -185,11 +185,11 @@ def crop_resize(frames: Tensor, boxes: Tensor, size: int, flip: Tensor | None = 
     has the weight zero exactly, so padding never enters.
 
     Peak memory beside the input is about 1.0 GB for B=64, T=8 of 256 x 340 to 224: the product with the columns
-    (352 MB) beside the pictures in float32 (535 MB), then beside the rows' matrices a frame and the result (660 MB).
+    (352 MB) beside the frames in float32 (535 MB), then beside the rows' matrices a frame and the result (660 MB).
 
     Args:
         frames: uint8 (B, T, H, W, 3) RGB, padded at the bottom and right.
-        boxes: (B, 4) (top, left, height, width), each inside its clip's own picture.
+        boxes: (B, 4) (top, left, height, width), each inside its clip's own frame.
         size: side S of the result in pixels.
         flip: (B,) bool, which clips to mirror left to right; None: none.
 
@@ -209,7 +209,7 @@ def crop_resize(frames: Tensor, boxes: Tensor, size: int, flip: Tensor | None = 
     if flip is not None:
         columns = torch.where(flip.to(frames.device)[:, None, None], columns.flip(1), columns)
     pixels = frames.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)  # (B, 3, T, H, W)
-    with torch.autocast(frames.device.type, enabled=False):  # bfloat16 would round the pictures to 8 bits twice
+    with torch.autocast(frames.device.type, enabled=False):  # bfloat16 would round the frames to 8 bits twice
         # Columns first: one long product a clip, without a copy, and it leaves less to do for the rows.
         pixels = pixels.view(batch, -1, width) @ columns.transpose(1, 2)  # (B, 3*T*H, S)
         pixels = (rows / 255).unsqueeze(1) @ pixels.view(batch, -1, height, size)  # (B, 3*T, S, S)
@@ -352,10 +352,10 @@ def _chroma_matrix(saturation: Tensor, hue: Tensor) -> Tensor:
 
 
 def normalise(frames: Tensor) -> Tensor:
-    """Values in [0, 1] -> [-1, 1], the authors' normalisation of pictures (released configuration).
+    """Values in [0, 1] -> [-1, 1], the authors' normalisation of frames (released configuration).
 
     Args:
-        frames: pictures in [0, 1], any shape.
+        frames: values in [0, 1], any shape.
     """
     return frames * 2 - 1
 
@@ -366,7 +366,7 @@ def normalise(frames: Tensor) -> Tensor:
 
 
 class RgbAugment:
-    """Frames of a batch -> the model's pictures; a subclass says how.
+    """Decoded frames of a batch -> the model's input; a subclass says how.
 
     Calling it: `(frames, sizes, size, generator=None)`, uint8 (B, T, H, W, 3) -> float32 (B, 3, T, S, S) in [-1, 1].
     """
@@ -376,7 +376,7 @@ class RgbAugment:
 
         Args:
             frames: uint8 (B, T, H, W, 3) RGB, padded at the bottom and right.
-            sizes: (B, 2) true (height, width) of the pictures.
+            sizes: (B, 2) true (height, width) of the frames.
             size: side S of the result in pixels.
             generator: source of the draws; None: torch's global one.
         """
@@ -420,7 +420,7 @@ class RandomCrop(RgbAugment):
         """A box a clip, (B, 2) -> (B, 4).
 
         Args:
-            sizes: (B, 2) true (height, width) of the pictures.
+            sizes: (B, 2) true (height, width) of the frames.
             generator: source of the draws; None: torch's global one.
         """
         raise NotImplementedError
@@ -466,7 +466,7 @@ class RandomResizedCrop(RandomCrop):
     """Inception's recipe: a crop of random area and shape, flip, colour jitter.
 
     Args:
-        scale: least and greatest area of the crop, as a part of the picture's, in (0, 1].
+        scale: least and greatest area of the crop, as a part of the frame's, in (0, 1].
         ratio: least and greatest width / height of the crop.
         flip_probability: of a clip to be mirrored, in [0, 1].
         colour: ranges of the colour jitter.
@@ -501,7 +501,7 @@ class SpecMasks:
     """Drawn SpecAugment masks; `apply_spec_masks` applies them.
 
     Args:
-        time: (B, masks, 2) long (first row, number of rows).
+        time: (B, masks, 2) long (first time step, number of steps).
         freq: (B, masks, 2) long (first mel bin, number of bins).
     """
 
@@ -527,10 +527,10 @@ def draw_spec_masks(
 
     Args:
         batch: number of clips, B.
-        time: rows of the spectrogram.
-        mel: its columns.
+        time: time steps of the spectrogram.
+        mel: its mel bins.
         num_time_masks: masks over time a clip, 0 or more.
-        max_time: widest of them, in rows.
+        max_time: widest of them, in time steps.
         num_freq_masks: masks over frequency a clip, 0 or more.
         max_freq: widest of them, in mel bins.
         generator: source of the draws; None: torch's global one.
@@ -553,16 +553,16 @@ def _draw_spans(batch: int, num_masks: int, widest: int, length: int, generator:
 
 
 def apply_spec_masks(spectrogram: Tensor, masks: SpecMasks, value: float = 0.0) -> Tensor:
-    """Blank out the masked rows and columns, (B, 1, time, mel) -> the same.
+    """Blank out the masked time steps and mel bins, (B, 1, time, mel) -> the same.
 
     Args:
         spectrogram: (B, 1, time, mel) standardised log-mel.
         masks: the drawn masks of the B clips.
         value: put into the masked places; 0 is the mean of a standardised spectrogram.
     """
-    rows = _covered(masks.time.to(spectrogram.device), spectrogram.shape[2])  # (B, time)
-    columns = _covered(masks.freq.to(spectrogram.device), spectrogram.shape[3])  # (B, mel)
-    return spectrogram.masked_fill(rows[:, None, :, None] | columns[:, None, None, :], value)
+    steps = _covered(masks.time.to(spectrogram.device), spectrogram.shape[2])  # (B, time)
+    bins = _covered(masks.freq.to(spectrogram.device), spectrogram.shape[3])  # (B, mel)
+    return spectrogram.masked_fill(steps[:, None, :, None] | bins[:, None, None, :], value)
 
 
 def _covered(spans: Tensor, length: int) -> Tensor:
@@ -575,15 +575,15 @@ def _covered(spans: Tensor, length: int) -> Tensor:
 class SpecAugment:
     """SpecAugment: blanks random spans of time and of frequency of a standardised spectrogram.
 
-    The defaults are the paper's (section 4.2, as AST): one time mask of at most 192 rows, one frequency mask of at most
-    48 bins. The authors' released configuration has 4 time masks of at most 48 rows and 1 frequency mask of at most 48
-    bins; its time warp of at most 1 row (10 ms) is left out here, as too small to matter.
+    The defaults are the paper's (section 4.2, as AST): one time mask of at most 192 steps, one frequency mask of at
+    most 48 bins. The authors' released configuration has 4 time masks of at most 48 steps and 1 frequency mask of at
+    most 48 bins; its time warp of at most 1 step (10 ms) is left out here, as too small to matter.
 
     Calling it: `(spectrogram, generator=None)`, (B, 1, time, mel) -> the same.
 
     Args:
         num_time_masks: masks over time a clip; 0: none.
-        max_time: widest of them, in rows of 10 ms.
+        max_time: widest of them, in time steps of 10 ms.
         num_freq_masks: masks over frequency a clip; 0: none.
         max_freq: widest of them, in mel bins.
 

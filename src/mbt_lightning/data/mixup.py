@@ -78,7 +78,7 @@ def draw_mix(alpha: float, generator: Generator | None = None) -> float:
     """
     if not 0 < alpha < math.inf:
         raise UserError(
-            f"alpha is {alpha}; it must be above 0. The paper's is 0.3; to train without mixup, leave it out."
+            f"alpha is {alpha}; it must be above 0. The paper's is 0.3; to train without mixup, set mixup to null."
         )
     # torch draws no Beta from a generator of one's own: it seeds numpy's.
     seed = int(randint(2**63 - 1, (), generator=generator))
@@ -96,5 +96,5 @@ def mix(x: Tensor, weight: float) -> Tensor:
         UserError: `weight` outside [0, 1].
     """
     if not 0 <= weight <= 1:
-        raise UserError(f"weight is {weight}; it must lie in [0, 1], as draw_mix gives it.")
+        raise UserError(f"weight is {weight}; it must be in [0, 1], as from draw_mix.")
     return weight * x + (1 - weight) * x.flip(0)

@@ -159,7 +159,7 @@ class ColumnModality(Modality, Stream):
         """Read a window of one clip: a tensor, or what `collate` can put into a batch.
 
         Args:
-            path: the clip's file; `window.example.extra[self.column]` is the cell as it stands in the manifest.
+            path: the clip's file; `window.example.extra[self.column]` is the cell of the manifest itself.
             window: where the window starts on the time line of the clip's video (or audio) file, and its length.
 
         Raises:

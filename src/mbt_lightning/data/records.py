@@ -54,7 +54,7 @@ class Clip:
     Args:
         frames: uint8 (T, H, W, 3) RGB at the file's own size, upright; or None.
         frame_seconds: float64 (T,) presentation time of each of the `frames`, in seconds; or None.
-        num_real_frames: how many of the T wanted times lie inside the video stream, 0 to T.
+        num_real_frames: how many of the T wanted times are inside the video stream, 0 to T.
         waveform: float32 (N,) mono at `sample_rate`, nominally in [-1, 1], never clipped; or None.
         real_samples: first and last + 1 index of the samples of `waveform` that are in the file.
         sample_rate: samples of `waveform` a second.

@@ -1,4 +1,4 @@
-"""Which clips an epoch reads and in which order, and how the processes share them out."""
+"""Which clips an epoch reads and in which order, and how processes share them."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class ClassBalanced(ClipSampler):
         ends = np.cumsum(np.bincount(clips, weights[classes], minlength=len(dataset)))
         numbers = np.random.default_rng(chance("balanced", seed, epoch).getrandbits(63)).random(len(dataset))
         drawn = np.searchsorted(ends, numbers * ends[-1], side="right")
-        drawn = np.minimum(drawn, clips.max())  # what rounding has carried up to the very end
+        drawn = np.minimum(drawn, clips.max())  # where rounding has reached the very end
         return drawn, times_before(drawn)
 
 
 def times_before(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How often each value (N,) stands before its own place: `[5, 2, 5, 5]` -> `[0, 0, 1, 2]`."""
+    """How often each value (N,) occurs before its own place: `[5, 2, 5, 5]` -> `[0, 0, 1, 2]`."""
     order = np.argsort(values, kind="stable")
     ranked = values[order]
     first = np.searchsorted(ranked, ranked)
@@ -90,7 +90,7 @@ class DrawSampler(DistributedSampler):
     """Gives every rank its part of what a sampler draws, as `Draw`s.
 
     A DistributedSampler, so that Lightning leaves it alone and sets its epoch. All ranks draw the same and take every
-    `num_replicas`-th; the last round is filled up from the start, and the scores count such repeated clips once.
+    `num_replicas`-th; the last round is filled from the start, and the scores count such repeated clips once.
 
     Args:
         dataset: what is drawn from.
@@ -98,7 +98,7 @@ class DrawSampler(DistributedSampler):
         rank: this rank.
         sampler: which clips, in which order.
         seed: of the draws; the same on every rank.
-        done: how many draws of the epoch this rank has read already: a training that goes on inside of an epoch.
+        done: how many draws of the epoch this rank has read already, if an epoch is resumed.
     """
 
     def __init__(
@@ -123,10 +123,10 @@ class DrawSampler(DistributedSampler):
 
 
 class LazyLoader(DataLoader):
-    """A DataLoader that begins to read when the first batch is asked for.
+    """A DataLoader that starts to read when the first batch is asked for.
 
-    Lightning makes the iterator of a training before it knows the epoch and the place in it where a resumed run goes
-    on; worker processes would have read from the first epoch's start by then.
+    Lightning makes the iterator of a training before it knows the epoch and the place in it where a run resumes; worker
+    processes would have read from the start of the first epoch by then.
     """
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]

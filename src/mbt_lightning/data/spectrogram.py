@@ -116,7 +116,7 @@ class MelTransform(nn.Module):
                 f"waveform holds {waveform.shape[1]} samples a clip; {type(self).__name__} needs {needed} or more "
                 f"({needed / self.sample_rate:.3f} s). Choose a longer window."
             )
-        # Powers of quiet audio lie below what float16 can hold, and bfloat16 would round the log to 1/64 and coarser.
+        # Powers of quiet audio are below what float16 can hold, and bfloat16 would round the log to 1/64 and coarser.
         with torch.autocast(waveform.device.type, enabled=False):
             return self._log_mel(waveform.float(), self._steps(waveform.shape[1]))
 
@@ -253,7 +253,7 @@ class KaldiFbank(MelTransform):
     AST's setting (YuanGongND/ast, also CAV-MAE): the waveform's mean removed, then htk_compat=True, use_energy=False,
     window_type="hanning", dither=0, frame_shift=10, and Kaldi's defaults for the rest (25 ms window, its mean removed,
     pre-emphasis 0.97, 512-point FFT at 16 kHz, 20 Hz to half the sample rate, floor at float32's epsilon). Kaldi gives
-    only time steps whose window lies wholly inside the audio, 798 for 8 s; as in AST, the rest is padded with zeros
+    only time steps whose window is wholly inside the audio, 798 for 8 s; as in AST, the rest is padded with zeros
     before the standardisation.
 
     With 128 bins at 16 kHz one of the filters is empty (its mel bin is constant) and three more are nearly so: a
@@ -305,7 +305,7 @@ class KaldiFbank(MelTransform):
         self.register_buffer("filters", F.pad(filters, (0, 1)), persistent=False)  # (mel, frequency)
 
     def steps_of_audio(self, num_samples: int) -> int:
-        """The time steps whose window lies wholly inside the audio.
+        """The time steps whose window is wholly inside the audio.
 
         Args:
             num_samples: length of the waveform.

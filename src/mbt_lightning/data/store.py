@@ -40,7 +40,7 @@ class Media(Protocol):
             decoder: who decodes them, see `read_clip`.
 
         Returns:
-            The frames, uint8 (T, H, W, 3); when each is first shown, float64 (T,) in seconds; how many of the times lie
+            The frames, uint8 (T, H, W, 3); when each is first shown, float64 (T,) in seconds; how many of the times are
             inside the video stream.
 
         Raises:

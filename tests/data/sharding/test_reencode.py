@@ -255,11 +255,11 @@ class TestWhatIsWritten:
     @pytest.mark.parametrize(
         ("other", "reason"),
         [
-            (Example("a", "late.mp4", "late.mp4"), r"the sound's correlation is -?0\.0"),
+            (Example("a", "late.mp4", "late.mp4"), r"the audio's correlation is -?0\.0"),
             (Example("a", "silent.mp4", "silent.mp4"), "no audio stream"),
             (Example("a", None, "sound.flac"), "no video stream"),
             (Example("a", "plain.mp4", "plain.mp4", 0.0, 3.0), "3.000 s long, not 4.0"),
-            (Example("a", "plain.mp4", "plain.mp4", 0.12), r"the picture at \d.\d0 s has \d.\d dB"),
+            (Example("a", "plain.mp4", "plain.mp4", 0.12), r"the frame at \d.\d0 s has \d.\d dB"),
         ],
     )
     def test_a_wrong_clip_is_found_out(self, source, tmp_path, kind, other, reason) -> None:
@@ -311,7 +311,7 @@ class TestAgain:
         folder, kind = sharded.path.parent, sharded.metadata["shard"]["format"]
         with pytest.raises(SystemExit):
             shard(source, folder, kind, "--short_side", "128")
-        assert "was begun with short_side 256, not 128; name another folder" in capsys.readouterr().err
+        assert "was started with short_side 256, not 128; give another folder" in capsys.readouterr().err
         before = sharded.path.read_bytes()
         shard(source, folder, kind)
         assert sharded.path.read_bytes() == before

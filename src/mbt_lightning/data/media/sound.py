@@ -94,7 +94,7 @@ def lay_out(
     if len(inside):
         real = (round(inside[0] * sample_rate / rate), min(round((inside[-1] + 1) * sample_rate / rate), num_samples))
     waveform = _resample(torch.from_numpy(native), rate, sample_rate)[margin : margin + num_samples]
-    # The last sample may lie beyond what an odd rate fills.
+    # An odd rate may not fill the last sample.
     return torch.nn.functional.pad(waveform, (0, num_samples - len(waveform))).clone(), real, len(inside) / rate
 
 

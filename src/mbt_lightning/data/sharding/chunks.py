@@ -1,6 +1,6 @@
 """Where `mbt shard` keeps re-encoded clips: as files, or gathered in litdata chunks. Both outlive a kill.
 
-A clip goes by the number of its row. What a place calls done is whole: files appear under their name when they are.
+A clip is named by the number of its row. A clip that counts as done is complete: files get their name when they are.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Loose(Place):
 class Chunks(Place):
     """Records in litdata chunks: gathered as they come, so that the disk holds them twice for a moment only.
 
-    Beside `chunk-0-3.bin` lies `chunk-0-3.json` with litdata's entry about it and the numbers of its clips in order;
-    a chunk without that file is not done. The index of all, which litdata wants, is written in the end.
+    Beside `chunk-0-3.bin` is `chunk-0-3.json` with litdata's entry about it and the numbers of its clips in order;
+    a chunk without that file is not done. The index of all, which litdata wants, is written at the end.
     """
 
     store = "jpeg-shards"
@@ -102,7 +102,7 @@ class Chunks(Place):
             self.gather()
 
     def gather(self) -> None:
-        """Make a chunk of the records that lie loose."""
+        """Make a chunk of the records that are in none yet."""
         from litdata.streaming.writer import BinaryWriter
 
         unfinished = self.shards / "unfinished"

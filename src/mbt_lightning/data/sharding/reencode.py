@@ -1,6 +1,6 @@
 """One clip re-encoded for training: read at a few instants a second, written, read back and compared with its source.
 
-What is written holds the labelled segment only; its time 0 is the segment's start, for pictures and sound alike.
+Only the labelled segment is written; its time 0 is the segment's start, for frames and audio alike.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from mbt_lightning.data.worker_pool import Failure
 from mbt_lightning.disk import replacing
 
 BLOCK = 16
-"""So many pictures are decoded at a time; a film of hours never lies in memory as a whole."""
+"""So many frames are decoded at a time; a video of hours is never in memory as a whole."""
 KEPT_BLOCKS = 16
-"""So many blocks are kept for the comparison; of longer clips the pictures are decoded twice."""
+"""So many blocks are kept for the comparison; of longer clips the frames are decoded twice."""
 
 MIN_PSNR = 16.0
-"""A picture further from its source than this, in dB, is a wrong one: hard edges of colour give 20, another one 10."""
+"""A frame further from its source than this, in dB, is a wrong one: hard edges of colour give 20, another frame 10."""
 MIN_CORRELATION = 0.8
 MAX_LAG_SECONDS = 0.05
 AUDIBLE = 1e-3
-"""Sound below this level (root of the mean square) may be compressed away."""
+"""Audio below this level (root of the mean square) may be compressed away."""
 AAC_SAMPLES = 1024
-"""AAC begins and ends in steps of so many samples, with silence where the sound has not begun."""
+"""AAC starts and ends in steps of so many samples, with silence where the audio has not started."""
 MAX_RECORD_BYTES = 2**30
 
 
@@ -58,9 +58,9 @@ class Target:
     """How clips are written.
 
     Args:
-        fps: pictures a second.
-        short_side: pictures larger than this on their shorter side are shrunk to it, in pixels.
-        sample_rate: of the sound, in Hz.
+        fps: frames a second.
+        short_side: frames larger than this on their shorter side are shrunk to it, in pixels.
+        sample_rate: of the audio, in Hz.
         crf: quality of H.264, 0 to 51, less is better.
         jpeg_quality: quality of JPEG, 1 to 100.
     """
@@ -91,12 +91,12 @@ class Job(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A clip that was written and found right.
+    """A clip that was written and checked.
 
     Args:
         num_bytes: size of the file.
-        psnr: of the pictures against their source, mean in dB; None: it has no pictures.
-        correlation: of the sound with its source; None: it has none that can be heard.
+        psnr: of the frames against their source, mean in dB; None: it has no frames.
+        correlation: of the audio with its source; None: it has none, or silence.
     """
 
     num_bytes: int
@@ -105,7 +105,7 @@ class Written(NamedTuple):
 
 
 class NoRoom(NamedTuple):
-    """The file could not be written, which is no fault of the clip.
+    """The file could not be written, which is not the clip's fault.
 
     Args:
         reason: why.
@@ -119,7 +119,7 @@ class Segment:
 
     Args:
         example: the clip.
-        target: pictures a second, their size, and the sample rate.
+        target: frames a second, their size, and the sample rate.
 
     Raises:
         ClipError: it cannot be read.
@@ -138,42 +138,42 @@ class Segment:
         if video is None and audio is None:
             raise ClipError(self.media.path, "no audio and no video stream")
         self.has_audio = audio is not None
-        self.video_seconds, self.num_pictures = 0.0, 0
+        self.video_seconds, self.num_frames = 0.0, 0
         if video:
             self.video_seconds = min(max(video.end_seconds - self.start, 0.0), self.seconds)
-            # Where the pictures have ended before, the last one is held.
-            self.num_pictures = max(1, math.ceil((self.video_seconds - TOLERANCE_SECONDS) * target.fps))
+            # If the frames end before the segment starts, the last one is written.
+            self.num_frames = max(1, math.ceil((self.video_seconds - TOLERANCE_SECONDS) * target.fps))
         self.block = functools.lru_cache(KEPT_BLOCKS)(self.read_block)
 
     def read_block(self, first: int) -> Tensor:
-        """Picture `first` and up to `BLOCK` - 1 that follow it, as small as wanted: uint8 (T, H, W, 3)."""
-        num_frames = min(BLOCK, self.num_pictures - first)
+        """Frame `first` and up to `BLOCK` - 1 that follow it, as small as wanted: uint8 (T, H, W, 3)."""
+        num_frames = min(BLOCK, self.num_frames - first)
         start = self.start + first / self.target.fps
         frames, *_ = self.media.read_frames(start, num_frames / self.target.fps, num_frames)
         frames = shrink(frames, self.target.short_side)
         height, width = (side - side % 2 for side in frames.shape[1:3])  # video codecs want even sides
         if not height or not width:
-            raise ClipError(self.media.path, f"pictures of {frames.shape[2]}x{frames.shape[1]} cannot be encoded")
+            raise ClipError(self.media.path, f"frames of {frames.shape[2]}x{frames.shape[1]} cannot be encoded")
         return frames[:, :height, :width]
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """All pictures, in blocks with the number of their first."""
-        for first in range(0, self.num_pictures, BLOCK):
+        """All frames, in blocks with the number of their first."""
+        for first in range(0, self.num_frames, BLOCK):
             yield first, self.block(first)
 
     @functools.cached_property
-    def sound(self) -> tuple[Tensor, tuple[int, int]]:
-        """The sound of the whole segment, float32 (N,), and its first and last + 1 sample that is really there."""
+    def audio(self) -> tuple[Tensor, tuple[int, int]]:
+        """The audio of the whole segment, float32 (N,), and its first and last + 1 sample that is really there."""
         return self.media.read_audio(self.start, self.seconds, self.target.sample_rate)
 
     @property
     def heard(self) -> tuple[int, NDArray[np.float32]]:
-        """What of the sound must be written: where it begins, in samples, and the samples.
+        """The part of the audio that must be written: where it starts, in samples, and the samples.
 
-        A stream that has nothing in the segment is silence there. Without pictures a file's time begins with its sound.
+        A stream without data in the segment is silence there. Without frames a file's time starts with its audio.
         """
-        waveform, (first, last) = self.sound
-        first, last = (first if self.num_pictures else 0, last) if first < last else (0, len(waveform))
+        waveform, (first, last) = self.audio
+        first, last = (first if self.num_frames else 0, last) if first < last else (0, len(waveform))
         return first, waveform[first:last].numpy()
 
 
@@ -186,7 +186,7 @@ class Writer(Protocol):
     suffix: str
 
     def check(self) -> None:
-        """Refuse to begin where something is missing."""
+        """Refuse to start if something is missing."""
 
     def write(self, segment: Segment, path: Path) -> None:
         """Write a segment."""
@@ -196,7 +196,7 @@ class Writer(Protocol):
 
 
 class Mp4Intra:
-    """H.264 in which every picture stands for itself, and AAC, in an mp4 file."""
+    """H.264 in which every frame is a key frame, and AAC, in an mp4 file."""
 
     suffix = ".mp4"
 
@@ -204,25 +204,25 @@ class Mp4Intra:
         """PyAV has all that is needed."""
 
     def write(self, segment: Segment, path: Path) -> None:
-        """Encode; sound and pictures lie in turns, so that a part of a long clip is found in one place."""
+        """Encode; audio and frames alternate, so that a part of a long clip is found in one place."""
         target, muxed = segment.target, 0
         with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as file:
-            video: Any = self.add_video(file, segment) if segment.num_pictures else None
+            video: Any = self.add_video(file, segment) if segment.num_frames else None
             audio: Any = self.add_audio(file, target.sample_rate) if segment.has_audio else None
             at, samples = segment.heard if audio else (0, np.zeros(0, np.float32))
             for first, frames in segment.blocks():
                 until = round((first + len(frames)) / target.fps * target.sample_rate) - at
                 if audio and until > muxed:
-                    file.mux(audio.encode(sound_frame(samples[muxed:until], at + muxed, target.sample_rate)))
+                    file.mux(audio.encode(audio_frame(samples[muxed:until], at + muxed, target.sample_rate)))
                     muxed = min(until, len(samples))
-                for number, frame in enumerate(frames.numpy(), first):
-                    self.mux_pictures(file, video.encode(self.picture(frame, number, segment)), segment)
+                for number, pixels in enumerate(frames.numpy(), first):
+                    self.mux_frames(file, video.encode(self.frame(pixels, number, segment)), segment)
             if audio:
                 if muxed < len(samples):
-                    file.mux(audio.encode(sound_frame(samples[muxed:], at + muxed, target.sample_rate)))
+                    file.mux(audio.encode(audio_frame(samples[muxed:], at + muxed, target.sample_rate)))
                 file.mux(audio.encode(None))
             if video:
-                self.mux_pictures(file, video.encode(None), segment)
+                self.mux_frames(file, video.encode(None), segment)
 
     TICKS = Fraction(1, 90_000)
 
@@ -242,15 +242,15 @@ class Mp4Intra:
         """A mono stream."""
         return file.add_stream("aac", rate=sample_rate, layout="mono", bit_rate=64_000)
 
-    def picture(self, frame: NDArray[np.uint8], number: int, segment: Segment) -> Any:
-        """A picture with its time."""
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture.pts, picture.time_base = round(number / segment.target.fps / self.TICKS), self.TICKS
-        return picture
+    def frame(self, pixels: NDArray[np.uint8], number: int, segment: Segment) -> Any:
+        """A frame with its time."""
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame.pts, frame.time_base = round(number / segment.target.fps / self.TICKS), self.TICKS
+        return frame
 
-    def mux_pictures(self, file: Any, packets: Any, segment: Segment) -> None:
-        """Write packets; the last picture ends where the segment's pictures do."""
-        last = round((segment.num_pictures - 1) / segment.target.fps / self.TICKS)
+    def mux_frames(self, file: Any, packets: Any, segment: Segment) -> None:
+        """Write packets; the last frame ends where the segment's frames do."""
+        last = round((segment.num_frames - 1) / segment.target.fps / self.TICKS)
         for packet in packets:
             if packet.pts == last:
                 packet.duration = max(1, round(segment.video_seconds / self.TICKS) - last)
@@ -301,11 +301,11 @@ class JpegRecord:
         path.write_bytes(record)
 
     def open(self, path: Path) -> Record:
-        """The record as it will lie in a chunk."""
+        """The record as it will be in a chunk."""
         return Record(str(path), path.read_bytes())
 
 
-def sound_frame(samples: NDArray[np.float32], at: int, sample_rate: int) -> Any:
+def audio_frame(samples: NDArray[np.float32], at: int, sample_rate: int) -> Any:
     """Mono samples (N,) for an encoder, the first of them at a time in samples."""
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="fltp", layout="mono")
     frame.sample_rate, frame.pts, frame.time_base = sample_rate, at, Fraction(1, sample_rate)
@@ -319,7 +319,7 @@ WRITERS: dict[str, Writer] = {"mp4-intra": Mp4Intra(), "jpeg-shards": JpegRecord
 
 
 def reencode(job: Job) -> Written | Failure | NoRoom:
-    """Write a clip, read it back, compare; the file appears when it was found right."""
+    """Write a clip, read it back, compare; the file appears when it has passed."""
     writer, path = WRITERS[job.kind], Path(job.path)
     torch.set_num_threads(1)
     try:
@@ -336,7 +336,7 @@ def reencode(job: Job) -> Written | Failure | NoRoom:
 
 
 def compare(segment: Segment, media: Media) -> Written:
-    """Compare what was written with its source: length, times and look of all pictures, sound and its place.
+    """Compare what was written with its source: length, times and content of all frames, the audio and its place.
 
     Raises:
         ClipError: they differ.
@@ -354,19 +354,19 @@ def compare(segment: Segment, media: Media) -> Written:
             raise wrong(segment, "frames are shown at other times")
         values += psnr(frames, written)
     if values and min(values) < MIN_PSNR:
-        raise wrong(segment, f"the picture at {np.argmin(values) / target.fps:.2f} s has {min(values):.1f} dB")
+        raise wrong(segment, f"the frame at {np.argmin(values) / target.fps:.2f} s has {min(values):.1f} dB")
     correlation = None
     if segment.has_audio:
-        source, real = segment.sound
+        source, real = segment.audio
         waveform, real_now = media.read_audio(0.0, segment.seconds, target.sample_rate)
-        correlation = compare_sound(segment, source, waveform)
+        correlation = compare_audio(segment, source, waveform)
         moved = max(abs(a - b) for a, b in zip(real, real_now, strict=True)) / target.sample_rate
         if real[0] < real[1] and moved > max(1 / target.fps, AAC_SAMPLES / target.sample_rate) + TOLERANCE_SECONDS:
-            raise wrong(segment, f"the sound begins or ends {moved:.3f} s elsewhere")
+            raise wrong(segment, f"the audio starts or ends {moved:.3f} s elsewhere")
     return Written(0, float(np.mean(values)) if values else None, correlation)
 
 
-def compare_sound(segment: Segment, source: Tensor, waveform: Tensor) -> float | None:
+def compare_audio(segment: Segment, source: Tensor, waveform: Tensor) -> float | None:
     """The correlation of two waveforms (N,); refuses one that is too low, or higher at another place."""
     if source.square().mean().sqrt() < AUDIBLE:
         return None
@@ -379,16 +379,16 @@ def compare_sound(segment: Segment, source: Tensor, waveform: Tensor) -> float |
     near = torch.cat([products[-reach:], products[: reach + 1]]) if reach else products[:1]
     lag = (int(near.argmax()) - reach) / segment.target.sample_rate
     if products[0] < MIN_CORRELATION or near.max() > products[0] + 0.01:
-        raise wrong(segment, f"the sound's correlation is {products[0]:.2f}, at {1000 * lag:.1f} ms {near.max():.2f}")
+        raise wrong(segment, f"the audio's correlation is {products[0]:.2f}, at {1000 * lag:.1f} ms {near.max():.2f}")
     return float(products[0])
 
 
 def psnr(source: Tensor, frames: Tensor) -> list[float]:
-    """How near pictures uint8 (T, H, W, 3) are to their source, in dB each."""
+    """How close frames uint8 (T, H, W, 3) are to their source, in dB each."""
     errors = (source.float() - frames.float()).square().flatten(1).mean(1)
     return (10 * torch.log10(255**2 / errors.clamp(min=1e-3))).tolist()
 
 
 def wrong(segment: Segment, what: str) -> ClipError:
-    """What was written is not what was meant."""
-    return ClipError(segment.media.path, f"re-encoded it is not the same: {what}")
+    """The error for a clip that differs from its source."""
+    return ClipError(segment.media.path, f"the re-encoded clip differs: {what}")
