@@ -257,7 +257,7 @@ def test_options_that_say_nothing_are_refused(capsys) -> None:
 def test_nothing_is_overwritten(capsys) -> None:
     words = ["import", "scenic", write(theirs(tokens=(4, 8))), "--out", "weights", *SIZES]
     main(words)
-    assert "weights/model.safetensors exists already: give another --out, or remove it" in refusal(capsys, *words)
+    assert "weights/model.safetensors already exists: give another --out" in refusal(capsys, *words)
 
 
 class TestCheckpoints:

@@ -47,7 +47,7 @@ def test_training_can_run_here():
         if name != "auto":
             assert f"decoder: {name}" in text
             assert readers[0].why_not() or readers[0].version() in text
-    assert text.count("gives back a clip's") == sum(not readers[0].why_not() for readers in DECODERS.values()) - 1
+    assert text.count("decodes a clip's") == sum(not readers[0].why_not() for readers in DECODERS.values()) - 1
 
 
 def test_it_speaks_where_torch_does_not_import(tmp_path):
@@ -64,7 +64,7 @@ def test_it_speaks_where_torch_does_not_import(tmp_path):
 BROKEN = {
     "old torchcodec without FFmpeg": (
         ("torchcodec", "raise RuntimeError('Could not load libtorchcodec')"),
-        ("warning", "torchcodec finds no FFmpeg", "apt install ffmpeg"),
+        ("warning", "torchcodec finds no usable FFmpeg", "apt install ffmpeg"),
     ),
     "torchcodec that crashes": (
         ("torchcodec", "import os; os.abort()"),
@@ -121,10 +121,10 @@ def test_packages_are_compared_with_our_own_bounds(tmp_path, monkeypatch):
     problems = [(f.state, f.what, f.found.partition(",")[0], f.fix) for f in findings if f.state != "ok"]
 
     assert [row for row in problems if row[1] == "torch"] == [
-        ("broken", "torch", f"{metadata.version('torch')} is installed", 'pip install "torch<2"')
+        ("broken", "torch", f"{metadata.version('torch')} installed", 'pip install "torch<2"')
     ]
     assert ("broken", "no-such-thing", "not installed", 'pip install "no-such-thing>=3"') in problems
-    assert ("warning", "decord", "0.6.0 is installed", 'pip install "decord>=9"') in problems
+    assert ("warning", "decord", "0.6.0 installed", 'pip install "decord>=9"') in problems
     assert [f.found for f in findings if f.what == "lightning"] == ["2.6.3 was a malicious upload"]
     assert any("decord and decord2 overwrite each other" in f.found for f in findings)
     assert any(f.what == "packages" and f.found.startswith("within their bounds: numpy ") for f in findings)
@@ -137,7 +137,7 @@ def test_a_cache_folder_that_cannot_be_written_is_broken(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MBT_CACHE", str(tmp_path / "file" / "cache"))
     (finding,) = doctor.check_cache()
-    assert finding.state == "broken" and "set MBT_CACHE to a folder" in finding.fix
+    assert finding.state == "broken" and "set MBT_CACHE to a writable folder" in finding.fix
 
 
 def test_limits_that_stop_workers_are_reported(monkeypatch):

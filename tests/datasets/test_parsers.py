@@ -582,7 +582,7 @@ def test_class_lists_of_epic_kitchens(parse):
         ("EPIC_100_noun_classes_v2.csv", epic_classes(305), "305 nouns: this is the second list"),
         ("classes.csv", epic_classes(97), "the name must contain `verb` or `noun`"),
         (verbs, "key\n", "not the official class list"),
-        (verbs, epic_classes(97).replace("\n5,", "\n7,"), "classes.csv:7: not the row `5,key,instances,category`"),
+        (verbs, epic_classes(97).replace("\n5,", "\n7,"), "classes.csv:7: expected the row `5,key,instances,category`"),
     ]:
         with pytest.raises(UserError, match=message):
             parse("epic-kitchens", train, {name: text})
