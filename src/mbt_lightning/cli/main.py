@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     word, *arguments = words
     if word not in COMMANDS:
-        exit_with_error(f"{word!r} is no command{did_you_mean(word, COMMANDS)}; choose one of {', '.join(COMMANDS)}")
+        hint = did_you_mean(word, COMMANDS) or f"; choose one of {', '.join(COMMANDS)}"
+        exit_with_error(f"there is no command {word!r}{hint}")
     die_with_parent()
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # so that files may name classes of the user's own modules, as with python -m
