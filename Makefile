@@ -1,4 +1,4 @@
-# Everything works from a fresh clone: the first target that needs it makes a virtual environment in .venv.
+# Everything works from a fresh clone: every target that needs the virtual environment in .venv makes it first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -16,11 +16,11 @@ $(VENV)/.installed: pyproject.toml
 demo: setup  ## one experiment, from encoded clips to a table of scores
 	$(BIN)/mbt fit --config experiments/bottleneck_b4_lf8.yaml
 
-# What is swept, or which runs are shown; the sweep's runs lie in runs/<its name>.
+# The sweep to run or to show; its runs are in runs/<its name>.
 SWEEP ?= sweeps/demo.yaml
 NAME ?= $(basename $(notdir $(SWEEP)))
 
-sweep: setup  ## every trial of a sweep, or what is left of it; SWEEP=sweeps/fusion_layer.yaml for another one
+sweep: setup  ## run the unfinished trials of a sweep; SWEEP=sweeps/fusion_layer.yaml for another one
 	$(BIN)/mbt sweep $(SWEEP) --name $(NAME)
 
 ablation-table: setup  ## the sweep, then its table and figures in ablation/; RUNS=FOLDER or WANDB=ENTITY/PROJECT/SWEEP for other runs
@@ -32,16 +32,16 @@ else
 	$(BIN)/mbt sweep $(SWEEP) --name $(NAME); ended=$$?; test $$ended -gt 1 || $(BIN)/mbt table runs/$(NAME) || exit; exit $$ended
 endif
 
-test: setup  ## the default tests: no network, no GPU, minutes
+test: setup  ## the default tests: no network, no GPU; takes minutes
 	$(BIN)/pytest -n 2 --dist worksteal
 
-check: setup  ## the gate: format, lint, types, tests
+check: setup  ## all checks: format, lint, types, tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist worksteal
 
-loss-trace: setup  ## tests/goldens/loss_trace.json anew: only for a change that is meant to change numbers
+loss-trace: setup  ## rewrite tests/goldens/loss_trace.json: only for a change that is meant to change numbers
 	$(BIN)/python tests/goldens/make/loss_trace.py
 
 format: setup

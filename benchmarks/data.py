@@ -1,17 +1,17 @@
-"""How long one clip takes from the file to the model's input, beside peers and the limit of the machine.
+"""How long one clip takes from the file to the model's input, compared with peers and the machine's limit.
 
     python benchmarks/data.py [--repeats 20] [--clip FILE] [--save]
 
-What is timed: `read_clip` of 8 pictures and the sound out of 8 s, by every decoder, with and without a ready `probe`;
-then the rest of a training sample, by the batch. The clip is made here (10 s, 340x256, 25 pictures a second, H.264 in
-groups of 12, AAC stereo 44.1 kHz; textures that move, with grain) or given by `--clip` (both streams, 9 s or more).
+Timed are `read_clip` of 8 frames and the audio of 8 s, with every decoder, with and without a finished `probe`; then
+the other steps of a training sample, per batch. The clip is made here (10 s, 340x256, 25 frames a second, H.264 in groups
+of 12, AAC stereo 44.1 kHz; moving textures with grain) or given by `--clip` (both streams, 9 s or more).
 
-Peers that read: decord's `get_batch` and PyAV's whole sound, both bare: no time line, no checks; and PyAV alone,
-decoding every picture up to the last wanted one. Peers of the rest: what stands beside each row.
+Peers for reading: decord's `get_batch` and all the audio by PyAV, without time line or checks; and PyAV alone, decoding
+every frame up to the last requested one. The peers of the other steps are named in their rows.
 
-Limits: for reading, the pictures that any decoder must go through (from a key frame to each wanted picture) at libav's
-own rate in one thread, and all the sound decoded; no colours converted, nothing resampled. For the rest, copying what
-goes in (for crops also what comes out); for the spectrogram, the Fourier transforms alone.
+Limits: for reading, the frames that any decoder must decode (from a key frame to each requested frame) at libav's own
+rate in one thread, and all the audio; no colour conversion or resampling. For the other steps, copying the input (for
+crops also the output); for the spectrogram, only the Fourier transforms.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from mbt_lightning.data.spectrogram import LogMel
 from mbt_lightning.data.streams import AudioStream, VideoStream, shrink
 
 START, WINDOW, NUM_FRAMES = 1.0, 8.0, 8
-BARE, NAIVE = "peer: decord + PyAV, bare", "peer: PyAV, picture after picture"
+BARE, NAIVE = "peer: decord + PyAV, bare", "peer: PyAV, frame after frame"
 
 
 def reading(path: str, repeats: int) -> str:
@@ -55,12 +55,12 @@ def reading(path: str, repeats: int) -> str:
     if peers.decord:
         tasks[BARE] = partial(peers.bare, path, indices)
     else:
-        print("decord is not installed: its rows are left out\n")
-    floors = {"floor: demux": partial(peers.demux, path), "floor: all pictures": partial(peers.decode, path, "video")}
-    floors["floor: all sound"] = partial(peers.decode, path, "audio")
+        print("decord is not installed: its rows are missing\n")
+    floors = {"floor: demux": partial(peers.demux, path), "floor: all frames": partial(peers.decode, path, "video")}
+    floors["floor: all audio"] = partial(peers.decode, path, "audio")
     times = measure.interleaved({**tasks, **floors}, repeats)
-    limit = times["floor: all pictures"].scaled(needed / len(seconds)) + times["floor: all sound"]
-    times[f"limit: {needed} of {len(seconds)} pictures, all sound"] = limit
+    limit = times["floor: all frames"].scaled(needed / len(seconds)) + times["floor: all audio"]
+    times[f"limit: {needed} of {len(seconds)} frames, all audio"] = limit
     rows = [
         [name, *t.cells(), f"{1000 / t.busy.min():.1f}", t.over(times.get(BARE)), t.over(times[NAIVE]), t.over(limit)]
         for name, t in times.items()
@@ -70,9 +70,9 @@ def reading(path: str, repeats: int) -> str:
 
 
 def the_rest(path: str, repeats: int, batch: int, device: str) -> str:
-    """From decoded clips to inputs: shrinking and collating in the worker, the rest batched on the device."""
+    """From decoded clips to inputs: shrinking and collating in the worker, then batches on the device."""
     clip = read_clip(path, start_seconds=START, window_seconds=WINDOW, num_frames=NUM_FRAMES)
-    # Each sample its own memory, as they come from the decoder.
+    # Each sample has its own memory, as from the decoder.
     samples = [
         Sample(torch.zeros(527), i, 0, {VideoStream(): clip.frames.clone(), AudioStream(): clip.waveform.clone()})
         for i in range(batch)
@@ -84,7 +84,7 @@ def the_rest(path: str, repeats: int, batch: int, device: str) -> str:
     windows = waveform.unfold(1, log_mel.window_samples, log_mel.hop_samples)
     mel = torchaudio.transforms.MelSpectrogram(16000, 1024, 400, 160, n_mels=128).to(device)
     result = crop(frames, sizes, 224)
-    tasks = {  # row: ours, its peer's name, the peer, the limit, clips in a call
+    tasks = {  # row: ours, the peer's name, the peer, the limit, clips per call
         "shrink 256 to 224": (
             lambda: shrink(clip.frames, 224),
             "in float32",
@@ -135,7 +135,7 @@ def the_rest(path: str, repeats: int, batch: int, device: str) -> str:
 
 def main() -> None:
     parser = measure.arguments(__doc__, repeats=20)
-    parser.add_argument("--clip", help="a media file of your own, instead of the one made here")
+    parser.add_argument("--clip", help="media file of your own instead of the one made here")
     parser.add_argument("--batch", type=int, default=16, help="clips in a batch, default 16")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -144,8 +144,8 @@ def main() -> None:
         if not options.clip:
             peers.make_clip(path)
         size = f"{Path(path).stat().st_size / 1000:.0f} KB, {'given' if options.clip else 'made'}"
-        parts = [f"### Reading a clip ({size}): {NUM_FRAMES} pictures and the sound of {WINDOW:g} s"]
-        parts += [reading(path, options.repeats), f"### The rest of a sample, batch {options.batch}"]
+        parts = [f"### Reading a clip ({size}): {NUM_FRAMES} frames and the audio of {WINDOW:g} s"]
+        parts += [reading(path, options.repeats), f"### Other steps of a sample, batch {options.batch}"]
         parts += [the_rest(path, options.repeats, options.batch, options.device)]
     parts += ["Ratios: of the least busy times (median of the ratios)."]
     measure.report(

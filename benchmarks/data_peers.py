@@ -1,4 +1,4 @@
-"""What `data.py` measures against: the clip, and what others do with it or the machine can."""
+"""What `data.py` compares with: the clip, the peers, and the limits of the machine."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ resampler = functools.cache(torchaudio.transforms.Resample)
 
 
 def make_clip(path: str, seconds: int = 10, width: int = 340, height: int = 256) -> None:
-    """Encode a clip that costs about as much as film: two layers of texture that move, with grain; noise as sound."""
+    """Encode a clip that costs about as much as film: two moving layers of texture with grain; noise as audio."""
     torch.manual_seed(0)
     draw = np.random.default_rng(0)
-    behind, before = (  # noise of three sizes of grain, smoothed
+    behind, before = (  # smoothed noise with three sizes of grain
         sum(F.interpolate(torch.randn(1, 3, n, n), size=512, mode="bicubic") for n in (8, 32, 96))[0].permute(1, 2, 0)
         for _ in range(2)
     )
@@ -71,7 +71,7 @@ def whole_sound(path: str) -> Tensor:
 
 
 def window_of_sound(path: str, start: float, seconds: float) -> Tensor:
-    """The sound of a window at 16 kHz mono, by our filter, decoded from the begin to the window's end."""
+    """The audio of a window at 16 kHz mono, with our filter, decoded from the start of the file to the window's end."""
     pieces = []
     with av.open(path) as container:
         stream = container.streams.audio[0]
@@ -89,7 +89,7 @@ def decord_by_number(path: str, indices: list[int]) -> None:
 
 
 def pyav_by_number(path: str, indices: list[int]) -> None:
-    """Pictures by number at 25 a second: a seek to each, decoding on from its key frame."""
+    """Frames by number at 25 a second: seek to each, and decode from its key frame."""
     pictures = []
     with av.open(path) as container:
         stream = container.streams.video[0]
@@ -134,7 +134,7 @@ def crop_clip_by_clip(frames: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 
 def torchvision_crop(frames: Tensor) -> Callable[[], Tensor] | None:
-    """Peer of the same recipe, or None where torchvision is not installed."""
+    """Peer with the same recipe; None if torchvision is not installed."""
     if v2 is None:
         print("torchvision is not installed: its row has no peer\n")
         return None

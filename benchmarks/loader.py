@@ -1,15 +1,15 @@
-"""What one worker of the data module delivers, beside a bare loop over the decoder that gets the same.
+"""What one worker of the data module delivers, compared with a bare loop over the decoder with the same result.
 
     python benchmarks/loader.py [--repeats 5] [--clips 48] [--save]
 
-A clip is 8 pictures and 8 s of sound at 16 kHz from the middle of a file of 10 s (340x256, 25 pictures a second, H.264
-in groups of 12, AAC stereo 44.1 kHz, made here; every clip a file of its own). The worker is a DataLoader's, as in
-training: it draws windows, finds out the times of all pictures, checks, cuts, shrinks, collates and hands batches of 8
-to the parent. The bare loop knows beforehand which pictures it wants: it opens the file, takes them by number, decodes
-the sound of the window with PyAV and resamples it by the same filter; it checks nothing.
+A clip is 8 frames and 8 s of audio at 16 kHz from the middle of a file of 10 s (340x256, 25 frames a second, H.264 in
+groups of 12, AAC stereo 44.1 kHz, made here; each clip is a separate file). The worker is a DataLoader's, as in
+training: it draws windows, reads the times of all frames, checks, cuts, shrinks, collates and sends batches of 8 to the
+parent. The bare loop knows in advance which frames it needs: it opens the file, reads them by number, decodes the
+audio of the window with PyAV and resamples it with the same filter; it checks nothing.
 
-Both take turns, epoch by epoch. Clips a second are by the clock; clips a CPU second are the worker's own (of the bare
-loop this process's), which a busy machine disturbs less.
+The two alternate epoch by epoch. Clips per second are measured by the clock; clips per CPU second use the CPU time of
+the worker (for the bare loop: of this process), which a busy machine affects less.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ START = 1.0
 
 
 def make_data(folder: Path, num_clips: int) -> Path:
-    """A manifest of so many files of equal content."""
+    """A manifest of `num_clips` files with the same content."""
     peers.make_clip(str(folder / "0.mp4"))
     for number in range(1, num_clips):
         shutil.copy(folder / "0.mp4", folder / f"{number}.mp4")
@@ -56,7 +56,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def bare_epoch(files: list[str], indices: list[int], read) -> tuple[float, float]:
-    """Clips a second by the clock and by CPU time of a loop over the files."""
+    """Clips per second of a loop over the files, by the clock and by CPU time."""
     wall, busy = time.perf_counter(), time.process_time()
     for file in files:
         read(file, indices)
@@ -110,7 +110,7 @@ def main() -> None:
         rows.append([name, f"{best[0]:.1f}", f"{middle[0]:.1f}", ratio[0], f"{middle[1]:.1f}", ratio[1]])
     header = ["reader", "clips/s best", "median", "to bare loop", "clips/CPU s median", "to bare loop"]
     text = f"### {options.clips} clips an epoch, one process\n\n{measure.table(header, rows)}"
-    text += "\n\nRatios: median of the ratios of neighbouring epochs; 1 is the bare loop's rate, more is faster."
+    text += "\n\nRatios: median of the ratios of successive epochs; 1 is the bare loop's rate, higher is faster."
     measure.report("loader", text, options, ["torch", "torchaudio", "av", "decord"])
 
 

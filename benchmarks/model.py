@@ -1,17 +1,18 @@
-"""How long the encoder takes for each fusion strategy, beside a peer and the limit of the machine.
+"""How long the encoder takes with each fusion strategy, compared with a peer and the machine's limit.
 
     python benchmarks/model.py [--repeats 5] [--threads 1] [--device cuda] [--save]
 
-What is timed: the forward pass (no gradient), and a training step's forward and backward pass, without data, loss and
-optimiser. The model is a ViT-S of 12 layers, fused from layer 8 on, for 8 pictures of 112 pixels and a spectrogram of
-400 x 128, at random weights, float32.
+Timed are the forward pass (without gradients), and the forward and backward pass of a training step, without data, loss
+and optimiser. The model is a ViT-S of 12 layers, fused from layer 8 on, for 8 frames of 112 pixels and a spectrogram
+of 400 x 128, with random weights, float32.
 
-Peers: for late fusion two `timm.VisionTransformer`s of the same size and token counts, whose logits are averaged; all
-but cross-attention are compared with it. Cross-attention is compared with the authors' way: each modality's whole
-block, queries and MLP included, runs over the tokens of all modalities, and what is not its own is thrown away.
+Peers: two `timm.VisionTransformer`s with the same size and numbers of tokens, whose logits are averaged (late fusion);
+all strategies but cross-attention are compared with them. Cross-attention is compared with the authors' implementation:
+each modality's whole block, including queries and MLP, computes the tokens of all modalities, and those of the others
+are discarded.
 
-Limit: the same number of multiply-adds (`gflops_per_clip`; three times for forward and backward) as plain matrix
-products of the shape of the block's first MLP layer, all clips' tokens of the pictures by dim by 4 dim.
+Limit: the same number of multiply-adds (`gflops_per_clip`; three times as many for forward and backward) as plain
+matrix products with the shape of the block's first MLP layer: frame tokens of all clips x dim x 4 dim.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ STRATEGIES: dict[str, tuple[Callable, int]] = {  # with L_f
     "cross-attention": (CrossAttention, FUSION_LAYER),
     "joint": (JointSelfAttention, FUSION_LAYER),
 }
-TIMM, AUTHORS = "peer: two timm ViTs, late", "peer: cross-attention, authors' way"
+TIMM, AUTHORS = "peer: two timm ViTs, late", "peer: cross-attention as the authors'"
 
 
 class AuthorsCrossAttention(Fusion):
-    """Peer: the whole block over [the others' tokens, its own], of which its own are kept (scenic, projects/mbt)."""
+    """Peer: the whole block over [the others' tokens, its own]; only its own are kept (scenic, projects/mbt)."""
 
     def forward(self, tokens, shared, blocks, keep=None):
         updated = {}
@@ -59,7 +60,7 @@ class AuthorsCrossAttention(Fusion):
 
 
 class TimmLateFusion(nn.Module):
-    """Peer: a timm ViT a modality; the pictures of a clip are stacked to one high picture, which gives equal tokens."""
+    """Peer: a timm ViT per modality; the frames of a clip are stacked to one tall image, for equal tokens."""
 
     def __init__(self, size):
         super().__init__()
@@ -81,7 +82,7 @@ def networks(size) -> dict[str, nn.Module]:
     build = partial(MBT, SHAPES, NUM_CLASSES, size=size)
     built = {name: build(fusion=fusion, fusion_layer=layer) for name, (fusion, layer) in STRATEGIES.items()}
     if VisionTransformer is None:
-        print("timm is not installed: its peer is left out (pip install timm)\n")
+        print("timm is not installed: its peer is missing (pip install timm)\n")
     else:
         built[TIMM] = TimmLateFusion(size)
     built[AUTHORS] = build(fusion=AuthorsCrossAttention, fusion_layer=FUSION_LAYER)
@@ -135,7 +136,7 @@ def main() -> None:
             ratios = [times[name].over(times.get(peer)), times[name].over(times["limit"].scaled(work))]
             sizes = [f"{count_parameters(network) / 1e6:.1f}", f"{gflops[name]:.2f}"]
             rows.append([name, *sizes, *times[name].cells(), *ratios])
-        head = ["", "M parameters", "GFLOPs a clip", *measure.CLOCKS, "to peer", "to limit"]
+        head = ["", "M parameters", "GFLOPs per clip", *measure.CLOCKS, "to peer", "to limit"]
         parts += [f"### {title}, size {options.size}, batch {options.batch}", measure.table(head, rows)]
         parts += [
             f"Limit: {rate:.0f} billion multiply-adds a second. Ratios: of the least busy times (median of the ratios)."

@@ -1,11 +1,11 @@
-"""How near our model comes to the authors' code: the largest differences on every reference in the repository.
+"""How closely our model agrees with the authors' code: the largest differences on every reference in the repository.
 
     python benchmarks/parity.py [--save]
 
 References are arrays that the authors' Flax code computed (tests/goldens/README.md). Compared are, in float32 on the
-CPU: the fused logits by the fast path (in the last layer only what the head reads is updated) and by the slow one, all
-tokens, where there are any the gradients of all parameters (relative, the worst parameter; the attention's biases
-without those of the keys, whose gradient is zero but for rounding), and the logits under bfloat16 autocast.
+CPU: the fused logits of the fast path (the last layer updates only the tokens that the head reads) and of the slow one;
+all tokens; the gradients of all parameters, where the reference has them (relative, of the worst parameter; without the
+attention biases of the keys, whose gradient is zero up to rounding); and the logits with bfloat16 autocast.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
         ["torch", "numpy"],
     )
     if not all(x < limit for x, limit in zip(worst, limits, strict=True)):
-        sys.exit("a difference is beyond its limit")
+        sys.exit("a difference exceeds its limit")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""What `mbt prepare` costs at AudioSet's full size: seconds and memory, each task in a fresh process.
+"""What `mbt prepare` costs at AudioSet's full size, in seconds and memory, with each task in a new process.
 
     python benchmarks/prepare.py [--repeats 3] [--part 1.0] [--save]
 
-The files are made here, in the official form and number of rows (22,160 + 2,041,789 + 20,371 clips of 527 made-up
-classes, the commonest thousands of times the rarest, two labels a clip on average). Tasks: reading them; the program as
-a whole with an empty folder of media, so that every clip is missing, to each of the three formats; and an index of two
-million names, with the files of all clips looked up in it. Limits and peers stand beside them: the lines read and no
-more, and Python's own CSV reader with the rows kept, which checks nothing.
+The files are made here, with the official format and number of rows (22,160 + 2,041,789 + 20,371 clips of 527 made-up
+classes, the most common thousands of times as frequent as the rarest, two labels per clip on average). Tasks: parsing
+them; the whole program with an empty folder of media, so that every clip is missing, to each of the three formats; and
+an index of two million file names, in which the files of all clips are looked up. For comparison: only reading the
+lines (limit), and Python's own CSV reader keeping the rows, without checks (peer).
 
-Memory is the largest that a process ever had; CPU time is the system's part included, and leaves out waiting for a
-core, which the clock does not. What the imports cost in memory is the row `nothing`, and is in every row. Written are
-the manifest and the report, which names every clip here.
+Memory is the peak of the process; CPU time includes system time and excludes waiting for a core, which the clock
+includes. The row `nothing` is the cost of the imports, which every row includes. Written are the manifest and the
+report, which lists every clip here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def make(folder: Path, part: float) -> None:
     mids = [f"/m/0{number:05x}" for number in range(NUM_CLASSES)]
     with open(folder / "class_labels_indices.csv", "w") as file:
         file.write("index,mid,display_name\n")
-        file.writelines(f'{i},{mid},"Sound {i}, made up"\n' for i, mid in enumerate(mids))
+        file.writelines(f'{i},{mid},"Class {i}, made up"\n' for i, mid in enumerate(mids))
     commonness = list(accumulate(1 / (rank + 1) ** 1.3 for rank in range(NUM_CLASSES)))
     letters, ids = string.ascii_letters + string.digits + "-_", set[str]()
     for name, official in ROWS.items():
@@ -55,7 +55,7 @@ def make(folder: Path, part: float) -> None:
                 file.write(f'{video}, {start}.000, {start + 10}.000, "{",".join(labels)}"\n')
 
 
-# What is measured: each gets the folder with the lists, and a folder to write into -----------------------------------
+# Tasks; each gets the folder with the lists and an output folder ------------------------------------------------------
 
 
 def nothing(lists: Path, out: Path) -> None:
@@ -91,7 +91,7 @@ def prepare_to(suffix: str, lists: Path, out: Path) -> None:
 
 
 def media_names(lists: Path) -> Iterator[str]:
-    """A file for every clip, in three of the customary forms of name."""
+    """A file name for every clip, in three of the usual forms."""
     for name in ROWS:
         with open(lists / name, encoding="utf-8") as file:
             for number, line in enumerate(file):
@@ -125,13 +125,13 @@ TASKS = {
 
 
 def peak_bytes() -> int:
-    """The most memory that this process ever had; the figure of `getrusage` begins with its parent's."""
+    """Peak memory of this process; that of `getrusage` would include its parent's."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def run_here(task: str, lists: Path) -> None:
-    """Run a task in this process, and print what it took."""
+    """Run a task in this process, and print its cost."""
     import mbt_lightning.cli.prepare  # noqa: F401
 
     with tempfile.TemporaryDirectory(dir=lists) as out:
@@ -144,7 +144,7 @@ def run_here(task: str, lists: Path) -> None:
 
 
 def run_apart(*words: str) -> str:
-    """Run this file in a fresh process; the last line that it prints."""
+    """Run this file in a new process; returns the last line that it prints."""
     done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout.splitlines()[-1] if done.stdout else ""
 

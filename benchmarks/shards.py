@@ -1,14 +1,14 @@
-"""What re-encoding by `mbt shard` gains: size of a clip, and the time from the disk to 8 pictures and 8 s of sound.
+"""What `mbt shard` gains: the size of a clip, and the time to read 8 frames and 8 s of audio.
 
     python benchmarks/shards.py [--repeats 20] [--clips FILE ...] [--copies 32] [--save]
 
-The clips (10 s, 340x256, 25 pictures a second, H.264 in groups of 12, AAC stereo; textures that move, with grain) are
-made here, or given by `--clips` (both streams, 9 s or more). `mbt shard` makes `mp4-intra` and `jpeg-shards` of them
-with its own defaults. Then every row reads windows of clips drawn at random, in turns in one run, through the stores
-that training reads. All rows read from memory (page cache): a slow disk adds its own time for the KB of a clip.
+The clips (10 s, 340x256, 25 frames a second, H.264 in groups of 12, AAC stereo; moving textures with grain) are made
+here, or given by `--clips` (both streams, 9 s or more). `mbt shard` re-encodes them as `mp4-intra` and `jpeg-shards`
+with its defaults. Then every row of the table reads random windows of random clips, in turns within one run, through
+the stores that training uses. All read from memory (page cache); a slow disk adds the time for a clip's KB.
 
-`--copies` says how many rows of the manifest there are of each clip, so that records lie in several chunks. "record
-alone" is litdata's random access without decoding.
+`--copies` is the number of rows per clip in the manifest, so that records are spread over several chunks. "record only"
+is litdata's random access without decoding.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ BATCH = 8
 
 
 def size_of(manifest: Manifest) -> float:
-    """KB a clip, of all that lies beside the manifest."""
+    """KB per clip of all files in the manifest's folder."""
     files = [path for path in manifest.path.parent.rglob("*") if path.is_file()]
     return sum(path.stat().st_size for path in files) / len(manifest.split("train")) / 1000
 
 
 def reader(manifest: Manifest, decode: bool = True):
-    """A function that reads `BATCH` windows, every time others."""
+    """A function that reads `BATCH` windows, different ones in each call."""
     store, examples, numbers = store_of(manifest), manifest.split("train"), random.Random(0)
 
     def read() -> None:
@@ -54,8 +54,10 @@ def reader(manifest: Manifest, decode: bool = True):
 
 def main() -> None:
     parser = measure.arguments(__doc__, repeats=20)
-    parser.add_argument("--clips", nargs="+", default=[], help="media files of your own, instead of the one made here")
-    parser.add_argument("--copies", type=int, default=32, help="how often each clip is in the data set, default 32")
+    parser.add_argument("--clips", nargs="+", default=[], help="media files of your own instead of the one made here")
+    parser.add_argument(
+        "--copies", type=int, default=32, help="number of copies of each clip in the data set, default 32"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
@@ -76,7 +78,7 @@ def main() -> None:
             shard(str(source), kind, str(folder / kind))
             manifests[kind] = read_manifest(folder / kind / "manifest.parquet")
         tasks = {kind: reader(manifest) for kind, manifest in manifests.items()}
-        tasks["jpeg-shards, record alone"] = reader(manifests["jpeg-shards"], decode=False)
+        tasks["jpeg-shards, record only"] = reader(manifests["jpeg-shards"], decode=False)
         times = {k: t.scaled(1 / BATCH) for k, t in measure.interleaved(tasks, options.repeats).items()}
         sizes = {kind: f"{size_of(manifest):.0f}" for kind, manifest in manifests.items()}
         first = times["files as they are"]
@@ -86,7 +88,7 @@ def main() -> None:
         ]
         header = ["a clip", "KB", *measure.CLOCKS, "clips/s per core", "to the files"]
         words = f"{len(clips)} clip(s) {'given' if options.clips else 'made'}, {options.copies} times each"
-        text = f"### 8 pictures and 8 s of sound, windows at random ({words})\n\n{measure.table(header, rows)}"
+        text = f"### 8 frames and 8 s of audio, random windows ({words})\n\n{measure.table(header, rows)}"
     text += "\n\nRatios: of the least busy times (median of the ratios)."
     measure.report("shards", text, options, ["torch", "av", "decord", "litdata", "simplejpeg"])
 

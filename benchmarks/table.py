@@ -1,12 +1,12 @@
-"""What `mbt table` costs over a thousand runs, each task in a fresh process.
+"""What `mbt table` costs with a thousand runs, with each task in a new process.
 
     python benchmarks/table.py [--repeats 3] [--runs 1000] [--save]
 
 The folders are made here: the resolved configuration of an experiment as the program writes it, a summary with all
-scores of the embedded clips, 100 rows of metrics. Their scores are made up. Strategy by L_f by window by size by seed,
-so that the table has hundreds of rows; one run in fifty failed, one in fifty differs in the number of epochs.
+scores of the embedded clips, 100 rows of metrics. The scores are made up. They vary strategy, L_f, window, size and
+seed, so that the table has hundreds of rows; one run in fifty failed, one in fifty differs in the number of epochs.
 
-CPU time is the system's part included, and leaves out waiting for a core, which the clock does not.
+CPU time includes system time and excludes waiting for a core, which the clock includes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ GROUPS = ("", "/video", "/audio", "/relation")
 
 
 def make(folder: Path, number: int) -> None:
-    """Write the runs' folders."""
+    """Write the run folders."""
     import yaml
 
     experiment = Experiment(["--config", str(EXPERIMENT)])
@@ -95,7 +95,7 @@ def make(folder: Path, number: int) -> None:
 
 
 def measure(runs: Path, out: Path, task: str) -> tuple[float, float]:
-    """Wall seconds and CPU seconds of one call, in a process of its own."""
+    """Wall time and CPU time of one call in a separate process, in seconds."""
     command = [sys.executable, "-m", "mbt_lightning", "table", str(runs), "--out", str(out), *TASKS[task]]
     start, before = time.perf_counter(), os.times()
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
@@ -117,7 +117,7 @@ def main() -> None:
             for task in random.sample(list(TASKS), len(TASKS)):
                 found = measure(Path(place) / "runs", Path(place) / "out", task)
                 best[task] = [min(pair) for pair in zip(best[task], found, strict=True)]
-                if written.is_file():  # a call without it removes it
+                if written.is_file():  # a call without --html removes it
                     page = written.stat().st_size / 1e6
     lines = ["| `mbt table` | s | CPU s |", "|---|---:|---:|"]
     lines += [f"| {task} | {wall:.2f} | {cpu:.2f} |" for task, (wall, cpu) in best.items()]

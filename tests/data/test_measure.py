@@ -295,6 +295,4 @@ def test_a_split_without_a_readable_clip_is_refused(manifest, capsys) -> None:
     for path in manifest.parent.glob("*.mp4"):
         path.write_bytes(b"junk")
     line = refused(capsys, "stats", str(manifest), "--num_workers", "1")
-    assert (
-        "none of the 5 clips of split 'train' that were tried could be measured; the first: set/0.mp4: damaged" in line
-    )
+    assert "none of the 5 clips tried in split 'train' could be measured; the first: set/0.mp4: damaged" in line

@@ -364,7 +364,9 @@ class TestRefusals:
         with pytest.raises(UserError, match=r"does not fit this model: .* is \[.*16.*\] there and \[.*8.*\] here"):
             ours.on_load_checkpoint({"state_dict": wider.state_dict()})
         late = build(fusion_layer=2)
-        with pytest.raises(UserError, match=r"network\.fusion\.bottleneck is missing there; give the settings it was"):
+        with pytest.raises(
+            UserError, match=r"network\.fusion\.bottleneck is missing there; give the settings that it was"
+        ):
             ours.on_load_checkpoint({"state_dict": late.state_dict()})
         with pytest.raises(UserError, match=r"network\.fusion\.bottleneck is not known here"):
             late.on_load_checkpoint({"state_dict": ours.state_dict()})

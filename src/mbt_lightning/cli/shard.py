@@ -1,7 +1,7 @@
 """`mbt shard`: re-encode a data set once, so that training reads it several times faster.
 
-Every usable clip's labelled segment is re-encoded, read back and compared with its source. A second run of the same
-command does the rest. `DIR/manifest.parquet` is written last; training needs only its name.
+The labelled segment of every usable clip is re-encoded, read back and compared with its source. After an interruption
+the same command resumes. `DIR/manifest.parquet` is written last; training needs only its name.
 """
 
 from __future__ import annotations
@@ -55,29 +55,29 @@ def shard(
     num_workers: int = 2,
     timeout_seconds: float = 120.0,
 ) -> None:
-    """Write a folder with the re-encoded clips, their manifest, and a report of every clip that was lost and why.
+    """Write a folder with the re-encoded clips, their manifest, and a report of every lost clip with the reason.
 
     Args:
         manifest: the manifest of the data set.
         format: `mp4-intra` (small files that any program plays) or `jpeg-shards` (fastest to read; needs the extra
             `shards`).
-        out: the folder.
-        fps: frames a second that are kept.
-        short_side: frames larger than this on their shorter side are shrunk to it, in pixels.
+        out: output folder.
+        fps: number of frames a second that are kept.
+        short_side: frames with a longer shorter side are shrunk to this one, in pixels.
         sample_rate: of the audio, in Hz.
         crf: quality of the frames in `mp4-intra`, 0 (best) to 51.
         jpeg_quality: quality of the frames in `jpeg-shards`, 1 to 100 (best).
         media_root: folder that the manifest's relative media paths start from; default: the manifest's.
         classes: the class list; default: the manifest's own.
-        num_workers: processes that re-encode.
-        timeout_seconds: time limit of one clip, to which the length of its segment is added.
+        num_workers: number of processes that re-encode.
+        timeout_seconds: time limit per clip, to which the length of its segment is added.
 
     Raises:
-        UserError: an option out of its range, or another one than in an earlier run; a full disk.
+        UserError: an option is out of range or differs from an earlier run's, or the disk is full.
     """
     check_range("fps", fps, 0.1, 120)
     check_range("short_side", short_side, 16, 4096)
-    check_range("sample_rate", sample_rate, 8000, 48000)  # what both AAC and FLAC can do
+    check_range("sample_rate", sample_rate, 8000, 48000)  # supported by both AAC and FLAC
     check_range("crf", crf, 0, 51)
     check_range("jpeg_quality", jpeg_quality, 1, 100)
     check_range("num_workers", num_workers, 1, 1024)
@@ -85,7 +85,7 @@ def shard(
     WRITERS[format].check()
     source, folder = read_manifest(manifest, media_root, classes), Path(out)
     if (store := source.metadata.get("store", Place.store)) != Place.store:
-        raise UserError(f"{source.path}: its clips are already {store}; shard the manifest that they were made from")
+        raise UserError(f"{source.path}: its clips are already {store}; give the manifest that they were made from")
     target = Target(fps, short_side, sample_rate, crf, jpeg_quality)
     options = {"format": format, "source": str(source.path.resolve()), "source_hash": source.digest, **asdict(target)}
     try:
@@ -96,10 +96,12 @@ def shard(
             root = str(media_root or source.path.parent)
             run(source, root, Run(folder, format, target, num_workers, timeout_seconds), options)
     except Timeout:
-        raise UserError(f"{folder}: another mbt shard is writing into it; wait until it ends") from None
+        raise UserError(f"{folder}: another mbt shard is writing into it; wait for it to finish") from None
     except OSError as error:
         where = error.filename or folder
-        raise UserError(f"{where}: cannot be written ({error.strerror}); run the same command to resume") from error
+        raise UserError(
+            f"{where}: cannot be written ({error.strerror}); when that is fixed, run the same command to resume"
+        ) from error
 
 
 def check_range(name: str, value: float, least: float, most: float) -> None:
@@ -111,7 +113,7 @@ def check_range(name: str, value: float, least: float, most: float) -> None:
 def check_folder(folder: Path) -> None:
     """Refuse a folder that holds something else."""
     if not (folder / "shard.json").is_file() and any(path.name != ".lock" for path in folder.iterdir()):
-        raise UserError(f"{folder}: is neither empty nor of mbt shard; give another folder")
+        raise UserError(f"{folder}: is neither empty nor made by mbt shard; give another folder")
 
 
 def check_options(folder: Path, options: dict[str, Any]) -> None:
@@ -130,14 +132,14 @@ def check_options(folder: Path, options: dict[str, Any]) -> None:
 
 
 class Run(NamedTuple):
-    """What a run of `mbt shard` needs.
+    """Settings of a run of `mbt shard`.
 
     Args:
-        folder: where everything is written.
+        folder: output folder.
         format: a name in `WRITERS`.
         target: how clips are written.
-        num_workers: processes that re-encode.
-        timeout_seconds: time limit of one clip, without its length.
+        num_workers: number of processes that re-encode.
+        timeout_seconds: time limit per clip, without its length.
     """
 
     folder: Path
@@ -148,7 +150,7 @@ class Run(NamedTuple):
 
 
 def run(source: Manifest, root: str, run: Run, options: dict[str, Any]) -> None:
-    """Re-encode what is missing, write the manifest, report."""
+    """Re-encode the clips that are not done, and write manifest and report."""
     place = PLACES[run.format](run.folder)
     usable = sum(len(clips) for clips in source.splits.values())
     failed: dict[int, str] = {}
@@ -179,7 +181,7 @@ def run(source: Manifest, root: str, run: Run, options: dict[str, Any]) -> None:
 
 
 def batches(source: Manifest, root: str) -> Iterator[list[tuple[int, ManifestRow]]]:
-    """All rows with their numbers, media paths from `root`, some thousand at a time."""
+    """All rows with their numbers and their media paths from `root`, some thousand at a time."""
     done = 0
     for rows in READERS[source.path.suffix](source.path):
         cells = [to_list(rows.batch[name]) for name in rows.batch.schema.names]
@@ -203,7 +205,7 @@ def job(number: int, row: ManifestRow, place: Place, run: Run) -> tuple[Job, flo
 def written(
     source: Manifest, root: str, place: Place, failed: dict[int, str], lost: list[str]
 ) -> Iterator[ManifestRow]:
-    """The new manifest's rows; the clips that are lost are added to `lost`."""
+    """The rows of the new manifest; lost clips are added to `lost`."""
     for rows in batches(source, root):
         for number, row in rows:
             if row.status == "ok" and number in failed:

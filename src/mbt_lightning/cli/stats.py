@@ -1,4 +1,4 @@
-"""`mbt stats`: figures of a data set, and mean and standard deviation of its log-mel for training."""
+"""`mbt stats`: statistics of a data set, and mean and standard deviation of its log-mel for training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from mbt_lightning.disk import replacing
 from mbt_lightning.errors import UserError, abbreviate
 
 MOST_SIZES = 3
-"""So many of the most frequent frame sizes and rates are printed."""
+"""Number of the most frequent frame sizes and rates that are printed."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -51,13 +51,15 @@ def main(arguments: Sequence[str]) -> None:
 
 def parser() -> Parser:
     """The options of `mbt stats`."""
-    tool = Parser(prog="mbt stats", description="Measure a data set, for a recipe and for its spectrograms' scale.")
+    tool = Parser(
+        prog="mbt stats", description="Measure a data set, and the mean and standard deviation of its spectrograms."
+    )
     tool.add_argument("manifest", help="the manifest, `.parquet`, `.jsonl` or `.csv`, or `demo`")
     tool.add_argument(
         "--spectrogram",
         type=MelTransform | None,
         default={"class_path": f"{LogMel.__module__}.LogMel"},
-        help="the log-mel to measure; its mean and std do not matter; null: no audio is decoded",
+        help="the log-mel to measure; its mean and std are ignored; null: decode no audio",
     )
     tool.add_function_arguments(stats, skip={"manifest", "settings"})
     return tool
@@ -75,30 +77,30 @@ def stats(
     num_workers: int = 2,
     timeout_seconds: float = 60.0,
 ) -> None:
-    """Measure the clips of a manifest, print it, and write it to `<manifest>.stats.json`, where training finds it.
+    """Measure the clips of a manifest; print the results, and write them to `<manifest>.stats.json` for training.
 
     Args:
         manifest: the manifest.
-        settings: of the log-mel, see `settings_of`; None: no audio is decoded.
+        settings: of the log-mel, see `settings_of`; None: decode no audio.
         media_root: folder that relative media paths start from; null: the manifest's folder.
         classes: the class list; null: the manifest's own.
         split: split whose audio is decoded.
-        num_clips: so many clips of each split are measured; all, if there are fewer.
-        seed: of their choice.
-        window_seconds: length of training's window, for the part of the clips that is shorter.
-        num_workers: processes.
-        timeout_seconds: time limit of one clip.
+        num_clips: number of clips of each split that are measured; all if there are fewer.
+        seed: of the choice of these clips.
+        window_seconds: length of the training window; the part of the clips that are shorter is reported.
+        num_workers: number of processes.
+        timeout_seconds: time limit per clip.
 
     Raises:
-        UserError: wrong settings or files, or no clip of the split can be read.
+        UserError: invalid settings or files, or no clip of the split can be read.
     """
     counts = {"num_clips": num_clips, "num_workers": num_workers}
     for name, value in {**counts, "window_seconds": window_seconds, "timeout_seconds": timeout_seconds}.items():
         if not value > 0:
-            raise UserError(f"{name} is {value}: give {'1 or more' if name in counts else 'a time above 0'}")
+            raise UserError(f"{name} is {value}: give {'1 or more' if name in counts else 'a time above 0 seconds'}")
     path = manifest_file(manifest)
     full = read_manifest(path, media_root, classes)
-    full.split(split)  # an unknown one is refused with the list of splits
+    full.split(split)  # refuses an unknown one, with the list of splits
     store = store_of(full)
     earlier = read_stats(stats_file(path))["spectrograms"] if stats_file(path).is_file() else []
 
@@ -115,7 +117,7 @@ def stats(
             print(f"{name}: {clip.clip_id}: {clip.path}: {clip.reason}", file=sys.stderr)
     if not measured:
         raise UserError(
-            f"{path}: none of the {len(bad)} clips of split {split!r} that were tried could be measured; the first: "
+            f"{path}: none of the {len(bad)} clips tried in split {split!r} could be measured; the first: "
             f"{bad[0].path}: {bad[0].reason}"
         )
 
@@ -132,7 +134,7 @@ def stats(
     if settings is not None:
         mean, std = mean_and_std(measured)
         if not std > 0:
-            raise UserError(f"{path}: all values of the log-mel are {mean:g}: the audio of split {split!r} is silence")
+            raise UserError(f"{path}: all values of the log-mel are {mean:g}: the audio of split {split!r} is silent")
         entry = {"mean": mean, "std": std, "num_clips": len(measured), "split": split, "hash": full.digest, **settings}
         entry |= {"of_clips": len(full.splits[split]), "unreadable": len(bad), "seed": seed}
         entry |= {"num_values": sum(clip.num_values for clip in measured)}
@@ -149,7 +151,7 @@ def stats(
 def about_split(
     full: Manifest, name: str, measured: Sequence[ClipMeasurement], bad: Sequence[BadClip], window_seconds: float
 ) -> dict[str, Any]:
-    """Figures of a split, as plain data."""
+    """Statistics of a split, as plain data."""
     clips, classes = full.splits[name].labelled()
     labels = np.bincount(clips, minlength=len(full.splits[name]))
     positives = np.bincount(classes, minlength=len(full.classes)).tolist()
@@ -191,7 +193,7 @@ def fitting_tasks(full: Manifest) -> list[str]:
 
 
 def print_stats(full: Manifest, about: Mapping[str, Any], split: str) -> None:
-    """Print what was measured: a column a split, then the classes."""
+    """Print the results: a column for each split, then the classes."""
     table = Table(title=f"{full.path}: {len(full.classes)} classes, data {full.digest}")
     table.add_column("")
     for name in about["splits"]:

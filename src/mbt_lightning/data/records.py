@@ -1,4 +1,4 @@
-"""The records that cross borders: a row of the manifest, a decoded clip, a batch."""
+"""Records shared by many modules: a row of the manifest, a decoded clip, a batch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor
 
 UNNAMED = "class_"
-"""What classes without names are called, followed by their number."""
+"""Prefix of the names of unnamed classes; their number follows."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row of a manifest: where a clip is and what it shows.
+    """One row of a manifest: a clip's files and labels.
 
     Args:
         clip_id: unique name of the clip.
@@ -24,7 +24,7 @@ class Example:
         start_seconds: start of the labelled segment on the file's own time line.
         end_seconds: end of the segment; None: the end of the file.
         labels: class names.
-        extra: cells of the further columns that a modality reads; None where a cell is empty.
+        extra: cells of the additional columns that a modality reads; None for an empty cell.
         root: folder that relative paths in `extra` start from.
     """
 
@@ -38,7 +38,7 @@ class Example:
     root: str = field(default="", compare=False)
 
     def file(self, column: str) -> str | None:
-        """The path that a further column names; None if it names none."""
+        """The path in an additional column; None if the cell is empty."""
         cell = self.extra.get(column)
         return os.path.join(self.root, cell) if cell else None
 
@@ -48,16 +48,16 @@ class Clip:
     """A decoded window of a media file, frames and audio on one time line.
 
     Time 0 is the first frame of the file (the first audio sample of a file without frames). A stream that the file does
-    not have, or that was not asked for, is None. Where the file ends before the window does, the last frame is repeated
-    and the audio is zero; `num_real_frames` and `real_samples` give what is not padding.
+    not have, or that was not requested, is None. If the file ends before the window, the last frame is repeated and the
+    audio is zero; `num_real_frames` and `real_samples` give the part that is not padding.
 
     Args:
         frames: uint8 (T, H, W, 3) RGB at the file's own size, upright; or None.
         frame_seconds: float64 (T,) presentation time of each of the `frames`, in seconds; or None.
-        num_real_frames: how many of the T wanted times are inside the video stream, 0 to T.
+        num_real_frames: how many of the T requested times are inside the video stream, 0 to T.
         waveform: float32 (N,) mono at `sample_rate`, nominally in [-1, 1], never clipped; or None.
-        real_samples: first and last + 1 index of the samples of `waveform` that are in the file.
-        sample_rate: samples of `waveform` a second.
+        real_samples: index of the first sample of `waveform` that is in the file, and of the last, plus 1.
+        sample_rate: of `waveform`, in Hz.
     """
 
     frames: Tensor | None
@@ -70,12 +70,12 @@ class Clip:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a model must know about the data that it is built for.
+    """What a model needs to know about its data.
 
     Args:
         inputs: shape of one example of each modality, (C, *grid), in the run's order of modalities.
         classes: class names in index order.
-        groups: one group name a class (scores are also given for each group), or empty.
+        groups: the group of each class (scores are also computed for each group), or empty.
     """
 
     inputs: dict[str, tuple[int, ...]]
@@ -100,9 +100,9 @@ class BadClip:
 
 @dataclass(frozen=True)
 class Draw:
-    """What a sampler asks the dataset for: the epoch, which clip, which of its views.
+    """A sampler's request to the dataset: the epoch, which clip, which of its views.
 
-    In training `view` counts how often the clip was drawn before in this epoch: each time its window is another one.
+    In training `view` counts how often the clip was already drawn in this epoch: each time it gets a new window.
     """
 
     epoch: int
@@ -117,11 +117,11 @@ class Batch:
     Args:
         targets: float32 (B, num_classes), 1 for the classes of a clip.
         index: int64 (B,), each clip's place in its split.
-        view: int64 (B,), which window of the clip this is.
-        bad: the clips that could not be read: in training others are read instead, in evaluation they are absent.
+        view: int64 (B,), which of the clip's windows each is.
+        bad: the clips that could not be read; in training others replace them, in evaluation they are excluded.
         inputs: {modality: (B, C, *grid)} float; empty until they are made.
-        content: {stream: a tensor or a tuple of tensors, B first}, see `mbt_lightning.data.streams`; empty when the
-            inputs are made.
+        content: {stream: a tensor or a tuple of tensors, B first}, see `mbt_lightning.data.streams`; empty once
+            the inputs are made.
     """
 
     targets: Tensor

@@ -1,4 +1,4 @@
-"""Where the windows of a manifest's clips are read from: media files, or what `mbt shard` made of them."""
+"""Where the windows of a manifest's clips are read from: media files, or the output of `mbt shard`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from mbt_lightning.errors import UserError
 
 
 class Media(Protocol):
-    """The media of one clip, opened: whole, not only the labelled segment."""
+    """The opened media of one clip, complete and not only the labelled segment."""
 
     path: str
     """Its name in messages."""
 
     seconds: float
-    """Its length: where the longer of its streams ends."""
+    """Its length: the end of its longer stream."""
 
     def frame_format(self) -> tuple[int, int, float] | None:
-        """Width and height of its frames as they are stored, and the frames a second; None: it has none."""
+        """Width and height of its frames as stored, and the frames a second; None: it has no frames."""
 
     def read_frames(
         self, start_seconds: float, seconds: float, num_frames: int, decoder: str = "auto"
@@ -37,7 +37,7 @@ class Media(Protocol):
             start_seconds: start of the window on the media's time line.
             seconds: its length.
             num_frames: how many frames, T.
-            decoder: who decodes them, see `read_clip`.
+            decoder: see `read_clip`.
 
         Returns:
             The frames, uint8 (T, H, W, 3); when each is first shown, float64 (T,) in seconds; how many of the times are
@@ -56,7 +56,7 @@ class Media(Protocol):
             sample_rate: of the result, in Hz.
 
         Returns:
-            The waveform, float32 (N,), and the first and last + 1 sample that are in the media.
+            The waveform, float32 (N,); index of its first sample that is in the media, and of the last, plus 1.
 
         Raises:
             ClipError: there is no audio stream, or it cannot be read.
@@ -74,12 +74,12 @@ class Store(Protocol):
             kinds: which of `video` and `audio` will be read.
 
         Raises:
-            ClipError: there are no such media, or they cannot be read.
+            ClipError: the media are missing or cannot be read.
         """
 
 
 class Files:
-    """A media file for each clip, and perhaps another one for its audio."""
+    """A media file for each clip, and optionally another one for its audio."""
 
     def open(self, example: Example, kinds: Sequence[str]) -> MediaFile:
         """Probe the file with the frames, or the one with the audio if no frames are wanted."""
@@ -95,7 +95,7 @@ class MediaFile:
     """A probed media file.
 
     Args:
-        info: what `probe` found in it.
+        info: the result of `probe`.
         audio: the file with the audio; None: the same.
     """
 
@@ -117,13 +117,13 @@ class MediaFile:
         return read_video(self.info, start_seconds, seconds, num_frames, decoder)
 
     def read_audio(self, start_seconds: float, seconds: float, sample_rate: int) -> tuple[Tensor, tuple[int, int]]:
-        """Decode audio, of the other file if there is one."""
+        """Decode audio, from the separate file if there is one."""
         info = self.info if self.audio in (None, self.path) else probe_once(str(self.audio))
         return read_audio(info, start_seconds, seconds, sample_rate)
 
 
 def readable_seconds(media: Media | None, example: Example) -> float:
-    """Length of a clip's labelled segment, as far as its media go; 0 or less: they end before it starts."""
+    """Length of the part of a clip's labelled segment that is in its media; 0 or less: they end before it starts."""
     ends = [media.seconds] if media else []
     ends += [] if example.end_seconds is None else [example.end_seconds]
     return min(ends) - example.start_seconds
@@ -134,11 +134,11 @@ STORES: dict[str, Callable[[], Store]] = {"files": Files, "jpeg-shards": JpegSha
 
 
 def store_of(manifest: Manifest) -> Store:
-    """The store with a manifest's clips, which its metadata name; media files if they name none."""
+    """The store of a manifest's clips, as named by its metadata; by default media files."""
     kind = manifest.metadata.get("store", "files")
     if kind not in STORES:
         raise UserError(
-            f"{os.fspath(manifest.path)}: its clips are in a store {kind!r}, which this version cannot read; "
+            f"{os.fspath(manifest.path)}: its store is {kind!r}, which this version cannot read; "
             f"it reads {', '.join(STORES)}"
         )
     return STORES[kind]()

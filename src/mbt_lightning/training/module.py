@@ -1,4 +1,4 @@
-"""The Lightning shell around the encoder: losses, steps, scores, optimiser and schedule."""
+"""The LightningModule around the encoder: losses, steps, scores, optimiser and schedule."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def sgd(parameters: Iterable) -> Optimizer:
 class AudioVisualClassifier(L.LightningModule):
     """Trains and scores an `MBT` for a task.
 
-    The loss is the mean over the modalities of each one's own loss (authors' code); the test's logits are their mean
-    over modalities and, by default, over the views of a clip (paper 3.2.3, 4.2). Scores are logged as
+    The loss is the mean of the modalities' losses (authors' code); at test, logits are averaged over the modalities
+    and, by default, over the views of a clip (paper 3.2.3, 4.2). Scores are logged as
     `<stage>/<modality or fused>/<score>`, the fused main score of the task also as `<stage>/score`.
 
     Args:
@@ -46,7 +46,7 @@ class AudioVisualClassifier(L.LightningModule):
         label_smoothing: s in y (1 - s) + s / C, from 0 to below 1.
         mixup: `Mixup` or `ModalityMixup`; null: none.
         init: starting weights of a training, e.g. `GoogleViT`, `TimmViT`, `AST`, `Scenic`, `Checkpoint` or
-            `PerModality`; null: the random ones. A training that goes on from its checkpoint does not read them.
+            `PerModality`; null: random ones. A training that resumes from its checkpoint does not read them.
         average_views: what the views of a clip are averaged as, `logits` (the paper's) or `probabilities` (CAV-MAE's).
         compile: whether `torch.compile` speeds up the encoder; checkpoints are the same with and without.
         **network: the settings of `mbt_lightning.model.mbt.MBT`.
@@ -104,7 +104,7 @@ class AudioVisualClassifier(L.LightningModule):
         return torch.stack([self.task.loss(x, targets[m]) for m, x in logits.items()]).mean(0)
 
     def setup(self, stage: str) -> None:
-        """Refuse labels that make no sense for the task."""
+        """Refuse labels that do not fit the task."""
         data = getattr(self.trainer, "datamodule", None)
         for clips in [] if data is None or stage == "predict" else data.clips(stage):
             for place, labels in clips.unique_label_sets():
@@ -112,17 +112,17 @@ class AudioVisualClassifier(L.LightningModule):
                     raise UserError(f"clip {clips[place].clip_id!r} has the labels {list(labels)}: {problem}")
 
     def on_fit_start(self) -> None:
-        """Load the starting weights of a training that begins, not of one that goes on."""
+        """Load the starting weights of a new training, not of a resumed one."""
         if not self.trainer.ckpt_path:
             self.load_init()
 
     def load_init(self) -> None:
-        """Load the starting weights, once; what became of them is told by `init_report`."""
+        """Load the starting weights, once; `init_report` records what was done with them."""
         if self.init and not self.init_report:
             self.init_report = self.init(self.network)
 
     def on_train_start(self) -> None:
-        """Let the optimiser's settings of this run win over those that a checkpoint has brought along."""
+        """Let this run's optimiser settings override those of the checkpoint."""
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         for group, setting in zip(optimizer.param_groups, self._settings, strict=True):
             factor = schedule.lr_lambdas[0](schedule.last_epoch)
@@ -130,7 +130,7 @@ class AudioVisualClassifier(L.LightningModule):
         schedule.base_lrs = [setting["initial_lr"] for setting in self._settings]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse, in a line, a checkpoint of another model."""
+        """Refuse a checkpoint of another model with a one-line error."""
         theirs, ours = checkpoint["state_dict"], self.state_dict()
         missing, unknown = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
         other = [
@@ -147,16 +147,16 @@ class AudioVisualClassifier(L.LightningModule):
             raise UserError(
                 f"the checkpoint does not fit this model: {'; '.join(told[:3])}"
                 f"{f' and {len(told) - 3} more' if len(told) > 3 else ''}; "
-                "give the settings it was trained with, or none"
+                "give the settings that it was trained with, or none"
             )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed what is drawn by seed, epoch, batch and rank: a resumed run draws what it would have drawn."""
+        """Seed by seed, epoch, batch and rank, so that a resumed run draws the same as an uninterrupted one."""
         source = chance("step", self.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(source.getrandbits(63))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mix, smooth, and take the loss."""
+        """Mix inputs, smooth labels, and compute the loss."""
         inputs, targets = batch.inputs, dict.fromkeys(batch.inputs, batch.targets)
         if self.mixup:
             inputs, targets = self.mixup(inputs, batch.targets)
@@ -198,15 +198,15 @@ class AudioVisualClassifier(L.LightningModule):
         self.log_scores("test")
 
     def on_predict_epoch_end(self) -> None:
-        """Leave the predictions in `self.predictions`."""
+        """Store the predictions in `self.predictions`."""
         self.predictions = self.gather()
 
     def gather(self) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Collect every clip from every process, once, and average its views.
 
         Returns:
-            Index of the clips (N,) in rising order; logits {modality: (N, num_classes)} in float64, `fused` last, where
-            probabilities are averaged those of the mean; targets (N, num_classes).
+            Index of the clips (N,) in rising order; logits {modality: (N, num_classes)} in float64, `fused` last
+            (those of the mean probability if probabilities are averaged); targets (N, num_classes).
         """
         parts, self._outputs = self._outputs, []
         if self.trainer.world_size > 1:
@@ -218,7 +218,7 @@ class AudioVisualClassifier(L.LightningModule):
         index, view, targets = (torch.cat([part[name] for part in parts]) for name in ("index", "view", "targets"))
         logits = {m: torch.cat([part["logits"][m] for part in parts]) for m in parts[0]["logits"]}
 
-        # Ranks get repeated clips to fill their last round: keep one of each (index, view), in an order of its own.
+        # Ranks get duplicates to fill their last batch: keep one of each (index, view), in sorted order.
         views = int(view.max()) + 1
         _, place = first_of_each(index * views + view)
         logits = {m: x[place] for m, x in logits.items()}
@@ -228,15 +228,15 @@ class AudioVisualClassifier(L.LightningModule):
         return clips, {m: self.mean_of_views(x, clip_of_row) for m, x in logits.items()}, targets[place][first]
 
     def mean_of_views(self, logits: Tensor, clip: Tensor) -> Tensor:
-        """Logits (N, num_classes) of clips from those of their views, (B, num_classes); `clip` (B,) tells whose."""
+        """Logits (N, num_classes) of clips from those of their views (B, num_classes), view i of clip `clip[i]`."""
         if self.average_views == "logits":
             return mean_by(logits, clip)
         return self.task.mean_probabilities(logits, lambda x: log_mean_by(x, clip))
 
     def log_scores(self, stage: str) -> None:
-        """Log loss and scores of all clips that were kept since the last call.
+        """Log loss and scores of all clips since the last call.
 
-        How many clips have logits that are not finite is left in `non_finite_clips`, and logged if there are any.
+        `non_finite_clips` is the number of clips whose logits are not finite; it is logged if there are any.
         """
         if self.trainer.sanity_checking:
             self._outputs = []
@@ -287,7 +287,7 @@ def warmup_cosine(step: int, total: int, warmup: int) -> float:
 
 
 def mean_by(x: Tensor, group: Tensor) -> Tensor:
-    """Mean over the rows of each group: x (B, C) and numbers of groups (B,), 0 to N - 1, -> (N, C)."""
+    """Mean over the rows of each group: x (B, C) and the group of each row (B,), 0 to N - 1 -> (N, C)."""
     count = torch.bincount(group).to(x.dtype)[:, None]
     return torch.zeros(len(count), x.shape[1], dtype=x.dtype).index_add(0, group, x) / count
 
@@ -300,7 +300,7 @@ def log_mean_by(x: Tensor, group: Tensor) -> Tensor:
 
 
 def first_of_each(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct values of `keys` (N,) in rising order, and the first place where each stands."""
+    """The distinct values of `keys` (N,) in rising order, and the first place of each."""
     order = torch.argsort(keys, stable=True)
     values, counts = keys[order].unique_consecutive(return_counts=True)
     return values, order[counts.cumsum(0) - counts]

@@ -386,5 +386,5 @@ class TestDamage:
     def test_a_store_that_is_not_known(self, source, tmp_path) -> None:
         rows = [ManifestRow("x", None, None, None, "x.mp4", None, None, None, ["a"], "train")]
         write_manifest(tmp_path / "m.parquet", rows, ("a",), (), {"store": "tape"})
-        with pytest.raises(UserError, match="store 'tape', which this version cannot read; it reads files, jpeg"):
+        with pytest.raises(UserError, match="store is 'tape', which this version cannot read; it reads files, jpeg"):
             store_of(read_manifest(tmp_path / "m.parquet"))

@@ -58,7 +58,7 @@ def google_file(vit, path, **naming) -> str:
 
 
 def same_function(vit: nn.Module, network: MBT) -> None:
-    """A model of single pictures of the ViT's own size must compute what the ViT computes."""
+    """A model of single frames of the ViT's own size must compute what the ViT computes."""
     x = torch.randn(2, 3, SIDE * PATCH, SIDE * PATCH)
     with torch.no_grad():
         torch.testing.assert_close(
@@ -92,11 +92,11 @@ class TestGoogle:
         same_function(vit, network)
 
     def test_what_is_no_vit_of_pictures_is_refused(self, vit, tmp_path) -> None:
-        """Positions of t x h x w patches, or of an MBT, would be read as those of a square picture."""
+        """Positions of t x h x w patches, or of an MBT, would be read as those of a square image."""
         names = google_names(vit)
         tubelets = names | {"embedding/kernel": np.zeros((2, PATCH, PATCH, 3, DIM), np.float32)}
         np.savez(tmp_path / "vivit.npz", **tubelets)
-        with pytest.raises(UserError, match="not a ViT of pictures: its filters have more than two axes"):
+        with pytest.raises(UserError, match="not a ViT of images: its filters have more than two axes"):
             GoogleViT(str(tmp_path / "vivit.npz"))(build())
         np.savez(tmp_path / "mbt.npz", **names, bottleneck=np.zeros((1, 5, DIM), np.float32))
         with pytest.raises(UserError, match="a model of several modalities: use Scenic for the authors' MBT"):
@@ -135,7 +135,7 @@ class TestGoogle:
             torch.testing.assert_close(own[0, row, column], grid[row, column])
 
     def test_as_the_authors_leave_it(self, vit, tmp_path) -> None:
-        """CLS of the sound at zero, bottlenecks from the positions; the default does neither."""
+        """CLS of the audio at zero, bottlenecks from the positions; the default does neither."""
         path = google_file(vit, tmp_path / "vit.npz")
         network = build(fusion=lambda g: Bottleneck(g, 5, "symmetric"))
         report = GoogleViT(path, bottlenecks_from_positions=True, leave_cls=["spectrogram"])(network)
@@ -154,7 +154,7 @@ class TestGoogle:
             torch.testing.assert_close(network.tokens["rgb"].weight[:, :, t].detach(), part * flat)
 
     def test_a_still_video_gives_the_pictures_tokens(self, vit, tmp_path) -> None:
-        """Whatever the inflation, two equal frames must give what one picture gives to the ViT."""
+        """Whatever the inflation, two equal frames must give what one image gives to the ViT."""
         x = torch.randn(1, 3, 32, 48)
         for how in ("central", "average"):
             network = build()
@@ -294,7 +294,7 @@ class TestTimm:
 
         monkeypatch.setattr(timm, "create_model", fail)
         with pytest.raises(
-            UserError, match=r"cannot be fetched .*\(no network\? OSError: no route to host\); download its model"
+            UserError, match=r"cannot be downloaded .*\(no network\? OSError: no route to host\); download its model"
         ):
             TimmViT("vit_base_patch16_224")(build())
 
@@ -312,14 +312,16 @@ class TestTimm:
             "RmsNorm": lambda: VisionTransformer(SIDE * PATCH, PATCH, norm_layer=RmsNorm, **size),
         }[kind]()
         monkeypatch.setattr(timm, "create_model", lambda *a, **s: model)
-        with pytest.raises(UserError, match="not a plain ViT of pre-norm blocks with LayerNorm and GELU"):
+        with pytest.raises(
+            UserError, match="not a plain ViT; the encoder needs pre-norm blocks with LayerNorm and GELU"
+        ):
             TimmViT("vit_base_patch16_224")(build())
         if kind == "RmsNorm":
             with pytest.raises(UserError, match=r"no place for blocks\.0\.norm1\.weight"):
                 encoder_of_timm(model.state_dict())
 
     def test_pictures_that_are_not_square(self, tmp_path, monkeypatch) -> None:
-        """By name timm tells the grid; a file wants to be told, and is never read as another one."""
+        """By name timm gives the grid; for a file it must be given, and no other is ever assumed."""
         import timm
         from timm.models.vision_transformer import VisionTransformer
 
@@ -333,7 +335,9 @@ class TestTimm:
             network = build(inputs, patches=SINGLE)
             init(network)
             assert torch.equal(network.tokens["rgb"].positions, model.pos_embed)
-        with pytest.raises(UserError, match="17 positions, 1 of them not of patches, are no 3 x 8 grid; give its grid"):
+        with pytest.raises(
+            UserError, match="17 positions, 1 of them not of patches, do not form a 3 x 8 grid; give its grid"
+        ):
             TimmViT(path=str(tmp_path / "vit.safetensors"), grid=[3, 8])(build(inputs, patches=SINGLE))
 
     def test_heads_that_a_file_does_not_tell(self, tmp_path, timm_file) -> None:
@@ -355,7 +359,7 @@ class TestTimm:
             TimmViT("vit_base_patch16_224.in1m")(build())
 
     def test_name_or_path(self, vit, timm_file) -> None:
-        with pytest.raises(UserError, match="wants the name of a timm model or the path of a file"):
+        with pytest.raises(UserError, match="needs the name of a timm model or the path of a file"):
             TimmViT()
         network = build(PICTURES, patches=SINGLE)
         TimmViT("vit_base_patch16_224", path=timm_file)(network)  # a file that is there is taken
@@ -450,7 +454,7 @@ class TestAst:
             assert all(torch.equal(x, state[name]) for state in states[1:]), name
 
     def test_filters_see_the_spectrogram_turned(self, tmp_path) -> None:
-        """AST's pictures are mel x time, ours time x mel, and its one channel stands for our three."""
+        """AST's inputs are mel x time, ours time x mel, and its one channel is our three."""
         state = ast_state("original")
         torch.save(state, tmp_path / "ast.pth")
         network = sound()
@@ -481,7 +485,7 @@ class TestAst:
         time, mel = torch.meshgrid(torch.arange(12) * 16.0, torch.arange(8) * 16.0, indexing="ij")
         torch.testing.assert_close(positions[1:, 1].view(12, 8), time)
         torch.testing.assert_close(positions[1:, 0].view(12, 8), mel.clamp(max=110))  # AST's last begins at 110
-        assert "19x12 -> 12x8: read at our patches' places, stride 10" in report.summary()
+        assert "19x12 -> 12x8: interpolated at our patches, stride 10" in report.summary()
 
     def test_a_longer_sound_stretches_them(self, tmp_path) -> None:
         torch.save(ast_state("original"), tmp_path / "ast.pth")
@@ -511,7 +515,7 @@ class TestAst:
         assert torch.equal(network.norm.weight, vit.norm.weight)  # one for both: the first source's
         assert {"norm.weight", "norm.bias"} <= set(report.unused)
         assert str(init) == f"rgb: {timm_file}, spectrogram: {tmp_path / 'ast.pth'}"
-        with pytest.raises(UserError, match="names a source for 'flow', but the model has rgb, spectrogram"):
+        with pytest.raises(UserError, match="has a source for 'flow', but the model has rgb, spectrogram"):
             PerModality({"flow": TimmViT(path=timm_file)})(network)
         with pytest.raises(UserError, match="rgb: leave_cls names 'sound', but the model has rgb, spectrogram"):
             PerModality({"rgb": TimmViT(path=timm_file, leave_cls=["sound"])})(network)
@@ -564,13 +568,13 @@ class TestFiles:
         """A model of another width is refused as a whole, not half filled and used."""
         network = build(size=EncoderSize(DIM, 3, 2, 4.0))  # only the MLPs differ
         before = {name: p.clone() for name, p in network.named_parameters()}
-        with pytest.raises(UserError, match=r"and .* more; set model.size and patches"):
+        with pytest.raises(UserError, match=r"and .* more; set model.size and model.patches"):
             TimmViT(path=timm_file)(network)
         assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
 
     def test_names_that_are_no_text(self, tmp_path) -> None:
         torch.save({1: torch.zeros(2)}, tmp_path / "odd.pth")
-        with pytest.raises(UserError, match=r"odd.pth: holds no tensors by name"):
+        with pytest.raises(UserError, match=r"odd.pth: contains no named tensors"):
             TimmViT(path=str(tmp_path / "odd.pth"))(build())
 
 

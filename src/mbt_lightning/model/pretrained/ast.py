@@ -1,4 +1,4 @@
-"""The Audio Spectrogram Transformer (AST, YuanGongND/ast) as starting weights: the original's files, transformers'."""
+"""The Audio Spectrogram Transformer (AST, YuanGongND/ast) as starting weights: original and transformers files."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ TRANSFORMERS = [
     (LAYER + r"layernorm_after\.", r"blocks.\1.norm2."),
     (r"audio_spectrogram_transformer\.layernorm\.", "norm."),
 ]
-"""Names of transformers 4.x and 5.x -> timm's, with queries, keys and values apart."""
+"""Names of transformers 4.x and 5.x -> timm's, with separate queries, keys and values."""
 
 
 class AST(EncoderInit):
-    """AST, trained on AudioSet's sound: the original `.pth` naming, and those of transformers 4.x and 5.x.
+    """AST, trained on AudioSet's audio: files with the original `.pth` names or those of transformers 4.x and 5.x.
 
-    AST's patches overlap (16 x 16 every 10 rows and bins); this encoder's do not. The filters are kept, and each patch
-    takes the position that AST has for the place where it lies, interpolated, so nothing is stretched; the same filters
-    then see fewer patches than in training. AST reads the mean of a CLS and a distillation token: only the first is
-    loaded. Its GELU is exact (see `TimmViT`), its features are `data.spectrogram: KaldiFbank`.
+    AST's patches overlap (16 x 16 every 10 time steps and bins); this encoder's do not. The filters are kept, and each
+    patch takes AST's position at its own place, interpolated, so nothing is stretched; the same filters then see fewer
+    patches than in training. AST reads the mean of a CLS and a distillation token: only the first is loaded. Its GELU
+    is exact (see `TimmViT`); `data.inputs.spectrogram.transform: KaldiFbank` computes its features.
 
     Args:
         path: a `.pth`, `.bin` or `.safetensors` file.
-        stride: from one patch to the next in AST, in rows and bins: 10 in the released models, 16 without overlap.
-        num_mels: mel bins that AST was trained on.
-        num_heads: its attention heads, which the file does not tell; null: one for each 64 of its width.
+        stride: of AST's patches, in time steps and bins: 10 in the released models, 16 without overlap.
+        num_mels: number of mel bins that AST was trained on.
+        num_heads: number of attention heads, which the file does not contain; null: one for each 64 of the width.
         **common: `bottlenecks_from_positions`, `inflate` and `leave_cls`.
 
     Raises:
@@ -82,7 +82,7 @@ class AST(EncoderInit):
             )
         if "cls_token" in state:
             parts |= {"cls": state["cls_token"].flatten(), "cls_position": positions[0]}
-        # AST's pictures are mel x time, ours time x mel.
+        # AST's inputs are mel x time, ours time x mel.
         grid = positions[prefix:].unflatten(0, (rows, -1)).transpose(0, 1)
         heads = self.num_heads or usual_heads(len(filters))
         return Encoder(filters.transpose(2, 3), grid, parts, heads, self.stride, unknown_to_timm(state))
@@ -93,7 +93,7 @@ class AST(EncoderInit):
 
 
 def with_fused_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in which queries, keys and values of a block are one layer, as in timm."""
+    """A state dict in which the queries, keys and values of a block are one layer, as in timm."""
     result = {name: x for name, x in state.items() if ".attn.q." not in name}
     for name in state:
         if ".attn.q." in name:
@@ -106,11 +106,11 @@ def with_fused_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def renamed(state: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
-    """A state dict under other names.
+    """A state dict with other names.
 
     Args:
         state: the tensors.
-        rules: regular expressions and what takes their place; the first that matches a name's start counts.
+        rules: regular expressions and their replacements; the first that matches the start of a name counts.
     """
     result = {}
     for name, x in state.items():

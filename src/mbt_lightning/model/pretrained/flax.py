@@ -1,8 +1,8 @@
-"""Weight files of the JAX world, read without jax and flax: name -> array; nothing in a file is run.
+"""JAX weight files, read without jax and flax: name -> array; no code in a file is run.
 
-A flax checkpoint is one msgpack map (google/flax `serialization.py`); its arrays are extension objects holding msgpack
-again: shape, name of the dtype, bytes in C order. The parameters are but a part of it, beside the optimiser's momentum,
-so the file is mapped and gone through twice: once for its tree, once for the arrays that are wanted.
+A flax checkpoint is one msgpack map (google/flax `serialization.py`); its arrays are extension objects that hold
+msgpack again: shape, name of the dtype, bytes in C order. It also holds the optimiser's momentum, so the file is mapped
+into memory and read twice: once for its tree, once for the arrays of the parameters.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import torch
 
 from mbt_lightning.errors import UserError, one_line
 
-# Extension types of flax; complex numbers are known by name only, as no parameter here is one.
+# Extension types of flax; complex numbers are recognised but not read, as no parameter here is one.
 NDARRAY, COMPLEX, SCALAR = 1, 2, 3
 DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("bool", "float16", "float32", "float64")}
 DTYPES |= {f"{sign}int{8 * size}": np.dtype(f"<{sign or 'i'}{size}") for sign in ("", "u") for size in (1, 2, 4, 8)}
-DTYPES |= {"bfloat16": np.dtype("V2")}  # numpy has none, and shows those of an .npz file as two bytes without a type
-# Far above any real file (MBT-B: 3,000 entries, 9 levels), so that what a file claims costs little beyond its own size.
+DTYPES |= {"bfloat16": np.dtype("V2")}  # not in numpy, which reads it from an .npz file as two bytes without a type
+# Far above any real file (MBT-B: 3,000 entries, 9 levels), so that a hostile file costs little more than its own size.
 MAX_ENTRIES, MAX_DEPTH, MAX_KEY = 100_000, 16, 256
-MAX_NPZ_BYTES = 16 * 2**30  # unpacked; the largest ViT published takes 8
+MAX_NPZ_BYTES = 16 * 2**30  # unpacked; the largest published ViT takes 8 GiB
 KINDS = {b"PK\x03\x04": "a zip archive such as .npz or .ckpt", b"\x1f\x8b": "a gzip archive"}
 KINDS |= {bytes([0x80, protocol]): "a pickle, which is never loaded" for protocol in range(2, 6)}
 
@@ -37,18 +37,18 @@ KINDS |= {bytes([0x80, protocol]): "a pickle, which is never loaded" for protoco
 def read_params(path: str | Path) -> dict[str, np.ndarray]:
     """Read the parameters of a checkpoint that flax's `save_checkpoint` wrote (scenic's MBT and ViT).
 
-    They are looked for at `optimizer/target`, `optimizer/target/params` (before Linen), `params` and `params/params`
-    (with optax), and in the whole file if it has `Transformer`. The optimiser's state is passed over.
+    They are expected at `optimizer/target`, `optimizer/target/params` (before Linen), `params` or `params/params`
+    (with optax), or at the top of the file if it has `Transformer` there. The optimiser's state is skipped.
 
     Args:
-        path: the file `checkpoint_<step>`, under any name.
+        path: the file `checkpoint_<step>`, which may have any name.
 
     Returns:
-        Names joined by `/` in Linen's numbers (`renumber`) -> arrays of any shape. Every floating dtype comes back as
-        float32 (bfloat16 and float16 exactly, float64 rounded); integers and booleans as they are.
+        Names joined by `/`, numbered as in Linen (`renumber`) -> arrays of any shape. Every floating dtype becomes
+        float32 (bfloat16 and float16 exactly, float64 rounded); integers and booleans stay as they are.
 
     Raises:
-        UserError: a file that is missing, broken, cut off, of another kind or without parameters.
+        UserError: the file is missing, broken, truncated, of another kind or without parameters.
     """
     with (
         _reading(path, "a flax checkpoint"),
@@ -63,9 +63,9 @@ def read_params(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the parameters of a ViT in Google's `.npz` form (vision_transformer, AugReg, big_vision).
+    """Read the parameters of a ViT in Google's `.npz` format (vision_transformer, AugReg, big_vision).
 
-    Where names begin with `opt/target/` or `params/`, those alone are read, without the prefix.
+    If names start with `opt/target/` or `params/`, only those are read, and the prefix is dropped.
 
     Args:
         path: the file.
@@ -74,10 +74,10 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         As `read_params`.
 
     Raises:
-        UserError: a file that is missing, broken, cut off, of another kind or without arrays.
+        UserError: the file is missing, broken, truncated, of another kind or without arrays.
     """
     with _reading(path, "an .npz file"), open(path, "rb") as archive:
-        if archive.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):  # a zip with, without members
+        if archive.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):  # a zip with members, without members
             raise UserError("not an .npz file")
         archive.seek(0)
         with np.load(archive, allow_pickle=False) as file:
@@ -93,7 +93,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Join the names of a tree of parameters by `/`; names that are joined already may be mixed in.
+    """Join the names of a tree of parameters by `/`; names may already be joined in part.
 
     Args:
         tree: nested maps; the leaves are numbers or arrays of numpy, torch or jax, of any shape.
@@ -102,7 +102,7 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
         Joined name -> array of the same dtype (bfloat16 as float32), sharing the leaf's memory where it can.
 
     Raises:
-        UserError: a name that comes twice or is no text, a leaf that is no array of numbers, or maps without end.
+        UserError: a duplicate name or one that is not text, a leaf that is not an array of numbers, or endless nesting.
     """
     return {name: _numbers(leaf, name) for name, leaf in _leaves(tree).items()}
 
@@ -111,13 +111,13 @@ def renumber(params: Mapping[str, Any]) -> dict[str, Any]:
     """Number the submodules of each encoder block from 0 within their class, as flax's Linen does.
 
     Before Linen all submodules shared one count: LayerNorm_0, MultiHeadDotProductAttention_1, LayerNorm_2, MlpBlock_3.
-    Only what stands directly in a component `encoderblock…` is renumbered, and in order, so Linen's names stay.
+    Only direct children of a component `encoderblock…` are renumbered, in order, so Linen's names do not change.
 
     Args:
         params: joined name -> anything.
 
     Returns:
-        The same values in the same order, under LayerNorm_0, MultiHeadDotProductAttention_0, LayerNorm_1, MlpBlock_0.
+        The same values in the same order, named LayerNorm_0, MultiHeadDotProductAttention_0, LayerNorm_1, MlpBlock_0.
     """
     pattern = re.compile(r"((?:.*/)?encoderblock[^/]*/)([A-Z]\w*)_([0-9]{1,9})(?=/|$)", re.ASCII)
     matches = [pattern.match(name) for name in params]
@@ -132,15 +132,15 @@ def renumber(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Stored(NamedTuple):
-    """An array that is still in the file."""
+    """An array that has not been read from the file."""
 
-    pieces: tuple[int, ...]  # its extension objects, counted from the file's start
-    shape: Any = None  # of an array in several pieces
+    pieces: tuple[int, ...]  # numbers of its extension objects, counted from the start of the file
+    shape: Any = None  # if the array is in several pieces
 
 
 @contextmanager
 def _reading(path: str | Path, kind: str) -> Iterator[None]:
-    """Tell whatever goes wrong with a file in one line that begins with its path."""
+    """Turn any error of a file into one line that starts with its path."""
     file = Path(path)
     try:
         if file.is_dir():
@@ -156,13 +156,13 @@ def _reading(path: str | Path, kind: str) -> Iterator[None]:
         raise UserError(f"{path}: {error}") from None
     except PermissionError:
         raise UserError(f"{path}: no permission to read it") from None
-    except Exception as error:  # on broken bytes msgpack, numpy and zipfile raise a dozen kinds between them
+    except Exception as error:  # on broken bytes msgpack, numpy and zipfile raise a dozen kinds of errors
         cause = ": ".join(filter(None, (type(error).__name__, one_line(error)[:120])))
         raise UserError(f"{path}: not {kind}, or cut off ({cause})") from None
 
 
 def _unpack(content: mmap.mmap, extension: Callable[[int, bytes], Any]) -> Any:
-    """The tree of a file, of which `extension` makes the leaves, chunked arrays put together."""
+    """The tree of a file, its leaves made by `extension`, its chunked arrays joined."""
     entries = 0
 
     def count(items: list) -> list:
@@ -191,7 +191,7 @@ def _unpack(content: mmap.mmap, extension: Callable[[int, bytes], Any]) -> Any:
 
 
 def _in_order(items: Any) -> list:
-    """A list, which flax writes as one or as a map with the keys "0", "1", …"""
+    """A list, which flax writes as a list or as a map with the keys "0", "1", …"""
     if isinstance(items, dict):
         items = [items.get(str(i)) for i in range(len(items))]
     if not isinstance(items, list):
@@ -200,7 +200,7 @@ def _in_order(items: Any) -> list:
 
 
 def _parameters(tree: Any) -> dict[str, Any]:
-    """The parameters' part of a checkpoint."""
+    """The part of a checkpoint that holds the parameters."""
     for place in ("optimizer/target/params", "optimizer/target", "params/params", "params"):
         part = tree
         for key in place.split("/"):
@@ -236,7 +236,7 @@ def _leaves(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _decode(content: mmap.mmap, stored: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The stored arrays, read."""
+    """Read the stored arrays."""
     for name, leaf in stored.items():
         if not isinstance(leaf, _Stored):
             raise UserError(f"parameter {name!r} is {type(leaf).__name__}, not an array")
@@ -258,7 +258,7 @@ def _decode(content: mmap.mmap, stored: dict[str, Any]) -> dict[str, np.ndarray]
 
 
 def _joined(pieces: list[np.ndarray], shape: list, name: str) -> np.ndarray:
-    """An array that flax cut into flat pieces, as it does above 1 GiB."""
+    """An array that flax split into flat pieces, as it does above 1 GiB."""
     flat = np.concatenate([piece.reshape(-1) for piece in pieces])
     _check_shape(shape, flat.size, 1, "numbers in chunks", name)
     return flat.reshape(shape)
@@ -281,7 +281,7 @@ def _array(code: int, data: bytes, name: str) -> np.ndarray:
 
 
 def _check_shape(shape: list, size: int, itemsize: int, unit: str, name: str) -> None:
-    """Refuse a shape that is none, or that does not fit what the file holds."""
+    """Refuse an invalid shape, or one that does not fit the data in the file."""
     if len(shape) > 32 or not all(type(length) is int and length >= 0 for length in shape):
         raise UserError(f"parameter {name!r} has the shape {str(shape)[:80]}; it takes up to 32 whole numbers from 0")
     if (needed := math.prod(shape) * itemsize) != size:
@@ -289,12 +289,12 @@ def _check_shape(shape: list, size: int, itemsize: int, unit: str, name: str) ->
 
 
 def _numbers(leaf: Any, name: str) -> np.ndarray:
-    """An array of numpy, torch or jax as numpy's, not copied where it can be shared; bfloat16 as float32."""
+    """A numpy array of one of numpy, torch or jax, sharing memory if possible; bfloat16 as float32."""
     if isinstance(leaf, torch.Tensor):
         leaf = leaf.detach().cpu()
         leaf = leaf.float() if leaf.dtype == torch.bfloat16 else leaf
     array = np.asarray(leaf)
-    if array.dtype.name in ("bfloat16", "void16"):  # jax's own dtype, or two bytes without a type: half a float32
+    if array.dtype.name in ("bfloat16", "void16"):  # jax's own, or bytes without a type: the upper half of a float32
         array = np.asarray((array.view("<u2").astype(np.uint32) << 16).view(np.float32))
     if array.dtype.kind not in "biuf":
         raise UserError(f"parameter {name!r} is {type(leaf).__name__} ({array.dtype}), not an array of numbers")

@@ -1,7 +1,7 @@
-"""Starting weights: an encoder a modality, put into a model, and a report of what became of every array.
+"""Starting weights: an encoder for each modality, loaded into a model, and a report on every array.
 
-Sources say what they read in one vocabulary, `Encoder`; `place` puts it into the model. A part that modalities share
-(the final norm, a shared block) takes the weights of the first source that has it.
+Every source is read as an `Encoder`, which `place` loads into the model. A part that modalities share (the final norm,
+a shared block) gets the weights of the first source that has it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Encoder:
         filters: (D, C, *patch).
         positions: (*grid, D), without those of CLS tokens.
         parts: the rest by name: `bias` (D), `cls` (D), `cls_position` (D), `blocks.<l>.<timm's name>`, `norm.weight`,
-            `norm.bias`; what the file lacks is absent.
-        num_heads: attention heads, if the file tells.
+            `norm.bias`; parts that the file lacks are absent.
+        num_heads: number of attention heads, if known from the file.
         stride: from one patch to the next, in units of the input, if patches overlap.
         unknown: names in the file that have no part here.
     """
@@ -40,20 +40,20 @@ class Encoder:
 
     @property
     def names(self) -> list[str]:
-        """All that it has."""
+        """The names of all its parts."""
         return ["filters", "positions", *self.parts]
 
 
 @dataclass
 class Report:
-    """What became of the weights.
+    """What was done with the weights.
 
     Args:
-        source: what they were read from.
+        source: where they were read from.
         loaded: parameters of the model that were loaded as they are.
-        fitted: those that had to be changed, and how.
-        initial: those that keep their initial value.
-        unused: what the files hold that went nowhere.
+        fitted: parameters that were loaded after a change, and the change.
+        initial: parameters that keep their initial value.
+        unused: weights in the files that were not used.
     """
 
     source: str
@@ -73,14 +73,14 @@ class Report:
         return "\n".join(lines + [f"  {title}: {', '.join(names)}" for title, names in parts.items() if names])
 
     def text(self) -> str:
-        """Every name, a line each."""
+        """Every name on its own line."""
         fitted = [f"{name}: {how}" for name, how in self.fitted.items()]
         parts = {"loaded": self.loaded, "fitted": fitted, "initial": self.initial, "unused": self.unused}
         return "\n".join([self.source, *(f"{part} {name}" for part, names in parts.items() for name in names)]) + "\n"
 
 
 class WeightLoader:
-    """A model that is being filled.
+    """Collects the weights of a model, and loads them together.
 
     Args:
         network: the model; its parameters are changed.
@@ -94,7 +94,7 @@ class WeightLoader:
         self.values: dict[str, Tensor] = {}
 
     def put(self, name: str, value: Tensor, how: str = "") -> bool:
-        """Take note of a parameter's value unless it has one; whether it was this time."""
+        """Record a parameter's value unless it has one; returns whether it was recorded."""
         if name in self.values:
             return False
         target = self.parameters[name]
@@ -112,10 +112,12 @@ class WeightLoader:
         """Load everything at once, and report.
 
         Raises:
-            UserError: weights that do not fit, or none that do.
+            UserError: some weights do not fit, or none do.
         """
         if self.problems:
-            raise UserError(f"{abbreviate(self.problems, 3)}; set model.size and patches as they were trained")
+            raise UserError(
+                f"{abbreviate(self.problems, 3)}; set model.size and model.patches to those that were trained"
+            )
         if not self.values:
             raise UserError("nothing in it fits this model")
         with torch.no_grad():
@@ -136,7 +138,7 @@ class Init:
             network: the model; its parameters are changed.
 
         Raises:
-            UserError: a file that cannot be read, or weights that do not fit.
+            UserError: a file cannot be read, or weights do not fit.
         """
         placing = WeightLoader(network)
         try:
@@ -155,16 +157,16 @@ class Init:
 
 
 class FileInit(Init):
-    """What all sources but `PerModality` share.
+    """Common base of all sources except `PerModality`.
 
     Args:
-        inflate: how a filter trained on single pictures becomes one of t frames: `central`, it stands in frame t // 2
-            (the authors' released setting), or `average`, every frame has 1 / t of it.
-        leave_cls: modalities whose CLS token stays zero. The authors' loader looks for the sound's under a wrong name,
-            so that `[spectrogram]` starts as theirs does; by default all get the trained one.
+        inflate: how a filter trained on images becomes one of t frames: `central`, it is in frame t // 2 (the authors'
+            released setting), or `average`, every frame has 1 / t of it.
+        leave_cls: modalities whose CLS token stays zero. The authors' loader looks for the audio's under a wrong name:
+            `[spectrogram]` reproduces that; by default all modalities get the trained token.
 
     Raises:
-        UserError: an unknown way of inflating.
+        UserError: an unknown value of `inflate`.
     """
 
     def __init__(self, inflate: str = "central", leave_cls: list[str] = []):  # noqa: B006
@@ -173,7 +175,7 @@ class FileInit(Init):
         self.inflate, self.leave_cls = inflate, tuple(leave_cls)
 
     def place(self, placing: WeightLoader, modality: str, encoder: Encoder) -> set[str]:
-        """Put an encoder into a modality's place; returns the names of the parts that were used."""
+        """Load an encoder for a modality; returns the names of the parts that were used."""
         for m in self.leave_cls:
             if m not in placing.network.modalities:
                 raise UserError(f"leave_cls names {m!r}, but the model has {', '.join(placing.network.modalities)}")
@@ -181,11 +183,11 @@ class FileInit(Init):
 
 
 class EncoderInit(FileInit):
-    """One encoder for every modality: a ViT trained on pictures, or one trained on sound.
+    """One encoder for every modality: a ViT trained on images, or one trained on audio.
 
     Args:
-        bottlenecks_from_positions: whether bottleneck tokens start as positions resampled to their number, behind the
-            CLS token's own position with a CLS head, as the authors' loader does; else they are drawn (paper).
+        bottlenecks_from_positions: whether bottleneck tokens start as positions resampled to their number, with a CLS
+            head preceded by the CLS token's own position, as the authors' loader does; else they are drawn (paper).
         **common: `inflate` and `leave_cls`.
     """
 
@@ -207,7 +209,7 @@ class EncoderInit(FileInit):
 
 
 class ModelInit(FileInit):
-    """A whole MBT, each of whose encoders goes to its modality, with the bottleneck if it has as many tokens.
+    """A whole MBT: the encoder of each modality, and the bottleneck if it has the same number of tokens.
 
     Args:
         load_head: whether the classifier is loaded too; it must have the same classes in the same order.
@@ -246,7 +248,7 @@ class ModelInit(FileInit):
 
 
 class PerModality(Init):
-    """A source of its own for each modality.
+    """A separate source for each modality.
 
     Args:
         sources: the source of each modality, e.g. a ViT for `rgb` and AST for `spectrogram`.
@@ -259,7 +261,7 @@ class PerModality(Init):
         """Load the weights of these modalities."""
         strangers = [m for m in self.sources if m not in modalities]
         if strangers and not set(modalities) <= self.sources.keys():
-            raise UserError(f"it names a source for {strangers[0]!r}, but the model has {', '.join(modalities)}")
+            raise UserError(f"it has a source for {strangers[0]!r}, but the model has {', '.join(modalities)}")
         for m, source in self.sources.items():
             if m in strangers:
                 placing.report.unused.append(f"the source for {m}")
@@ -275,20 +277,20 @@ class PerModality(Init):
 
 
 def place(placing: WeightLoader, modality: str, encoder: Encoder, inflate: str, with_cls: bool) -> set[str]:
-    """Put an encoder into a modality's place.
+    """Load an encoder for a modality.
 
     Args:
         placing: the model.
-        modality: whose tokens and blocks are filled.
+        modality: whose tokens and blocks get the weights.
         encoder: the weights.
         inflate: see `positions.fit_filter`.
-        with_cls: whether its CLS token is wanted.
+        with_cls: whether the CLS token is loaded too.
 
     Returns:
         The names of the encoder's parts that were used.
 
     Raises:
-        UserError: patches or positions that cannot be fitted, or another number of attention heads.
+        UserError: patches or positions cannot be fitted, or the number of attention heads differs.
     """
     parts, network, prefix = encoder.parts, placing.network, f"tokens.{modality}"
     tokens = network.tokens_of(modality)
@@ -322,28 +324,28 @@ def place(placing: WeightLoader, modality: str, encoder: Encoder, inflate: str, 
 def fit_positions(grid: Tensor, sides: Sequence[int], stride: int | None, patch: Sequence[int]) -> tuple[Tensor, str]:
     """Positions for another grid of patches.
 
-    Patches that overlapped in training lie closer together than ours: ours then take the positions of the places where
-    they lie, and what is beyond the end is cut off (a place up to one patch beyond the last takes the last). Where ours
-    reach further, the grid is stretched.
+    Patches that overlapped in training are closer together than ours: each of ours gets the interpolated position at
+    its own place, and positions beyond our end are dropped (a place up to one patch beyond the last gets the last). If
+    ours reach further, the grid is stretched.
 
     Args:
         grid: (*grid, D) positions.
-        sides: the wanted grid.
+        sides: the grid of the model.
         stride: from one patch of `grid` to the next, in units of the input; None: they do not overlap.
-        patch: the wanted patches, which do not overlap.
+        patch: the patches of the model, which do not overlap.
 
     Returns:
-        (prod(sides), D), and how they were made, in words; none if they are as they were.
+        (prod(sides), D), and a text on how they were made, empty if they are unchanged.
 
     Raises:
-        UserError: the grid has more axes than wanted.
+        UserError: the grid has more axes than the model's.
     """
     there, here = "x".join(map(str, grid.shape[:-1])), "x".join(map(str, sides))
     if stride and len(sides) == grid.ndim - 1:
         places = [torch.arange(n, dtype=torch.double) * p / stride for n, p in zip(sides, patch, strict=True)]
         if all(at[-1] <= n for at, n in zip(places, grid.shape, strict=False)):
             taken = sample(grid, places).flatten(0, -2)
-            return taken, f"{there} -> {here}: read at our patches' places, stride {stride}"
+            return taken, f"{there} -> {here}: interpolated at our patches, stride {stride}"
     if tuple(grid.shape[:-1]) == tuple(sides):
         return grid.flatten(0, -2), ""
     tiled = f", repeated {sides[0]} times" if len(sides) >= grid.ndim and sides[0] > 1 else ""
@@ -353,11 +355,11 @@ def fit_positions(grid: Tensor, sides: Sequence[int], stride: int | None, patch:
 
 
 def place_bottlenecks(placing: WeightLoader, encoder: Encoder) -> None:
-    """Start bottleneck tokens as positions, as the authors' loader does; nothing to do in a model without any.
+    """Start bottleneck tokens as positions, as the authors' loader does; does nothing to a model without them.
 
     Args:
         placing: the model.
-        encoder: whose positions they take: the CLS token's with a CLS head, then a near-square grid of them.
+        encoder: gives the positions: the CLS token's with a CLS head, then a near-square grid of the others.
     """
     name = "fusion.bottleneck"
     if name not in placing.parameters:
@@ -395,12 +397,12 @@ def encoder_of(network: MBT, modality: str) -> Encoder:
 
 
 def shapes_of(parameters: Mapping[str, torch.Size]) -> str:
-    """Names and shapes of parameters, in a line."""
+    """Names and shapes of parameters in one line."""
     return ", ".join(f"{name} {list(shape)}" for name, shape in parameters.items())
 
 
 def name_in(network: MBT, modality: str, part: str) -> str:
-    """The parameter of a model that a part of `encoder_of` is, or lies in."""
+    """The parameter of a model that a part of `encoder_of` is, or is contained in."""
     kind, _, rest = part.partition(".")
     if kind == "blocks":
         layer, _, rest = rest.partition(".")
@@ -410,7 +412,7 @@ def name_in(network: MBT, modality: str, part: str) -> str:
 
 
 def in_short(names: Sequence[str]) -> list[str]:
-    """Names with those of whole blocks told together, by range and number: layers.0-11.spectrogram.* (144)."""
+    """Names, with those of whole blocks grouped by range and number: layers.0-11.spectrogram.* (144)."""
     families: dict[str, list[int]] = {}
     for name in names:
         kind, *rest = name.split(".")

@@ -1,4 +1,4 @@
-"""A transformer of Flax's Linen under our names, which are timm's."""
+"""A Flax Linen transformer's parameters under our names, which are timm's."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 def block_state(take: Callable[[str], Tensor], name: str) -> dict[str, Tensor]:
-    """One encoder block's parameters under the names of `model.blocks.Block`, in torch's shapes.
+    """One encoder block's parameters with the names of `model.blocks.Block` and torch's shapes.
 
-    Linen's kernels are (in, out), those of attention (in, heads, out / heads) and (heads, in / heads, out).
+    Linen's kernels are (in, out); those of attention are (in, heads, out / heads) and (heads, in / heads, out).
 
     Args:
-        take: gives a parameter by its full name.
+        take: returns a parameter by its full name.
         name: the block's name, e.g. Transformer/encoderblock_3.
     """
     attention = f"{name}/MultiHeadDotProductAttention_0"

@@ -1,4 +1,4 @@
-"""Positions and filters of one geometry fitted to another."""
+"""Fit positions and filters to another geometry."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mbt_lightning.errors import UserError
 
 
 def sample(grid: Tensor, places: Sequence[Tensor]) -> Tensor:
-    """Values of a grid at fractional indices of each axis, linear between neighbours, held at the ends.
+    """Values of a grid at fractional indices of each axis, linear between neighbours, constant beyond the ends.
 
     Args:
         grid: (*sides, D).
-        places: for each axis the indices that are wanted, from 0 to the side less one.
+        places: the indices along each axis, from 0 to the side less one.
 
     Returns:
         (*lengths of `places`, D).
@@ -31,13 +31,13 @@ def sample(grid: Tensor, places: Sequence[Tensor]) -> Tensor:
 
 
 def resample(grid: Tensor, sides: Sequence[int]) -> Tensor:
-    """A grid with other sides: linear, first and last of each side staying where they are.
+    """A grid with other sides: linear, with the first and last of each side fixed.
 
-    The authors' resampling (scenic's order-1 spline zoom); a side of 1 takes the first.
+    The authors' resampling (scenic's order-1 spline zoom); a side of 1 keeps the first.
 
     Args:
         grid: (*grid, D).
-        sides: the wanted grid, of as many axes.
+        sides: of the result, with as many axes.
 
     Returns:
         (*sides, D).
@@ -47,13 +47,13 @@ def resample(grid: Tensor, sides: Sequence[int]) -> Tensor:
 
 
 def spread(grid: Tensor, sides: Sequence[int]) -> Tensor:
-    """Positions of a grid (*, D) for another one, (prod(sides), D): resampled, repeated along new leading axes.
+    """Positions of a grid (*, D) for another one, (prod(sides), D): resampled, and repeated along new leading axes.
 
-    So a picture's positions are repeated for every frame and those of a spectrogram are resized, as the authors do
+    The positions of an image are repeated for every frame and those of a spectrogram resized, as the authors do
     (`resize_tile`).
 
     Raises:
-        UserError: the grid has more axes than wanted.
+        UserError: the grid has more axes than `sides`.
     """
     rank = grid.ndim - 1
     if rank > len(sides):
@@ -63,7 +63,7 @@ def spread(grid: Tensor, sides: Sequence[int]) -> Tensor:
 
 
 def near_square(count: int) -> tuple[int, int]:
-    """The sides, the first not longer, of the rectangle of `count` places that is nearest to a square."""
+    """Sides of the rectangle of `count` places that is nearest to a square, the shorter one first."""
     rows = next(n for n in range(isqrt(count), 0, -1) if count % n == 0)
     return rows, count // rows
 
@@ -73,16 +73,16 @@ INFLATIONS = ("central", "average")
 
 
 def fit_filter(weight: Tensor, shape: Sequence[int], inflate: str = "central") -> tuple[Tensor, str]:
-    """A patch filter in another shape: a new leading axis of frames, one fewer, or more channels.
+    """A patch filter in another shape: with a new leading axis of frames, without one, or with more channels.
 
     Args:
         weight: (D, C, *patch).
-        shape: the wanted (D, C, *patch).
-        inflate: `central`: the filter stands at frame t // 2 of t, the rest is zero (released configuration).
-            `average`: every frame has 1 / t of it. A lost axis of frames is averaged, as the authors do.
+        shape: of the result, (D, C, *patch).
+        inflate: `central`: the filter is at frame t // 2 of t, the rest is zero (released configuration).
+            `average`: every frame has 1 / t of it. Without the axis of frames it is averaged, as the authors do.
 
     Returns:
-        The filter, (D, C, *patch), and what was done to it, in words.
+        The filter, (D, C, *patch), and a text on what was done to it.
 
     Raises:
         UserError: patches of another size; they are not resampled.
@@ -90,7 +90,9 @@ def fit_filter(weight: Tensor, shape: Sequence[int], inflate: str = "central") -
     _, channels, *patch = shape
     trained, words = "x".join(map(str, patch_of(weight))), []
     if weight.shape[1] == 1 and channels > 1:
-        weight = weight.expand(-1, channels, *patch_of(weight)) / channels  # an input repeated gives the same
+        weight = (
+            weight.expand(-1, channels, *patch_of(weight)) / channels
+        )  # the same result for an input that is repeated
         words.append(f"its one channel over {channels}")
     if weight.ndim - 2 == len(patch) == 3 and weight.shape[2] == 1 < patch[0]:
         weight = weight[:, :, 0]  # of single frames
@@ -112,5 +114,5 @@ def fit_filter(weight: Tensor, shape: Sequence[int], inflate: str = "central") -
 
 
 def patch_of(weight: Tensor) -> tuple[int, ...]:
-    """The patch that a filter (D, C, *patch) sees."""
+    """Size of the patch of a filter (D, C, *patch)."""
     return tuple(weight.shape[2:])

@@ -1,8 +1,8 @@
-"""The authors' Flax MBT (google-research/scenic, `projects/mbt`) as the same function in PyTorch.
+"""The authors' Flax MBT (google-research/scenic, `projects/mbt`) in PyTorch, computing the same function.
 
-Their parameter names, as they stand in a checkpoint: `embedding` and `embedding_spectrogram`, `cls` and
-`clsspectrogram`, `bottleneck`, `Transformer/encoderblock_3/MlpBlock_0/Dense_0/kernel` and so on. What belongs to the
-pictures has no suffix, what belongs to the sound has; with a shared encoder no block has one.
+Their parameter names in a checkpoint: `embedding` and `embedding_spectrogram`, `cls` and `clsspectrogram`,
+`bottleneck`, `Transformer/encoderblock_3/MlpBlock_0/Dense_0/kernel` and so on. Parameters of the frames have no suffix,
+those of the audio have one; with a shared encoder no block has one.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from mbt_lightning.model.pretrained.linen import block_state, tensor
 from mbt_lightning.model.size import EncoderSize
 
 MODALITIES = ("spectrogram", "rgb")
-"""All that the authors' code knows, in the order of the released checkpoints."""
+"""Those of the authors' code, in the order of the released checkpoints."""
 
 HEADS: dict[str, type[Head]] = {"token": ClsHead, "gap": MeanPoolHead, "gmp": MaxPoolHead, "gsp": SumPoolHead}
-"""The authors' `classifier` -> our `head`."""
+"""The authors' `classifier` -> our head."""
 
 RELEASED = {"frame_size": 224, "num_mels": 128}
-"""Input sizes of the released checkpoints; parameters alone tell the number of tokens, not how they lie."""
+"""Input sizes of the released checkpoints; parameters determine the number of tokens, not their grid."""
 
 
 def from_params(
@@ -41,22 +41,22 @@ def from_params(
 ) -> MBT:
     """Build the model that computes what the authors' `MBT` computes with these parameters, ready to evaluate.
 
-    The model takes {"rgb": (B, 3, T, H, W), "spectrogram": (B, 1 or 3, time, mel)} and returns logits a modality (one
-    entry, `fused`, for the classifiers that pool); `mbt_lightning.fuse` of them are the logits of the authors'
-    evaluation. Under `temporal_sampling` it takes the frames that were picked (`data.sampling.authors_frame_indices`
-    is the authors' rule).
+    The model takes {"rgb": (B, 3, T, H, W), "spectrogram": (B, 1 or 3, time, mel)} and returns logits for each modality
+    (one entry, `fused`, for the classifiers that pool); `mbt_lightning.fuse` of them gives the logits of the authors'
+    evaluation. With `temporal_sampling` it takes the sampled frames (`data.sampling.authors_frame_indices` is the
+    authors' rule).
 
     Args:
         params: arrays by name, nested or joined by `/`, as in the authors' checkpoints.
-        config: the authors' `config.model`, or a whole configuration with it under `model`. What is left out is told
-            by the parameters where these can tell, else it is the authors' default. `patches` may be a list or
-            {"size": list}; the temporal method and `n_sampled_frames` may stand in `temporal_encoding_config` or
-            here as `temporal` and `n_sampled_frames`; `rgb_shape` and `spec_shape` tell the shapes of the inputs.
-        inputs: shape of one example of each modality, (3, T, H, W) and (1, time, mel), if the configuration does not
-            tell and they are not the released ones (224 pixels, 128 mel bins).
+        config: the authors' `config.model`, or a whole configuration with it under `model`. A missing value is read
+            from the parameters if possible, else it is the authors' default. `patches` may be a list or
+            {"size": list}; the temporal method and `n_sampled_frames` may be in `temporal_encoding_config` or
+            here as `temporal` and `n_sampled_frames`; `rgb_shape` and `spec_shape` are the shapes of the inputs.
+        inputs: shape of one example of each modality, (3, T, H, W) and (1, time, mel), if it is not in the
+            configuration and differs from the released one (224 pixels, 128 mel bins).
 
     Raises:
-        UserError: a setting that cannot be represented, a parameter that is missing, unknown or of another shape.
+        UserError: a setting cannot be represented, or a parameter is missing, unknown or of another shape.
     """
     flat = renumber(flatten(params["params"] if params.keys() == {"params"} else params))
     settings = Settings(flat, config)
@@ -80,7 +80,7 @@ class Scenic(ModelInit):
 
     Args:
         path: the checkpoint file.
-        settings: keys of the authors' `config.model`, where the parameters do not tell them and they are not the
+        settings: keys of the authors' `config.model` that cannot be read from the parameters and differ from the
             released ones, e.g. {rgb_shape: [8, 224, 224, 3]}; see `from_params`.
         **common: `load_head`, `inflate` and `leave_cls`.
     """
@@ -99,11 +99,11 @@ class Scenic(ModelInit):
 
 
 class UntoldShapeError(UserError):
-    """Positions that do not come from an input of the shape that is told or assumed.
+    """The number of positions does not fit the given or assumed shape of the input.
 
     Args:
         found: what does not fit.
-        fix: what to do about it in Python; the program's tools have options for it.
+        fix: what to do about it in Python; the command line has options for it.
     """
 
     def __init__(self, found: str, fix: str):
@@ -112,11 +112,11 @@ class UntoldShapeError(UserError):
 
 
 class Settings:
-    """The authors' settings as ours: what the configuration says, and where it is silent what the parameters tell.
+    """The authors' settings as ours, from the configuration or, if missing there, from the parameters.
 
     Args:
         flat: parameters by joined, Linen-numbered names.
-        config: the authors' configuration, see `from_params`.
+        config: the authors' configuration; see `from_params`.
 
     Raises:
         UserError: a setting that cannot be represented.
@@ -134,8 +134,8 @@ class Settings:
         strangers = [m for m in self.modalities if m not in MODALITIES]
         if strangers or not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise UserError(
-                f"modality_fusion is {list(self.modalities)}: the authors' model knows "
-                f"{', '.join(MODALITIES)}, each once"
+                f"modality_fusion is {list(self.modalities)}: the authors' model has "
+                f"{', '.join(MODALITIES)}, each at most once"
             )
         classifier = self.get("classifier", "token" if "cls" in flat else "gap")
         if classifier not in HEADS:
@@ -163,11 +163,11 @@ class Settings:
 
     @property
     def head_settings(self) -> dict[str, Any]:
-        """What the head is built with."""
+        """Arguments of the head."""
         return {"representation_size": self.representation_size} if self.representation_size else {}
 
     def get(self, key: str, default: Any) -> Any:
-        """A value of the model's configuration, or else of the whole; `default` where it is left out or None."""
+        """A value of the model's configuration, else of the whole one; `default` if it is missing or None."""
         values = [config.get(key) for config in (self.config, self.top)]
         return next((value for value in values if value is not None), default)
 
@@ -179,7 +179,7 @@ class Settings:
         return int(value)
 
     def shape(self, key: str, form: str) -> list[int]:
-        """The shape of one example, as `form` names its axes, behind a batch if it has one; empty if left out."""
+        """The shape of one example, with the axes in `form`, without that of a batch; empty if missing."""
         shape, axes = [int(n) for n in self.get(key, [])], form.count(",") + 1
         if len(shape) not in (0, axes, axes + 1):
             raise UserError(f"{key} is {shape}: give [{form}]")
@@ -188,11 +188,11 @@ class Settings:
     def array(self, name: str) -> np.ndarray:
         """A parameter by name."""
         if name not in self.flat:
-            raise UserError(f"parameter {name!r} is missing; there are {abbreviate(sorted(self.flat))}")
+            raise UserError(f"parameter {name!r} is missing; found {abbreviate(sorted(self.flat))}")
         return self.flat[name]
 
     def patch_sizes(self) -> dict[str, list[int]]:
-        """The patch of each modality, (time, height, width) or (height, width), told by the kernels and checked."""
+        """The patch of each modality, (time, height, width) or (height, width), read from the kernels and checked."""
         encoding = self.get("temporal_encoding_config", {})
         self.sampled_frames = encoding.get("n_sampled_frames", self.get("n_sampled_frames", None))
         patch = {m: list(self.array(f"{embedding_name(m)}/kernel").shape[:-2]) for m in self.modalities}
@@ -203,7 +203,7 @@ class Settings:
             method = encoding.get("method", self.get("temporal", None))
             method = method or ("3d_conv" if len(patch["rgb"]) == 3 else "temporal_sampling")
             if method not in ("3d_conv", "temporal_sampling"):
-                raise UserError(f"temporal encoding {method!r} is not known: choose 3d_conv or temporal_sampling")
+                raise UserError(f"temporal encoding is {method!r}: choose 3d_conv or temporal_sampling")
             told["rgb"] = [*size[2:], *size[:2]] if method == "3d_conv" else size[:2]
             if len(patch["rgb"]) != (3 if method == "3d_conv" else 2):
                 raise UserError(f"embedding/kernel has a patch {patch['rgb']}, which does not fit {method}")
@@ -233,7 +233,7 @@ class Settings:
         return MBT(
             {m: tuple(shape) for m, shape in shapes.items()},
             told["num_classes"],
-            fusion=self.fusion() if fuses else CrossAttention,  # which is not built where nothing is fused
+            fusion=self.fusion() if fuses else CrossAttention,  # not built where nothing is fused
             fusion_layer=self.fusion_layer,
             size=EncoderSize(dim, self.depth, heads, mlp / dim),
             patches=self.patch,
@@ -253,13 +253,13 @@ class Settings:
         if told != tokens:
             raise UserError(
                 f"n_bottlenecks is {self.get('n_bottlenecks', None)}, which makes {told} tokens with this classifier, "
-                f"but 'bottleneck' holds {tokens}"
+                f"but 'bottleneck' has {tokens}"
             )
         at_test = self.get("test_with_bottlenecks", True)
         return partial(Bottleneck if at_test else TrainOnlyBottleneck, num_bottlenecks=tokens, update="symmetric")
 
     def input_shape(self, modality: str) -> list[int]:
-        """Shape of one example, (C, *grid), that gives as many tokens as there are positions."""
+        """Shape of one example, (C, *grid), with as many tokens as there are positions."""
         tokens = self.array(positions_name(modality)).shape[1] - self.head.num_cls
         find = self.picture_shape if modality == "rgb" else self.spectrogram_shape
         shape, told = find(tokens)
@@ -269,7 +269,7 @@ class Settings:
         return shape
 
     def spectrogram_shape(self, tokens: int) -> tuple[list[int] | None, str]:
-        """(1, time, mel) for a number of tokens, and what it was sought among."""
+        """(1, time, mel) for a number of tokens, and the sizes that were tried, as text."""
         down, across = self.patch["spectrogram"]
         time, mel = self.shape("spec_shape", "time, mel, 3")[:2] or (0, RELEASED["num_mels"])
         if second := list(self.data.get("spec_shape") or []):
@@ -280,7 +280,7 @@ class Settings:
         return ([1, time, mel] if fits else None), f"{time} x {mel} values"
 
     def picture_shape(self, tokens: int) -> tuple[list[int] | None, str]:
-        """(3, T, H, W) for a number of tokens, and what it was sought among."""
+        """(3, T, H, W) for a number of tokens, and the sizes that were tried, as text."""
         *duration, down, across = self.patch["rgb"]
         side = self.data.get("crop_size", RELEASED["frame_size"])
         frames, height, width = self.shape("rgb_shape", "frames, height, width, 3")[:3] or (0, side, side)
@@ -289,16 +289,16 @@ class Settings:
             slots = frames // duration[0]
             counts = [frames or tokens // max(1, (height // down) * (width // across)) * duration[0]]
             fitting = [t for t in counts if (t // duration[0]) * (height // down) * (width // across) == tokens]
-        else:  # frames lie below each other
+        else:  # frames are stacked vertically
             wanted = self.sampled_frames or frames
             slots = num_picked(frames, wanted) if frames else wanted
             counts = [slots] if frames else [slots, *range(1, tokens * down // height + 2)]
             fitting = [t for t in counts if (t * height // down) * (width // across) == tokens]
         if not fitting and not self.get("rgb_shape", None) and "crop_size" not in self.data and slots:
-            rows = isqrt(tokens // slots)  # square pictures of another size
+            rows = isqrt(tokens // slots)  # square frames of another size
             if rows * rows * slots == tokens:
                 return [3, slots * prod(duration), rows * down, rows * across], ""
-        return ([3, fitting[0], height, width] if fitting else None), f"pictures of {height} x {width}"
+        return ([3, fitting[0], height, width] if fitting else None), f"frames of {height} x {width}"
 
 
 def check_shapes(network: MBT, state: Mapping[str, Tensor]) -> None:
@@ -312,7 +312,7 @@ def check_shapes(network: MBT, state: Mapping[str, Tensor]) -> None:
 
 
 def state_dict(flat: Mapping[str, np.ndarray], network: MBT) -> tuple[dict[str, Tensor], set[str]]:
-    """The parameters under our names and in our shapes, and the names of those that were used.
+    """The parameters with our names and shapes, and the names of those that were used.
 
     Raises:
         UserError: parameters are missing.
@@ -324,7 +324,7 @@ def state_dict(flat: Mapping[str, np.ndarray], network: MBT) -> tuple[dict[str, 
         used.add(name)
         if name not in flat:
             missing.append(name)
-            return torch.zeros(1, 1)  # all of them are told together, below
+            return torch.zeros(1, 1)  # all missing ones are reported together, below
         return tensor(flat[name])
 
     state = {}
@@ -348,7 +348,7 @@ def state_dict(flat: Mapping[str, np.ndarray], network: MBT) -> tuple[dict[str, 
             state |= {f"{ours}.weight": take(f"{theirs}/kernel").T, f"{ours}.bias": take(f"{theirs}/bias")}
     if missing:
         raise UserError(
-            f"parameters are missing: {abbreviate(missing)}; there are {abbreviate(sorted(flat.keys() - used))}"
+            f"parameters are missing: {abbreviate(missing)}; found {abbreviate(sorted(flat.keys() - used))}"
         )
     return state, used
 
@@ -359,7 +359,7 @@ def filters(kernel: Tensor, patch: Sequence[int]) -> Tensor:
 
 
 def num_picked(available: int, wanted: int) -> int:
-    """How many frames `temporal_sampling` picks: one more than wanted where the steps' rounding has it so."""
+    """How many frames `temporal_sampling` picks: rounding of the step may add one."""
     step = available / (wanted + 1)
     return len(np.arange(step, available, step)) if wanted < available else available
 

@@ -1,4 +1,4 @@
-"""Files of PyTorch weights, read as plain tensors; nothing in them is run."""
+"""PyTorch weight files, read as plain tensors; no code in them is run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ BROKEN = (
     *(RuntimeError, OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, ImportError, OverflowError),
     *(pickle.UnpicklingError, SafetensorError, MemoryError),
 )
-"""What the libraries raise on files that are not what they should be."""
+"""Errors of the libraries on broken files or files of another kind."""
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a `.safetensors`, or of a file that `torch.save` wrote, by name.
 
-    Tensors may lie in a mapping under `model` or `state_dict` beside other things; `module.` in front of all names
-    (of DataParallel) is taken off.
+    Tensors may be in a mapping under `model` or `state_dict`; if all names start with `module.` (DataParallel), that
+    prefix is removed.
 
     Raises:
         UserError: a file that is missing, damaged, or holds no tensors.
@@ -39,7 +39,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         named = inner(read_torch(path))
         tensors = {name: x for name, x in named.items() if isinstance(x, Tensor) and isinstance(name, str)}
     if not tensors:
-        raise UserError(f"{path}: holds no tensors by name")
+        raise UserError(f"{path}: contains no named tensors")
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): x for name, x in tensors.items()}
     return {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
@@ -67,7 +67,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[Any]:
-    """A `.safetensors` file, what is wrong with it told in one line."""
+    """Open a `.safetensors` file; errors become one line."""
     must_be_a_file(path)
     try:
         with safe_open(str(path), "pt") as file:
@@ -84,7 +84,7 @@ def read_torch(path: str | Path) -> Any:
     """
     must_be_a_file(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the arguments of many training programs
+        with torch.serialization.safe_globals([argparse.Namespace]):  # many training programs save their arguments
             return torch.load(path, map_location="cpu", weights_only=True)
     except BROKEN as error:
         text = f"{type(error).__name__}: {one_line(error)[:120]}"
@@ -92,7 +92,7 @@ def read_torch(path: str | Path) -> Any:
 
 
 def inner(content: Any) -> Mapping[str, Any]:
-    """The mapping of tensors in what a program saved."""
+    """The mapping of tensors in the content of a checkpoint."""
     for name in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             return content[name]
@@ -100,7 +100,7 @@ def inner(content: Any) -> Mapping[str, Any]:
 
 
 def must_be_a_file(path: str | Path) -> None:
-    """Refuse a path where no file is."""
+    """Refuse a path that is not a file."""
     if not Path(path).is_file():
         raise UserError(f"{path}: {'a folder, not a file' if Path(path).is_dir() else 'no such file'}")
 
@@ -113,7 +113,7 @@ def read_about(path: str | Path) -> dict[str, Any]:
     """The `config` and `spec` in a `model.safetensors` of this program; its tensors are not read.
 
     Raises:
-        UserError: another file.
+        UserError: a file of another kind.
     """
     metadata = read_metadata(path)
     try:

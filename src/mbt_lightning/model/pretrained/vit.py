@@ -1,4 +1,4 @@
-"""Vision transformers as starting weights: Google's `.npz` files, and whatever has timm's names."""
+"""Vision transformers as starting weights: Google's `.npz` files, and files with timm's names."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from mbt_lightning.model.pretrained.torch_files import read_tensors
 
 
 class GoogleViT(EncoderInit):
-    """A ViT of google-research/vision_transformer or big_vision (`.npz`) or scenic: the paper's start (ImageNet-21k).
+    """A ViT of google-research/vision_transformer or big_vision (`.npz`) or scenic; the paper starts from one.
 
-    Names may be bare or behind `opt/target/` or `params/`, and numbered as before or after Linen. The paper's encoder
-    is `imagenet21k/ViT-B_16.npz` from https://storage.googleapis.com/vit_models/.
+    Names may have the prefix `opt/target/` or `params/`, and be numbered as before or since Linen. The paper's encoder
+    (ImageNet-21k) is `imagenet21k/ViT-B_16.npz` from https://storage.googleapis.com/vit_models/.
 
     Args:
         path: a `.npz` file, or a checkpoint of scenic's ViT.
@@ -46,17 +46,17 @@ class GoogleViT(EncoderInit):
 
 
 class TimmViT(EncoderInit):
-    """A plain ViT of timm, by name, which downloads it, or by a local file with timm's names.
+    """A plain ViT of timm, downloaded by its name, or from a local file with timm's names.
 
     LayerScale is folded into the projections that it scales. A ViT with parts that the encoder does not have (a norm
     before the blocks, register tokens, gated MLPs, normalised queries, rotary positions) is refused. timm's GELU is
-    exact where this encoder's is the tanh approximation, as in Google's own ViTs: a difference of at most 5e-4.
+    exact; this encoder's is the tanh approximation, as in Google's own ViTs: a difference of at most 5e-4.
 
     Args:
         name: name of a timm model, e.g. vit_base_patch16_224.augreg_in21k; needs the package timm.
-        path: a `.safetensors`, `.pth`, `.pt` or `.bin` file, which is then read in place of a download.
-        grid: rows and columns of patches that a file was trained with, if its pictures are not square.
-        num_heads: attention heads of a file, which does not tell them; null: one for each 64 of its width.
+        path: a `.safetensors`, `.pth`, `.pt` or `.bin` file, which is read instead of a download.
+        grid: rows and columns of patches that a file was trained with, if its images were not square.
+        num_heads: number of attention heads, which the file does not contain; null: one for each 64 of the width.
         **common: `bottlenecks_from_positions`, `inflate` and `leave_cls`.
 
     Raises:
@@ -73,7 +73,7 @@ class TimmViT(EncoderInit):
     ):
         super().__init__(**common)
         if not name and not path:
-            raise UserError("TimmViT wants the name of a timm model or the path of a file")
+            raise UserError("TimmViT needs the name of a timm model or the path of a file")
         self.name, self.path, self.grid, self.num_heads = name, path, grid, num_heads
 
     def read(self) -> Encoder:
@@ -92,10 +92,10 @@ def timm_model(name: str) -> Any:
     """A ViT of timm with its trained weights.
 
     Args:
-        name: its name, with a tag behind a dot if there are several trainings.
+        name: its name, followed by a dot and a tag if there are several trainings.
 
     Raises:
-        UserError: timm is missing, knows no such model, or cannot fetch it; or the model is no plain ViT.
+        UserError: timm is not installed, has no such model, or cannot download it; or the model is not a plain ViT.
     """
     try:
         import timm
@@ -107,16 +107,16 @@ def timm_model(name: str) -> Any:
     tags = [known.partition(".")[2] for known in timm.list_models(f"{architecture}.*", pretrained=True)]
     if tag not in ("", *tags):
         raise UserError(f"timm has no weights {tag!r} of this model; there are {', '.join(tags) or 'none'}")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told once, below
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are reported once, below
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # of any library below timm: hub, network, files
         raise UserError(
-            f"cannot be fetched from huggingface.co/timm/{name} (no network? {type(error).__name__}: "
-            f"{one_line(error)[:80]}); download its model.safetensors and name that by path"
+            f"cannot be downloaded from huggingface.co/timm/{name} (no network? {type(error).__name__}: "
+            f"{one_line(error)[:80]}); download its model.safetensors and give it by path"
         ) from None
     if not is_plain(model):
-        raise UserError("not a plain ViT of pre-norm blocks with LayerNorm and GELU, which the encoder is")
+        raise UserError("not a plain ViT; the encoder needs pre-norm blocks with LayerNorm and GELU")
     return model
 
 
@@ -136,9 +136,9 @@ BLOCK_PARTS = {
     for part in ("weight", "bias")
 }
 SCALES = {"ls1.gamma": "attn.proj", "ls2.gamma": "mlp.fc2"}
-"""timm's LayerScale, and the layer whose result it scales."""
+"""timm's LayerScale parameters, and the layers whose results they scale."""
 FOREIGN = ("norm_pre.", "reg_token", "rope.", "patch_embed.norm.")
-"""What changes the function of a ViT and has no place in this encoder."""
+"""Parameters that change the function of a ViT and that this encoder does not have."""
 
 
 def encoder_of_timm(
@@ -152,7 +152,7 @@ def encoder_of_timm(
         grid: rows and columns of patches; None: a square.
 
     Raises:
-        UserError: no ViT, or one with parts that the encoder does not have.
+        UserError: not a ViT, or one with parts that the encoder does not have.
     """
     parts = parts_of_timm(state)
     num_prefix = ("cls_token" in state) + ("dist_token" in state)
@@ -170,13 +170,13 @@ def usual_heads(dim: int) -> int | None:
 
 
 def parts_of_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parts of an `Encoder` but CLS and positions, from a state dict with timm's names.
+    """The parts of an `Encoder` except CLS and positions, from a state dict with timm's names.
 
     Args:
         state: the tensors.
 
     Raises:
-        UserError: no ViT, or one with parts that the encoder does not have.
+        UserError: not a ViT, or one with parts that the encoder does not have.
     """
     needed = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "pos_embed")
     if any(name not in state for name in needed):
@@ -200,7 +200,7 @@ def parts_of_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unknown_to_timm(state: Mapping[str, Tensor]) -> list[str]:
-    """The names of a state dict with timm's names that no part of an `Encoder` is made from."""
+    """Those names of a state dict with timm's names that an `Encoder` does not use."""
     known = ("cls_token", "pos_embed", "norm.weight", "norm.bias", "patch_embed.proj.weight", "patch_embed.proj.bias")
     return [name for name in state if name not in known and not name.startswith("blocks.")]
 
@@ -209,10 +209,10 @@ def encoder_of_google(flat: Mapping[str, Any]) -> Encoder:
     """An encoder from the parameters of a Flax ViT.
 
     Args:
-        flat: arrays by joined, Linen-numbered names, as `flax.read_npz` gives them.
+        flat: arrays by joined, Linen-numbered names, as `flax.read_npz` returns them.
 
     Raises:
-        UserError: no ViT.
+        UserError: not a ViT.
     """
     used: set[str] = set()
 
@@ -225,7 +225,7 @@ def encoder_of_google(flat: Mapping[str, Any]) -> Encoder:
     if any("_spectrogram" in name or name == "bottleneck" for name in flat):
         raise UserError("not a ViT, but a model of several modalities: use Scenic for the authors' MBT")
     if flat.get("embedding/kernel", np.empty((0,) * 4)).ndim != 4:
-        raise UserError("not a ViT of pictures: its filters have more than two axes")
+        raise UserError("not a ViT of images: its filters have more than two axes")
     depth = len({name.split("/")[1] for name in flat if re.match(r"Transformer/encoderblock_\d+/", name)})
     filters = take("embedding/kernel").movedim((-1, -2), (0, 1))
     parts = {"bias": take("embedding/bias")}
@@ -245,18 +245,18 @@ def encoder_of_google(flat: Mapping[str, Any]) -> Encoder:
 def split_positions(
     positions: Tensor, prefixes: Sequence[int], grid: Sequence[int] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The first position, zero where CLS tokens have none of their own, and the grid of the patches'.
+    """The first position (zero where CLS tokens have none of their own), and the grid of those of the patches.
 
     Args:
         positions: (1, prefix + N, D).
-        prefixes: how many CLS and other tokens may stand in front; the first that leaves a grid counts.
+        prefixes: possible numbers of CLS and other tokens in front; the first that leaves a grid counts.
         grid: its rows and columns; None: a square.
 
     Returns:
         (D) and (rows, columns, D).
 
     Raises:
-        UserError: positions of no such grid.
+        UserError: the positions do not form such a grid.
     """
     count, dim = positions.shape[-2:]
     positions = positions.reshape(count, dim)
@@ -266,4 +266,6 @@ def split_positions(
             first = positions[0] if prefix else torch.zeros(dim)
             return first, positions[prefix:].reshape(rows, columns, dim)
     wanted = f"{grid[0]} x {grid[1]}" if grid else "square"
-    raise UserError(f"{count} positions, {prefixes[0]} of them not of patches, are no {wanted} grid; give its grid")
+    raise UserError(
+        f"{count} positions, {prefixes[0]} of them not of patches, do not form a {wanted} grid; give its grid"
+    )
