@@ -2,9 +2,9 @@
 
     python benchmarks/data.py [--repeats 20] [--clip FILE] [--save]
 
-Timed are `read_clip` of 8 frames and the audio of 8 s, with every decoder, with and without a finished `probe`; then
-the other steps of a training sample, per batch. The clip is made here (10 s, 340x256, 25 frames a second, H.264 in groups
-of 12, AAC stereo 44.1 kHz; moving textures with grain) or given by `--clip` (both streams, 9 s or more).
+Timed are: `read_clip` of 8 frames and the audio of 8 s, with every decoder, with and without a finished `probe`; then
+the other steps of a training sample, per batch. The clip is made here (10 s, 340x256, 25 frames a second, H.264 in
+groups of 12, AAC stereo 44.1 kHz; moving textures with grain) or given by `--clip` (both streams, 9 s or more).
 
 Peers for reading: decord's `get_batch` and all the audio by PyAV, without time line or checks; and PyAV alone, decoding
 every frame up to the last requested one. The peers of the other steps are named in their rows.

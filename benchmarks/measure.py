@@ -25,7 +25,7 @@ import torch
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds of one row, one value per repetition: by the clock, and busy (CPU time; on a GPU the clock again)."""
+    """Milliseconds of one row, one value a repetition: by the clock, and busy (CPU time; on a GPU the clock again)."""
 
     wall: np.ndarray
     busy: np.ndarray
