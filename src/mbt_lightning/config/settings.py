@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
-from mbt_lightning.model.size import SIZES
+from mbt_lightning.model.size import SIZES, EncoderSize
 
 RUNTIME_ONLY = (
     "base",
@@ -81,6 +81,14 @@ def depth_of(config: Mapping[str, Any]) -> int:
     """Number of layers of a configuration's encoder."""
     size = config["model"]["size"]
     return SIZES[size].depth if isinstance(size, str) else size["depth"]
+
+
+def size_of(config: Mapping[str, Any]) -> str:
+    """Name of the encoder's size; empty if it is none of the ViT family's."""
+    size = config["model"]["size"]
+    if isinstance(size, str):
+        return size
+    return next((name for name, known in SIZES.items() if known == EncoderSize(**size)), "")
 
 
 def is_late(config: Mapping[str, Any]) -> bool:
