@@ -95,13 +95,15 @@ def on_meta(network: MBT) -> MBT:
     """A twin of a network that computes shapes alone, takes no memory, and is evaluated."""
     twins: dict[nn.Module, nn.Module] = {}
 
+    def shape_of(x: Tensor) -> Tensor:
+        return x.detach().to("meta")
+
     def twin_of(module: nn.Module) -> nn.Module:
         if module not in twins:
             twins[module] = twin = copy.copy(module)
-            for kind in ("_parameters", "_buffers"):
+            for kind, copied in (("_parameters", shape_of), ("_buffers", shape_of), ("_modules", twin_of)):
                 own = getattr(module, kind)
-                setattr(twin, kind, {name: x if x is None else x.detach().to("meta") for name, x in own.items()})
-            twin._modules = {name: child and twin_of(child) for name, child in module._modules.items()}
+                setattr(twin, kind, {name: x if x is None else copied(x) for name, x in own.items()})
         return twins[module]
 
     twin = twin_of(network)

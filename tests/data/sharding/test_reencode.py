@@ -245,7 +245,7 @@ class TestWhatIsWritten:
     def test_what_is_lost_is_told(self, sharded) -> None:
         lines = (sharded.path.parent / "manifest.parquet.report.txt").read_text().splitlines()
         assert len(lines) == 2 and lines[1] == "lost: missing before"
-        assert lines[0].startswith("damaged: unreadable: ") and "damaged.mp4: truncated: 23 of 100" in lines[0]
+        assert lines[0].startswith("damaged: unreadable: ") and "damaged.mp4: truncated: only 23 of 100" in lines[0]
 
     def test_nothing_else_is_left(self, sharded) -> None:
         left = {path.suffix for path in sharded.path.parent.rglob("*") if path.is_file()}
