@@ -222,7 +222,7 @@ REFUSALS = {
     ),
     "grid": (
         ["import", "scenic", "checkpoint_7", "--out", "o", *SIZES, "--frame_size", "48"],
-        "8 tokens of rgb do not come from pictures of 48 x 48 in patches [2, 16, 16]: set --frame_size",
+        "8 tokens of rgb do not come from frames of 48 x 48 in patches [2, 16, 16]: set --frame_size",
     ),
     "zero": (
         ["import", "scenic", "checkpoint_7", "--out", "o", *SIZES, "--num_mels", "0"],
