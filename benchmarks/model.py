@@ -3,15 +3,15 @@
     python benchmarks/model.py [--repeats 5] [--threads 1] [--device cuda] [--save]
 
 What is timed: the forward pass (no gradient), and a training step's forward and backward pass, without data, loss and
-optimiser. The model is a ViT-S of 12 layers, fused from layer 8 on, for 8 pictures of 112 pixels and a spectrogram of
+optimiser. The model is a ViT-S of 12 layers, fused from layer 8 on, for 8 frames of 112 pixels and a spectrogram of
 400 x 128, at random weights, float32.
 
 Peers: for late fusion two `timm.VisionTransformer`s of the same size and token counts, whose logits are averaged; all
 but cross-attention are compared with it. Cross-attention is compared with the authors' way: each modality's whole
-block, queries and MLP included, runs over the tokens of all modalities, and what is not its own is thrown away.
+block, queries and MLP included, runs over the tokens of all modalities, and only its own are kept.
 
 Limit: the same number of multiply-adds (`gflops_per_clip`; three times for forward and backward) as plain matrix
-products of the shape of the block's first MLP layer, all clips' tokens of the pictures by dim by 4 dim.
+products of the shape of the block's first MLP layer, all clips' tokens of the frames by dim by 4 dim.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import measure
 import torch
 from torch import Tensor, nn
 
+from mbt_lightning.model.authors_flops import CrossAttentionAsCoded
 from mbt_lightning.model.flops import count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention
 from mbt_lightning.model.mbt import MBT, named_size
@@ -46,24 +47,12 @@ STRATEGIES: dict[str, tuple[Callable, int]] = {  # with L_f
 TIMM, AUTHORS = "peer: two timm ViTs, late", "peer: cross-attention, authors' way"
 
 
-class AuthorsCrossAttention(Fusion):
-    """Peer: the whole block over [the others' tokens, its own], of which its own are kept (scenic, projects/mbt)."""
-
-    def forward(self, tokens, shared, blocks, keep=None):
-        updated = {}
-        for m, x in tokens.items():
-            others = [y for other, y in tokens.items() if other != m]
-            own = blocks[m](torch.cat([*others, x], dim=1))[:, -x.shape[1] :]
-            updated[m] = own if keep is None else own[:, keep]
-        return updated, shared
-
-
 class TimmLateFusion(nn.Module):
-    """Peer: a timm ViT a modality; the pictures of a clip are stacked to one high picture, which gives equal tokens."""
+    """Peer: a timm ViT for each modality; a clip's frames are stacked to one high image, which gives equal tokens."""
 
     def __init__(self, size):
         super().__init__()
-        self.pictures = self.encoder(size, 3, (8 * 112, 112))
+        self.frames = self.encoder(size, 3, (8 * 112, 112))
         self.spectrogram = self.encoder(size, 1, (400, 128))
 
     @staticmethod
@@ -74,7 +63,7 @@ class TimmLateFusion(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         stacked = inputs["rgb"].flatten(2, 3)  # (B, 3, 8 * 112, 112)
-        return {"rgb": self.pictures(stacked), "spectrogram": self.spectrogram(inputs["spectrogram"])}
+        return {"rgb": self.frames(stacked), "spectrogram": self.spectrogram(inputs["spectrogram"])}
 
 
 def networks(size) -> dict[str, nn.Module]:
@@ -84,7 +73,7 @@ def networks(size) -> dict[str, nn.Module]:
         print("timm is not installed: its peer is left out (pip install timm)\n")
     else:
         built[TIMM] = TimmLateFusion(size)
-    built[AUTHORS] = build(fusion=AuthorsCrossAttention, fusion_layer=FUSION_LAYER)
+    built[AUTHORS] = build(fusion=CrossAttentionAsCoded, fusion_layer=FUSION_LAYER)
     for network in built.values():
         for layer in network.modules():
             if isinstance(layer, nn.Linear) and layer.out_features == NUM_CLASSES:

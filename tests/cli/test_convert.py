@@ -111,11 +111,16 @@ def refusal(capsys, *words: str) -> str:
 
 
 SETTINGS = {  # what the parameters look like -> (words, strategy, other facts of the overlay)
-    "bottleneck": ({}, [], Bottleneck, {"head": "cls", "share_encoder": False}),
+    "bottleneck": ({}, [], Bottleneck, {"head": {"class_path": "ClsHead", "init_args": {}}, "share_encoder": False}),
     "cross": ({"bottleneck": 0}, [], CrossAttention, {}),
     "joint": ({"bottleneck": 0, "shared": True}, [], JointSelfAttention, {"share_encoder": True}),
-    "pool": ({"head": "gap"}, [], Bottleneck, {"head": "mean"}),
-    "max": ({"head": "gap"}, ["--classifier", "gmp"], Bottleneck, {"head": "max"}),
+    "pool": ({"head": "gap"}, [], Bottleneck, {"head": {"class_path": "MeanPoolHead", "init_args": {}}}),
+    "max": (
+        {"head": "gap"},
+        ["--classifier", "gmp"],
+        Bottleneck,
+        {"head": {"class_path": "MaxPoolHead", "init_args": {}}},
+    ),
     "train only": ({}, ["--test_with_bottlenecks", "false"], TrainOnlyBottleneck, {}),
     "frames": (
         {"patch": (16, 16), "tokens": (4, 12)},
@@ -217,7 +222,7 @@ REFUSALS = {
     ),
     "grid": (
         ["import", "scenic", "checkpoint_7", "--out", "o", *SIZES, "--frame_size", "48"],
-        "8 tokens of rgb do not come from pictures of 48 x 48 in patches [2, 16, 16]: set --frame_size",
+        "8 tokens of rgb do not come from frames of 48 x 48 in patches [2, 16, 16]: set --frame_size",
     ),
     "zero": (
         ["import", "scenic", "checkpoint_7", "--out", "o", *SIZES, "--num_mels", "0"],

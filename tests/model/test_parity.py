@@ -208,7 +208,7 @@ REFUSALS = {
         without("Transformer/encoderblock_2/LayerNorm_1"),
         "parameters are missing: Transformer/encoderblock_2",
     ),
-    "size": ({"rgb_shape": [2, 4, 48, 48, 3]}, {}, "8 tokens of rgb do not come from pictures of 48 x 48 in patches"),
+    "size": ({"rgb_shape": [2, 4, 48, 48, 3]}, {}, "8 tokens of rgb do not come from frames of 48 x 48 in patches"),
     "mels": ({"spec_shape": [2, 64, 128, 3]}, {}, "8 tokens of spectrogram do not come from 64 x 128 values"),
     "stranger": ({}, FIRST.part("param/") | {"pre_logits/bias": np.zeros(4)}, "does not use: pre_logits/bias"),
     "shape": (
@@ -217,7 +217,7 @@ REFUSALS = {
         r"tokens.rgb.cls is \[1, 1, 7\], not \[1, 1, 48\]",
     ),
     "text": ({"fusion_layer": "2"}, {}, "fusion_layer is '2': give a whole number"),
-    "frames": ({"rgb_shape": [2, 8, 32, 32, 3]}, {}, "8 tokens of rgb do not come from pictures of 32 x 32 in patches"),
+    "frames": ({"rgb_shape": [2, 8, 32, 32, 3]}, {}, "8 tokens of rgb do not come from frames of 32 x 32 in patches"),
     "axes": ({"rgb_shape": [32, 32, 3]}, {}, r"rgb_shape is \[32, 32, 3\]: give \[frames, height, width, 3\]"),
     "dtype": ({"model_dtype_str": "bfloat16"}, {}, "model_dtype_str is 'bfloat16': the model computes in float32"),
     "split heads": (

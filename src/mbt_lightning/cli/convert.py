@@ -25,7 +25,7 @@ from mbt_lightning.errors import UserError
 from mbt_lightning.model.fusion import Bottleneck
 from mbt_lightning.model.mbt import MBT
 from mbt_lightning.model.pretrained.flax import read_params
-from mbt_lightning.model.pretrained.scenic import RELEASED, Settings, UntoldShapeError, from_params
+from mbt_lightning.model.pretrained.scenic import RELEASED, Settings, UnknownShapeError, from_params
 from mbt_lightning.model.pretrained.torch_files import METADATA
 
 FRAMES_PER_SECOND, FRAME_STRIDE = 25, 2
@@ -103,7 +103,7 @@ def import_scenic(
     try:
         with warnings.catch_warnings(record=True) as caught:
             network = from_params(params, {"model": model, "dataset_configs": {"crop_size": frame_size}})
-    except UntoldShapeError as error:
+    except UnknownShapeError as error:
         raise UserError(f"{error.found}: set --frame_size and --num_mels") from None
     if not test_with_bottlenecks and "fusion.bottleneck" not in network.state_dict():
         raise UserError("test_with_bottlenecks is false, but no bottleneck is in use in this checkpoint")

@@ -15,18 +15,18 @@ from mbt_lightning.errors import UserError
 class PatchTokens(nn.Module):
     """Non-overlapping patches of an input of any rank, projected linearly, with learned positions (paper eq. 1, 3.1).
 
-    One class serves pictures (grid of frames, rows, columns; a patch of one frame is a ViT's patch, of two a tubelet)
+    One class serves frames (grid of frames, rows, columns; a patch of one frame is a ViT's patch, of two a tubelet)
     and spectrograms (grid of time, mel). What does not fill a whole patch at the far end is left out, as by a
-    convolution without padding. Tokens run in row-major order of the grid, behind the CLS tokens.
+    convolution without padding. Tokens are in row-major order of the grid, after the CLS tokens.
 
     Args:
         input_shape: (C, *grid) of one example, e.g. (3, 8, 224, 224) or (1, 800, 128).
         patch: size of a patch along each axis of the grid, e.g. (1, 16, 16) or (16, 16). One of fewer axes than the
-            grid stands for patches of one frame; where these do not fill the frame's height, frames are laid below
+            grid means patches of one frame; where these do not fill the frame's height, frames are stacked below
             each other first, so that patches run across them (as the authors' `temporal_sampling` does).
         dim: width D of the tokens.
-        num_cls: how many CLS tokens stand in front (0 or 1).
-        filter_channels: channels of the filter. Three for every modality, so that filters trained on pictures fit;
+        num_cls: how many CLS tokens come first (0 or 1).
+        filter_channels: channels of the filter. Three for every modality, so that filters trained on images fit;
             an input of one channel is treated as if it were repeated.
         position_std: standard deviation of the positions at the start.
     """

@@ -96,7 +96,7 @@ class TestGoogle:
         names = google_names(vit)
         tubelets = names | {"embedding/kernel": np.zeros((2, PATCH, PATCH, 3, DIM), np.float32)}
         np.savez(tmp_path / "vivit.npz", **tubelets)
-        with pytest.raises(UserError, match="not a ViT of pictures: its filters have more than two axes"):
+        with pytest.raises(UserError, match="not a ViT of images: its filters have more than two axes"):
             GoogleViT(str(tmp_path / "vivit.npz"))(build())
         np.savez(tmp_path / "mbt.npz", **names, bottleneck=np.zeros((1, 5, DIM), np.float32))
         with pytest.raises(UserError, match="a model of several modalities: use Scenic for the authors' MBT"):
@@ -355,7 +355,7 @@ class TestTimm:
             TimmViT("vit_base_patch16_224.in1m")(build())
 
     def test_name_or_path(self, vit, timm_file) -> None:
-        with pytest.raises(UserError, match="wants the name of a timm model or the path of a file"):
+        with pytest.raises(UserError, match="needs the name of a timm model or the path of a file"):
             TimmViT()
         network = build(PICTURES, patches=SINGLE)
         TimmViT("vit_base_patch16_224", path=timm_file)(network)  # a file that is there is taken

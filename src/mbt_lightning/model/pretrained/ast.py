@@ -36,10 +36,10 @@ TRANSFORMERS = [
 
 
 class AST(EncoderInit):
-    """AST, trained on AudioSet's sound: the original `.pth` naming, and those of transformers 4.x and 5.x.
+    """AST, trained on AudioSet's audio: the original `.pth` naming, and those of transformers 4.x and 5.x.
 
     AST's patches overlap (16 x 16 every 10 rows and bins); this encoder's do not. The filters are kept, and each patch
-    takes the position that AST has for the place where it lies, interpolated, so nothing is stretched; the same filters
+    takes AST's position at its place, interpolated, so nothing is stretched; the same filters
     then see fewer patches than in training. AST reads the mean of a CLS and a distillation token: only the first is
     loaded. Its GELU is exact (see `TimmViT`), its features are `data.spectrogram: KaldiFbank`.
 
@@ -47,7 +47,7 @@ class AST(EncoderInit):
         path: a `.pth`, `.bin` or `.safetensors` file.
         stride: from one patch to the next in AST, in rows and bins: 10 in the released models, 16 without overlap.
         num_mels: mel bins that AST was trained on.
-        num_heads: its attention heads, which the file does not tell; null: one for each 64 of its width.
+        num_heads: its attention heads, which are not in the file; null: one for each 64 of its width.
         **common: `bottlenecks_from_positions`, `inflate` and `leave_cls`.
 
     Raises:
@@ -82,7 +82,7 @@ class AST(EncoderInit):
             )
         if "cls_token" in state:
             parts |= {"cls": state["cls_token"].flatten(), "cls_position": positions[0]}
-        # AST's pictures are mel x time, ours time x mel.
+        # AST's inputs are mel x time, ours time x mel.
         grid = positions[prefix:].unflatten(0, (rows, -1)).transpose(0, 1)
         heads = self.num_heads or usual_heads(len(filters))
         return Encoder(filters.transpose(2, 3), grid, parts, heads, self.stride, unknown_to_timm(state))

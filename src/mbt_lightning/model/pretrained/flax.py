@@ -65,7 +65,7 @@ def read_params(path: str | Path) -> dict[str, np.ndarray]:
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """Read the parameters of a ViT in Google's `.npz` form (vision_transformer, AugReg, big_vision).
 
-    Where names begin with `opt/target/` or `params/`, those alone are read, without the prefix.
+    Where names start with `opt/target/` or `params/`, those alone are read, without the prefix.
 
     Args:
         path: the file.
@@ -111,7 +111,7 @@ def renumber(params: Mapping[str, Any]) -> dict[str, Any]:
     """Number the submodules of each encoder block from 0 within their class, as flax's Linen does.
 
     Before Linen all submodules shared one count: LayerNorm_0, MultiHeadDotProductAttention_1, LayerNorm_2, MlpBlock_3.
-    Only what stands directly in a component `encoderblock…` is renumbered, and in order, so Linen's names stay.
+    Only what is directly in a component `encoderblock…` is renumbered, and in order, so Linen's names stay.
 
     Args:
         params: joined name -> anything.
@@ -140,7 +140,7 @@ class _Stored(NamedTuple):
 
 @contextmanager
 def _reading(path: str | Path, kind: str) -> Iterator[None]:
-    """Tell whatever goes wrong with a file in one line that begins with its path."""
+    """Report whatever is wrong with a file in one line that starts with its path."""
     file = Path(path)
     try:
         if file.is_dir():
@@ -219,7 +219,7 @@ def _leaves(tree: Mapping[str, Any]) -> dict[str, Any]:
 
     def walk(branch: Mapping[str, Any], prefix: str, depth: int) -> None:
         if depth > MAX_DEPTH:
-            raise UserError(f"parameters lie in more than {MAX_DEPTH} maps, one in the other")
+            raise UserError(f"parameters are nested in more than {MAX_DEPTH} maps")
         for key, value in branch.items():
             if not isinstance(key, str):
                 raise UserError(f"a name that is no text: {key!r}")

@@ -1,6 +1,6 @@
-"""Starting weights: an encoder a modality, put into a model, and a report of what became of every array.
+"""Starting weights: an encoder for each modality, put into a model, and a report on every array.
 
-Sources say what they read in one vocabulary, `Encoder`; `place` puts it into the model. A part that modalities share
+Each source reads an `Encoder`; `place` puts it into the model. A part that modalities share
 (the final norm, a shared block) takes the weights of the first source that has it.
 """
 
@@ -26,7 +26,7 @@ class Encoder:
         positions: (*grid, D), without those of CLS tokens.
         parts: the rest by name: `bias` (D), `cls` (D), `cls_position` (D), `blocks.<l>.<timm's name>`, `norm.weight`,
             `norm.bias`; what the file lacks is absent.
-        num_heads: attention heads, if the file tells.
+        num_heads: attention heads, if the file has their number.
         stride: from one patch to the next, in units of the input, if patches overlap.
         unknown: names in the file that have no part here.
     """
@@ -46,14 +46,14 @@ class Encoder:
 
 @dataclass
 class Report:
-    """What became of the weights.
+    """What was done with the weights.
 
     Args:
         source: what they were read from.
         loaded: parameters of the model that were loaded as they are.
-        fitted: those that had to be changed, and how.
+        fitted: those that had to be adapted, and how.
         initial: those that keep their initial value.
-        unused: what the files hold that went nowhere.
+        unused: what was in the files and not used.
     """
 
     source: str
@@ -80,7 +80,7 @@ class Report:
 
 
 class WeightLoader:
-    """A model that is being filled.
+    """Collects a model's new weights, and loads them all at once.
 
     Args:
         network: the model; its parameters are changed.
@@ -94,7 +94,7 @@ class WeightLoader:
         self.values: dict[str, Tensor] = {}
 
     def put(self, name: str, value: Tensor, how: str = "") -> bool:
-        """Take note of a parameter's value unless it has one; whether it was this time."""
+        """Set a parameter's new value unless it has one already; returns whether it was set."""
         if name in self.values:
             return False
         target = self.parameters[name]
@@ -138,14 +138,14 @@ class Init:
         Raises:
             UserError: a file that cannot be read, or weights that do not fit.
         """
-        placing = WeightLoader(network)
+        loader = WeightLoader(network)
         try:
-            self.fill(placing, network.modalities)
-            return placing.finish(str(self))
+            self.fill(loader, network.modalities)
+            return loader.finish(str(self))
         except UserError as error:
             raise UserError(f"model.init {self}: {error}") from None
 
-    def fill(self, placing: WeightLoader, modalities: Sequence[str]) -> None:
+    def fill(self, loader: WeightLoader, modalities: Sequence[str]) -> None:
         """Load the weights of these modalities."""
         raise NotImplementedError
 
@@ -158,10 +158,10 @@ class FileInit(Init):
     """What all sources but `PerModality` share.
 
     Args:
-        inflate: how a filter trained on single pictures becomes one of t frames: `central`, it stands in frame t // 2
+        inflate: how a filter trained on single images becomes one of t frames: `central`, it is put in frame t // 2
             (the authors' released setting), or `average`, every frame has 1 / t of it.
-        leave_cls: modalities whose CLS token stays zero. The authors' loader looks for the sound's under a wrong name,
-            so that `[spectrogram]` starts as theirs does; by default all get the trained one.
+        leave_cls: modalities whose CLS token stays zero. The authors' loader looks for the
+            spectrogram's under a wrong name: `[spectrogram]` starts as theirs does. By default all get the trained one.
 
     Raises:
         UserError: an unknown way of inflating.
@@ -172,19 +172,19 @@ class FileInit(Init):
             raise UserError(f"inflate is {inflate!r}: choose one of {', '.join(INFLATIONS)}")
         self.inflate, self.leave_cls = inflate, tuple(leave_cls)
 
-    def place(self, placing: WeightLoader, modality: str, encoder: Encoder) -> set[str]:
-        """Put an encoder into a modality's place; returns the names of the parts that were used."""
+    def place(self, loader: WeightLoader, modality: str, encoder: Encoder) -> set[str]:
+        """Put an encoder into a modality's place; returns the names of the used parts."""
         for m in self.leave_cls:
-            if m not in placing.network.modalities:
-                raise UserError(f"leave_cls names {m!r}, but the model has {', '.join(placing.network.modalities)}")
-        return place(placing, modality, encoder, self.inflate, modality not in self.leave_cls)
+            if m not in loader.network.modalities:
+                raise UserError(f"leave_cls names {m!r}, but the model has {', '.join(loader.network.modalities)}")
+        return place(loader, modality, encoder, self.inflate, modality not in self.leave_cls)
 
 
 class EncoderInit(FileInit):
-    """One encoder for every modality: a ViT trained on pictures, or one trained on sound.
+    """One encoder for every modality: a ViT trained on images, or one trained on audio.
 
     Args:
-        bottlenecks_from_positions: whether bottleneck tokens start as positions resampled to their number, behind the
+        bottlenecks_from_positions: whether bottleneck tokens start as positions resampled to their number, after the
             CLS token's own position with a CLS head, as the authors' loader does; else they are drawn (paper).
         **common: `inflate` and `leave_cls`.
     """
@@ -197,13 +197,13 @@ class EncoderInit(FileInit):
         """The encoder in the file."""
         raise NotImplementedError
 
-    def fill(self, placing: WeightLoader, modalities: Sequence[str]) -> None:
+    def fill(self, loader: WeightLoader, modalities: Sequence[str]) -> None:
         """Load the weights of these modalities."""
         encoder = self.read()
-        used = set().union(*(self.place(placing, m, encoder) for m in modalities))
+        used = set().union(*(self.place(loader, m, encoder) for m in modalities))
         if self.bottlenecks_from_positions:
-            place_bottlenecks(placing, encoder)
-        placing.report.unused += [*(name for name in encoder.names if name not in used), *encoder.unknown]
+            place_bottlenecks(loader, encoder)
+        loader.report.unused += [*(name for name in encoder.names if name not in used), *encoder.unknown]
 
 
 class ModelInit(FileInit):
@@ -222,7 +222,7 @@ class ModelInit(FileInit):
         """The model in the file."""
         raise NotImplementedError
 
-    def fill(self, placing: WeightLoader, modalities: Sequence[str]) -> None:
+    def fill(self, loader: WeightLoader, modalities: Sequence[str]) -> None:
         """Load the weights of these modalities."""
         source = self.read()
         known = [m for m in modalities if m in source.modalities]
@@ -230,19 +230,19 @@ class ModelInit(FileInit):
             raise UserError(f"it has {', '.join(source.modalities)}, not {', '.join(modalities)}")
         used: set[str] = set()
         for m in known:
-            used |= {name_in(source, m, part) for part in self.place(placing, m, encoder_of(source, m))}
-        theirs, ours = ({n: p.shape for n, p in m.head.named_parameters()} for m in (source, placing.network))
+            used |= {name_in(source, m, part) for part in self.place(loader, m, encoder_of(source, m))}
+        theirs, ours = ({n: p.shape for n, p in m.head.named_parameters()} for m in (source, loader.network))
         if self.load_head and theirs != ours:
             raise UserError(
                 f"load_head: the head is {shapes_of(theirs)} there and {shapes_of(ours)} here: leave it out"
             )
         for name, value in source.named_parameters():
-            target = placing.parameters.get(name)
+            target = loader.parameters.get(name)
             is_head = name.startswith("head.") and self.load_head
             is_fusion = name.startswith("fusion.") and target is not None and target.shape == value.shape
-            if (is_head or is_fusion) and placing.put(name, value):
+            if (is_head or is_fusion) and loader.put(name, value):
                 used.add(name)
-        placing.report.unused += [name for name, _ in source.named_parameters() if name not in used]
+        loader.report.unused += [name for name, _ in source.named_parameters() if name not in used]
 
 
 class PerModality(Init):
@@ -255,17 +255,17 @@ class PerModality(Init):
     def __init__(self, sources: dict[str, Init]):
         self.sources = sources
 
-    def fill(self, placing: WeightLoader, modalities: Sequence[str]) -> None:
+    def fill(self, loader: WeightLoader, modalities: Sequence[str]) -> None:
         """Load the weights of these modalities."""
         strangers = [m for m in self.sources if m not in modalities]
         if strangers and not set(modalities) <= self.sources.keys():
             raise UserError(f"it names a source for {strangers[0]!r}, but the model has {', '.join(modalities)}")
         for m, source in self.sources.items():
             if m in strangers:
-                placing.report.unused.append(f"the source for {m}")
+                loader.report.unused.append(f"the source for {m}")
                 continue
             try:
-                source.fill(placing, [m])
+                source.fill(loader, [m])
             except UserError as error:
                 raise UserError(f"{m}: {error}") from None
 
@@ -274,11 +274,11 @@ class PerModality(Init):
         return ", ".join(f"{m}: {source}" for m, source in self.sources.items())
 
 
-def place(placing: WeightLoader, modality: str, encoder: Encoder, inflate: str, with_cls: bool) -> set[str]:
+def place(loader: WeightLoader, modality: str, encoder: Encoder, inflate: str, with_cls: bool) -> set[str]:
     """Put an encoder into a modality's place.
 
     Args:
-        placing: the model.
+        loader: the model.
         modality: whose tokens and blocks are filled.
         encoder: the weights.
         inflate: see `positions.fit_filter`.
@@ -290,7 +290,7 @@ def place(placing: WeightLoader, modality: str, encoder: Encoder, inflate: str, 
     Raises:
         UserError: patches or positions that cannot be fitted, or another number of attention heads.
     """
-    parts, network, prefix = encoder.parts, placing.network, f"tokens.{modality}"
+    parts, network, prefix = encoder.parts, loader.network, f"tokens.{modality}"
     tokens = network.tokens_of(modality)
     blocks = [network.block_of(layer, modality) for layer in range(len(network.layers))]
     heads = blocks[0][1].attn.num_heads
@@ -310,9 +310,9 @@ def place(placing: WeightLoader, modality: str, encoder: Encoder, inflate: str, 
         names["cls"] = f"{prefix}.cls"
     for layer, (name, block) in enumerate(blocks):
         names |= {f"blocks.{layer}.{part}": f"layers.{layer}.{name}.{part}" for part in block.state_dict()}
-    used = {part for part, (name, value, how) in fitted.items() if placing.put(name, value, how)}
+    used = {part for part, (name, value, how) in fitted.items() if loader.put(name, value, how)}
     for part, name in names.items():
-        if part in parts and placing.put(name, parts[part].view(1, 1, -1) if part == "cls" else parts[part]):
+        if part in parts and loader.put(name, parts[part].view(1, 1, -1) if part == "cls" else parts[part]):
             used.add(part)
     if "positions" in used and tokens.cls is not None and "cls_position" in parts:
         used.add("cls_position")
@@ -322,8 +322,8 @@ def place(placing: WeightLoader, modality: str, encoder: Encoder, inflate: str, 
 def fit_positions(grid: Tensor, sides: Sequence[int], stride: int | None, patch: Sequence[int]) -> tuple[Tensor, str]:
     """Positions for another grid of patches.
 
-    Patches that overlapped in training lie closer together than ours: ours then take the positions of the places where
-    they lie, and what is beyond the end is cut off (a place up to one patch beyond the last takes the last). Where ours
+    Patches that overlapped in training lie closer together than ours: ours then take the positions at their
+    places, and what is beyond the end is cut off (a place up to one patch beyond the last takes the last). Where ours
     reach further, the grid is stretched.
 
     Args:
@@ -352,25 +352,25 @@ def fit_positions(grid: Tensor, sides: Sequence[int], stride: int | None, patch:
     return spread(grid, sides), f"{there} -> {here}: resampled{tiled}"
 
 
-def place_bottlenecks(placing: WeightLoader, encoder: Encoder) -> None:
+def place_bottlenecks(loader: WeightLoader, encoder: Encoder) -> None:
     """Start bottleneck tokens as positions, as the authors' loader does; nothing to do in a model without any.
 
     Args:
-        placing: the model.
+        loader: the model.
         encoder: whose positions they take: the CLS token's with a CLS head, then a near-square grid of them.
     """
     name = "fusion.bottleneck"
-    if name not in placing.parameters:
+    if name not in loader.parameters:
         return
-    count = placing.parameters[name].shape[1]
-    with_cls = placing.network.head.num_cls and "cls_position" in encoder.parts
+    count = loader.parameters[name].shape[1]
+    with_cls = loader.network.head.num_cls and "cls_position" in encoder.parts
     rows = [encoder.parts["cls_position"][None]] if with_cls else []
     how = "position of the CLS token" if with_cls else ""
     if rest := count - len(rows):
         sides = near_square(rest)
         rows.append(spread(encoder.positions, sides))
         how += f"{' and ' * bool(how)}positions resampled to {sides[0]}x{sides[1]}"
-    placing.put(name, torch.cat(rows)[None], how)
+    loader.put(name, torch.cat(rows)[None], how)
 
 
 def encoder_of(network: MBT, modality: str) -> Encoder:
@@ -400,7 +400,7 @@ def shapes_of(parameters: Mapping[str, torch.Size]) -> str:
 
 
 def name_in(network: MBT, modality: str, part: str) -> str:
-    """The parameter of a model that a part of `encoder_of` is, or lies in."""
+    """The parameter of a model that is, or contains, a part of `encoder_of`."""
     kind, _, rest = part.partition(".")
     if kind == "blocks":
         layer, _, rest = rest.partition(".")
@@ -410,7 +410,7 @@ def name_in(network: MBT, modality: str, part: str) -> str:
 
 
 def in_short(names: Sequence[str]) -> list[str]:
-    """Names with those of whole blocks told together, by range and number: layers.0-11.spectrogram.* (144)."""
+    """Names with those of whole blocks together, by range and number: layers.0-11.spectrogram.* (144)."""
     families: dict[str, list[int]] = {}
     for name in names:
         kind, *rest = name.split(".")

@@ -49,7 +49,7 @@ def resample(grid: Tensor, sides: Sequence[int]) -> Tensor:
 def spread(grid: Tensor, sides: Sequence[int]) -> Tensor:
     """Positions of a grid (*, D) for another one, (prod(sides), D): resampled, repeated along new leading axes.
 
-    So a picture's positions are repeated for every frame and those of a spectrogram are resized, as the authors do
+    So an image's positions are repeated for every frame and those of a spectrogram are resized, as the authors do
     (`resize_tile`).
 
     Raises:
@@ -78,7 +78,7 @@ def fit_filter(weight: Tensor, shape: Sequence[int], inflate: str = "central") -
     Args:
         weight: (D, C, *patch).
         shape: the wanted (D, C, *patch).
-        inflate: `central`: the filter stands at frame t // 2 of t, the rest is zero (released configuration).
+        inflate: `central`: the filter is put in frame t // 2 of t, the rest is zero (released configuration).
             `average`: every frame has 1 / t of it. A lost axis of frames is averaged, as the authors do.
 
     Returns:

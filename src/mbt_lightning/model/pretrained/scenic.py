@@ -1,8 +1,8 @@
 """The authors' Flax MBT (google-research/scenic, `projects/mbt`) as the same function in PyTorch.
 
-Their parameter names, as they stand in a checkpoint: `embedding` and `embedding_spectrogram`, `cls` and
-`clsspectrogram`, `bottleneck`, `Transformer/encoderblock_3/MlpBlock_0/Dense_0/kernel` and so on. What belongs to the
-pictures has no suffix, what belongs to the sound has; with a shared encoder no block has one.
+Their parameter names, as in a checkpoint: `embedding` and `embedding_spectrogram`, `cls` and
+`clsspectrogram`, `bottleneck`, `Transformer/encoderblock_3/MlpBlock_0/Dense_0/kernel` and so on. What belongs to
+RGB has no suffix, what belongs to the spectrogram has one; with a shared encoder no block has one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HEADS: dict[str, type[Head]] = {"token": ClsHead, "gap": MeanPoolHead, "gmp": Ma
 """The authors' `classifier` -> our `head`."""
 
 RELEASED = {"frame_size": 224, "num_mels": 128}
-"""Input sizes of the released checkpoints; parameters alone tell the number of tokens, not how they lie."""
+"""Input sizes of the released checkpoints; parameters alone give the number of tokens, not their grid."""
 
 
 def from_params(
@@ -41,19 +41,19 @@ def from_params(
 ) -> MBT:
     """Build the model that computes what the authors' `MBT` computes with these parameters, ready to evaluate.
 
-    The model takes {"rgb": (B, 3, T, H, W), "spectrogram": (B, 1 or 3, time, mel)} and returns logits a modality (one
-    entry, `fused`, for the classifiers that pool); `mbt_lightning.fuse` of them are the logits of the authors'
+    The model takes {"rgb": (B, 3, T, H, W), "spectrogram": (B, 1 or 3, time, mel)} and returns logits for each modality
+    (one entry, `fused`, for the classifiers that pool); `mbt_lightning.fuse` of them are the logits of the authors'
     evaluation. Under `temporal_sampling` it takes the frames that were picked (`data.sampling.authors_frame_indices`
     is the authors' rule).
 
     Args:
         params: arrays by name, nested or joined by `/`, as in the authors' checkpoints.
-        config: the authors' `config.model`, or a whole configuration with it under `model`. What is left out is told
-            by the parameters where these can tell, else it is the authors' default. `patches` may be a list or
-            {"size": list}; the temporal method and `n_sampled_frames` may stand in `temporal_encoding_config` or
-            here as `temporal` and `n_sampled_frames`; `rgb_shape` and `spec_shape` tell the shapes of the inputs.
+        config: the authors' `config.model`, or a whole configuration with it under `model`. What is left out is
+            inferred from the parameters where possible, else it is the authors' default. `patches` may be a list or
+            {"size": list}; the temporal method and `n_sampled_frames` may be in `temporal_encoding_config` or
+            here as `temporal` and `n_sampled_frames`; `rgb_shape` and `spec_shape` are the shapes of the inputs.
         inputs: shape of one example of each modality, (3, T, H, W) and (1, time, mel), if the configuration does not
-            tell and they are not the released ones (224 pixels, 128 mel bins).
+            have them and they are not the released ones (224 pixels, 128 mel bins).
 
     Raises:
         UserError: a setting that cannot be represented, a parameter that is missing, unknown or of another shape.
@@ -80,7 +80,7 @@ class Scenic(ModelInit):
 
     Args:
         path: the checkpoint file.
-        settings: keys of the authors' `config.model`, where the parameters do not tell them and they are not the
+        settings: keys of the authors' `config.model`, where they do not follow from the parameters and are not the
             released ones, e.g. {rgb_shape: [8, 224, 224, 3]}; see `from_params`.
         **common: `load_head`, `inflate` and `leave_cls`.
     """
@@ -98,8 +98,8 @@ class Scenic(ModelInit):
         return str(self.path)
 
 
-class UntoldShapeError(UserError):
-    """Positions that do not come from an input of the shape that is told or assumed.
+class UnknownShapeError(UserError):
+    """Positions that do not fit an input of the given or assumed shape.
 
     Args:
         found: what does not fit.
@@ -112,7 +112,7 @@ class UntoldShapeError(UserError):
 
 
 class Settings:
-    """The authors' settings as ours: what the configuration says, and where it is silent what the parameters tell.
+    """The authors' settings as ours: from the configuration, and what it leaves out from the parameters.
 
     Args:
         flat: parameters by joined, Linen-numbered names.
@@ -141,8 +141,8 @@ class Settings:
         if classifier not in HEADS:
             raise UserError(f"classifier is {classifier!r}: choose one of {', '.join(HEADS)}")
         self.head = HEADS[classifier]
-        told = flat["pre_logits/kernel"].shape[-1] if "pre_logits/kernel" in flat else None
-        self.representation_size = self.get("representation_size", told)
+        implied = flat["pre_logits/kernel"].shape[-1] if "pre_logits/kernel" in flat else None
+        self.representation_size = self.get("representation_size", implied)
         if self.representation_size and self.head is not ClsHead:
             raise UserError(
                 f"representation_size is {self.representation_size} with classifier {classifier!r}: "
@@ -179,7 +179,7 @@ class Settings:
         return int(value)
 
     def shape(self, key: str, form: str) -> list[int]:
-        """The shape of one example, as `form` names its axes, behind a batch if it has one; empty if left out."""
+        """The shape of one example, as `form` names its axes, without the batch; empty if left out."""
         shape, axes = [int(n) for n in self.get(key, [])], form.count(",") + 1
         if len(shape) not in (0, axes, axes + 1):
             raise UserError(f"{key} is {shape}: give [{form}]")
@@ -192,23 +192,23 @@ class Settings:
         return self.flat[name]
 
     def patch_sizes(self) -> dict[str, list[int]]:
-        """The patch of each modality, (time, height, width) or (height, width), told by the kernels and checked."""
+        """The patch of each modality, (time, height, width) or (height, width), from the kernels and checked."""
         encoding = self.get("temporal_encoding_config", {})
         self.sampled_frames = encoding.get("n_sampled_frames", self.get("n_sampled_frames", None))
         patch = {m: list(self.array(f"{embedding_name(m)}/kernel").shape[:-2]) for m in self.modalities}
         size = self.get("patches", [])
         size = [int(n) for n in (size.get("size", []) if hasattr(size, "get") else np.ravel(size))]
-        told = {"spectrogram": size[:2]}
+        implied = {"spectrogram": size[:2]}
         if "rgb" in patch:
             method = encoding.get("method", self.get("temporal", None))
             method = method or ("3d_conv" if len(patch["rgb"]) == 3 else "temporal_sampling")
             if method not in ("3d_conv", "temporal_sampling"):
                 raise UserError(f"temporal encoding {method!r} is not known: choose 3d_conv or temporal_sampling")
-            told["rgb"] = [*size[2:], *size[:2]] if method == "3d_conv" else size[:2]
+            implied["rgb"] = [*size[2:], *size[:2]] if method == "3d_conv" else size[:2]
             if len(patch["rgb"]) != (3 if method == "3d_conv" else 2):
                 raise UserError(f"embedding/kernel has a patch {patch['rgb']}, which does not fit {method}")
         for m, kernel in patch.items():
-            if size and kernel != told[m]:
+            if size and kernel != implied[m]:
                 raise UserError(f"patches is {size}, but the patch of {embedding_name(m)}/kernel is {kernel}")
         return patch
 
@@ -219,20 +219,20 @@ class Settings:
         first = f"Transformer/{block_name(self.modalities[0], 0, self.share_encoder)}"
         heads = self.array(f"{first}/MultiHeadDotProductAttention_0/query/kernel").shape[1]
         mlp = self.array(f"{first}/MlpBlock_0/Dense_0/kernel").shape[1]
-        told = {"hidden_size": dim, "num_heads": heads, "mlp_dim": mlp}
-        told["num_classes"] = self.array("output_projection/kernel").shape[-1]
+        implied = {"hidden_size": dim, "num_heads": heads, "mlp_dim": mlp}
+        implied["num_classes"] = self.array("output_projection/kernel").shape[-1]
         for name, kernel in self.flat.items():
             if name.endswith("/query/kernel") and kernel.shape[1:2] + kernel.shape[3:] != (heads,):
                 raise UserError(f"{name} has the shape {list(kernel.shape)}: not (width, {heads} heads, width / heads)")
         if (kind := self.get("model_dtype_str", "float32")) != "float32":
             raise UserError(f"model_dtype_str is {kind!r}: the model computes in float32; use autocast for others")
-        for key, value in told.items():
+        for key, value in implied.items():
             if self.get(key, value) != value:
                 raise UserError(f"{key} is {self.get(key, value)}, but the parameters have {value}")
         fuses = len(self.modalities) > 1 and self.fusion_layer < self.depth
         return MBT(
             {m: tuple(shape) for m, shape in shapes.items()},
-            told["num_classes"],
+            implied["num_classes"],
             fusion=self.fusion() if fuses else CrossAttention,  # which is not built where nothing is fused
             fusion_layer=self.fusion_layer,
             size=EncoderSize(dim, self.depth, heads, mlp / dim),
@@ -249,11 +249,11 @@ class Settings:
         if not self.use_bottleneck:
             return JointSelfAttention if self.share_encoder else CrossAttention
         tokens = self.array("bottleneck").shape[1]
-        told = self.number("n_bottlenecks", tokens - self.head.num_cls) + self.head.num_cls
-        if told != tokens:
+        implied = self.number("n_bottlenecks", tokens - self.head.num_cls) + self.head.num_cls
+        if implied != tokens:
             raise UserError(
-                f"n_bottlenecks is {self.get('n_bottlenecks', None)}, which makes {told} tokens with this classifier, "
-                f"but 'bottleneck' holds {tokens}"
+                f"n_bottlenecks is {self.get('n_bottlenecks', None)}, which makes {implied} tokens with this "
+                f"classifier, but 'bottleneck' holds {tokens}"
             )
         at_test = self.get("test_with_bottlenecks", True)
         return partial(Bottleneck if at_test else TrainOnlyBottleneck, num_bottlenecks=tokens, update="symmetric")
@@ -261,11 +261,11 @@ class Settings:
     def input_shape(self, modality: str) -> list[int]:
         """Shape of one example, (C, *grid), that gives as many tokens as there are positions."""
         tokens = self.array(positions_name(modality)).shape[1] - self.head.num_cls
-        find = self.picture_shape if modality == "rgb" else self.spectrogram_shape
-        shape, told = find(tokens)
+        find = self.frames_shape if modality == "rgb" else self.spectrogram_shape
+        shape, implied = find(tokens)
         if shape is None:
-            found = f"{tokens} tokens of {modality} do not come from {told} in patches {self.patch[modality]}"
-            raise UntoldShapeError(found, f"give the shape of one example, inputs={{{modality!r}: [...]}}")
+            found = f"{tokens} tokens of {modality} do not come from {implied} in patches {self.patch[modality]}"
+            raise UnknownShapeError(found, f"give the shape of one example, inputs={{{modality!r}: [...]}}")
         return shape
 
     def spectrogram_shape(self, tokens: int) -> tuple[list[int] | None, str]:
@@ -279,7 +279,7 @@ class Settings:
         fits = (time // down) * columns == tokens
         return ([1, time, mel] if fits else None), f"{time} x {mel} values"
 
-    def picture_shape(self, tokens: int) -> tuple[list[int] | None, str]:
+    def frames_shape(self, tokens: int) -> tuple[list[int] | None, str]:
         """(3, T, H, W) for a number of tokens, and what it was sought among."""
         *duration, down, across = self.patch["rgb"]
         side = self.data.get("crop_size", RELEASED["frame_size"])
@@ -289,16 +289,16 @@ class Settings:
             slots = frames // duration[0]
             counts = [frames or tokens // max(1, (height // down) * (width // across)) * duration[0]]
             fitting = [t for t in counts if (t // duration[0]) * (height // down) * (width // across) == tokens]
-        else:  # frames lie below each other
+        else:  # frames are stacked below each other
             wanted = self.sampled_frames or frames
             slots = num_picked(frames, wanted) if frames else wanted
             counts = [slots] if frames else [slots, *range(1, tokens * down // height + 2)]
             fitting = [t for t in counts if (t * height // down) * (width // across) == tokens]
         if not fitting and not self.get("rgb_shape", None) and "crop_size" not in self.data and slots:
-            rows = isqrt(tokens // slots)  # square pictures of another size
+            rows = isqrt(tokens // slots)  # square frames of another size
             if rows * rows * slots == tokens:
                 return [3, slots * prod(duration), rows * down, rows * across], ""
-        return ([3, fitting[0], height, width] if fitting else None), f"pictures of {height} x {width}"
+        return ([3, fitting[0], height, width] if fitting else None), f"frames of {height} x {width}"
 
 
 def check_shapes(network: MBT, state: Mapping[str, Tensor]) -> None:
@@ -324,7 +324,7 @@ def state_dict(flat: Mapping[str, np.ndarray], network: MBT) -> tuple[dict[str, 
         used.add(name)
         if name not in flat:
             missing.append(name)
-            return torch.zeros(1, 1)  # all of them are told together, below
+            return torch.zeros(1, 1)  # all missing ones are reported together, below
         return tensor(flat[name])
 
     state = {}

@@ -26,7 +26,7 @@ BROKEN = (
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a `.safetensors`, or of a file that `torch.save` wrote, by name.
 
-    Tensors may lie in a mapping under `model` or `state_dict` beside other things; `module.` in front of all names
+    Tensors may be in a mapping under `model` or `state_dict` beside other things; `module.` in front of all names
     (of DataParallel) is taken off.
 
     Raises:
@@ -67,7 +67,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[Any]:
-    """A `.safetensors` file, what is wrong with it told in one line."""
+    """An open `.safetensors` file; what is wrong with it is reported in one line."""
     must_be_a_file(path)
     try:
         with safe_open(str(path), "pt") as file:

@@ -23,8 +23,8 @@ from mbt_lightning.model.pretrained.torch_files import read_tensors
 class GoogleViT(EncoderInit):
     """A ViT of google-research/vision_transformer or big_vision (`.npz`) or scenic: the paper's start (ImageNet-21k).
 
-    Names may be bare or behind `opt/target/` or `params/`, and numbered as before or after Linen. The paper's encoder
-    is `imagenet21k/ViT-B_16.npz` from https://storage.googleapis.com/vit_models/.
+    Names may be bare or start with `opt/target/` or `params/`, and numbered as before or after Linen. The paper's
+    encoder is `imagenet21k/ViT-B_16.npz` from https://storage.googleapis.com/vit_models/.
 
     Args:
         path: a `.npz` file, or a checkpoint of scenic's ViT.
@@ -55,8 +55,8 @@ class TimmViT(EncoderInit):
     Args:
         name: name of a timm model, e.g. vit_base_patch16_224.augreg_in21k; needs the package timm.
         path: a `.safetensors`, `.pth`, `.pt` or `.bin` file, which is then read in place of a download.
-        grid: rows and columns of patches that a file was trained with, if its pictures are not square.
-        num_heads: attention heads of a file, which does not tell them; null: one for each 64 of its width.
+        grid: rows and columns of patches that a file was trained with, if its images are not square.
+        num_heads: attention heads of a file, which does not have their number; null: one for each 64 of its width.
         **common: `bottlenecks_from_positions`, `inflate` and `leave_cls`.
 
     Raises:
@@ -73,7 +73,7 @@ class TimmViT(EncoderInit):
     ):
         super().__init__(**common)
         if not name and not path:
-            raise UserError("TimmViT wants the name of a timm model or the path of a file")
+            raise UserError("TimmViT needs the name of a timm model or the path of a file")
         self.name, self.path, self.grid, self.num_heads = name, path, grid, num_heads
 
     def read(self) -> Encoder:
@@ -92,7 +92,7 @@ def timm_model(name: str) -> Any:
     """A ViT of timm with its trained weights.
 
     Args:
-        name: its name, with a tag behind a dot if there are several trainings.
+        name: its name, with a tag after a dot if there are several trainings.
 
     Raises:
         UserError: timm is missing, knows no such model, or cannot fetch it; or the model is no plain ViT.
@@ -107,7 +107,7 @@ def timm_model(name: str) -> Any:
     tags = [known.partition(".")[2] for known in timm.list_models(f"{architecture}.*", pretrained=True)]
     if tag not in ("", *tags):
         raise UserError(f"timm has no weights {tag!r} of this model; there are {', '.join(tags) or 'none'}")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told once, below
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are reported once, below
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # of any library below timm: hub, network, files
@@ -225,7 +225,7 @@ def encoder_of_google(flat: Mapping[str, Any]) -> Encoder:
     if any("_spectrogram" in name or name == "bottleneck" for name in flat):
         raise UserError("not a ViT, but a model of several modalities: use Scenic for the authors' MBT")
     if flat.get("embedding/kernel", np.empty((0,) * 4)).ndim != 4:
-        raise UserError("not a ViT of pictures: its filters have more than two axes")
+        raise UserError("not a ViT of images: its filters have more than two axes")
     depth = len({name.split("/")[1] for name in flat if re.match(r"Transformer/encoderblock_\d+/", name)})
     filters = take("embedding/kernel").movedim((-1, -2), (0, 1))
     parts = {"bias": take("embedding/bias")}
@@ -249,7 +249,7 @@ def split_positions(
 
     Args:
         positions: (1, prefix + N, D).
-        prefixes: how many CLS and other tokens may stand in front; the first that leaves a grid counts.
+        prefixes: how many CLS and other tokens may come first; the first that leaves a grid counts.
         grid: its rows and columns; None: a square.
 
     Returns:
