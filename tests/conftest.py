@@ -27,6 +27,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         "MBT_GOES_ON",
         "MBT_DIE_WITH_PARENT",
         "MBT_RUN_ID",
+        "MBT_TRUST",
     ):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from paths import PROJECT
+from program import POINT, refusal, tiny
 
 from mbt_lightning.cli.arguments import expand
 from mbt_lightning.cli.main import main
@@ -16,9 +17,6 @@ from mbt_lightning.errors import UserError
 from mbt_lightning.runs.folder import find_checkpoint, new_run_folder
 from mbt_lightning.training.checkpoint import load_checkpoint, read_checkpoint
 from mbt_lightning.training.metrics_csv import MetricsCsv
-
-POINT = "experiments/bottleneck_b4_lf8.yaml"
-TINY = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_layer", "2", "--data.num_workers", "0"]
 
 
 @pytest.fixture(autouse=True)
@@ -33,12 +31,6 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return demo_manifest(DemoSize(16, 8, 12), cache=tmp_path_factory.mktemp("cli-demo"))
 
 
-def tiny(manifest: Path, runs: Path, *more: str) -> list[str]:
-    """Options of a run that takes a second or two."""
-    options = ["--config", POINT, "--data.manifest", str(manifest), "--runs", str(runs), *TINY]
-    return [*options, "--data.batch_size", "8", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", *more]
-
-
 @pytest.fixture(scope="session")
 def finished(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run that has been trained and tested."""
@@ -47,16 +39,6 @@ def finished(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         runs = tmp_path_factory.mktemp("runs")
         main(["fit", *tiny(manifest, runs)])
     return next((runs / "bottleneck_b4_lf8").iterdir())
-
-
-def refusal(capsys: pytest.CaptureFixture, *arguments: str) -> str:
-    """The one line with which the program refuses its arguments."""
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    assert stop.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert "Traceback" not in "".join(lines)
-    return lines[-1]
 
 
 WRONG = {

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
+
+import pytest
 
 from mbt_lightning.cli.arguments import expand
+from mbt_lightning.cli.main import main
 from mbt_lightning.cli.parser import as_plain, build_parser, parse
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.training.module import AudioVisualClassifier
+
+POINT = "experiments/bottleneck_b4_lf8.yaml"
+TINY = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_layer", "2", "--data.num_workers", "0"]
 
 
 class Program:
@@ -50,3 +57,19 @@ def flat(tree, name: str = "") -> dict:
     if not isinstance(tree, dict) or not tree:
         return {name: tree}
     return {k: v for key, part in tree.items() for k, v in flat(part, f"{name}.{key}" if name else str(key)).items()}
+
+
+def tiny(manifest: Path, runs: Path, *more: str) -> list[str]:
+    """Options of a run that takes a second or two."""
+    options = ["--config", POINT, "--data.manifest", str(manifest), "--runs", str(runs), *TINY]
+    return [*options, "--data.batch_size", "8", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", *more]
+
+
+def refusal(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    """The one line with which the program refuses its arguments."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "Traceback" not in "".join(lines)
+    return lines[-1]

@@ -19,8 +19,7 @@ from paths import PROJECT
 from scipy.stats import ttest_rel
 from test_paper import MINI, mixup, paper_setting
 
-from mbt_lightning.cli import table
-from mbt_lightning.cli.main import main
+from mbt_lightning.cli.main import main, table
 from mbt_lightning.config.settings import nested
 from mbt_lightning.errors import UserError, duration
 from mbt_lightning.runs.read import Run, is_run, read_run
@@ -269,6 +268,26 @@ def test_states_are_told_in_the_row_and_below() -> None:
     assert point.count == "1 of 8, 2 failed, 1 running, 1 stopped, 1 killed, 1 waiting, 1 without a score"
     assert "bottleneck B = 4 (sequential), L_f = 8, seed 3: stopped: why (runs/r3)" in said(found, "Without a score")
     assert "seed 7: without a score (" in said(found, "Without a score")
+
+
+@pytest.mark.parametrize(
+    ("test", "why"),
+    [
+        ({"score": None, "loss": None, "clips": 512.0, "non_finite_clips": 7.0}, "the logits of 7 of 512 clips are"),
+        (
+            {"score": 0.579, "loss": None, "clips": 512.0},
+            "the loss of the evaluation is",
+        ),  # from before they were counted
+    ],
+)
+def test_a_diverged_run_has_no_score_and_says_why(test: dict, why: str, tmp_path: Path) -> None:
+    make_run(tmp_path / "good", 0.5)
+    make_run(tmp_path / "bad", 0.9, {"state": "finished"}, {"test": test}, seed_everything=1)
+    found = compared(tmp_path)
+    (point,) = found.points
+    assert point.mean("score") == 0.5 and point.count == "1 of 2, 1 without a score"
+    assert f"seed 1: without a score: diverged: {why} not finite ({tmp_path}/bad)" in said(found, "Without a score")
+    assert f"without a score: diverged: {why} not finite" in point_rows(found)[0]["states"]
 
 
 def test_a_point_without_any_score_is_a_row_all_the_same() -> None:

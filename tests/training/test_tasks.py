@@ -7,7 +7,7 @@ import torch
 
 from mbt_lightning.data.records import DataSpec
 from mbt_lightning.errors import UserError
-from mbt_lightning.training.tasks import Multiclass, Multihead, Multilabel, average_precisions
+from mbt_lightning.training.tasks import Multiclass, Multihead, Multilabel, average_precisions, topk_hits
 
 
 def spec(classes, groups=()) -> DataSpec:
@@ -184,3 +184,87 @@ class TestMultihead:
     def test_wrong_classes_are_refused(self, classes, message) -> None:
         with pytest.raises(UserError, match=message):
             Multihead(spec(classes))
+
+
+TASKS = {
+    Multilabel: spec("abcd", ("x", "x", "y", "y")),
+    Multiclass: spec("abcd", ("x", "x", "y", "y")),
+    Multihead: spec(("verb:0", "verb:1", "noun:0", "noun:1")),
+}
+"""Each task with four classes."""
+
+TRUTH = torch.tensor([[1.0, 0, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1], [0, 1, 0, 1]])
+
+
+class TestNotFinite:
+    @pytest.mark.parametrize("task", TASKS)
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("where", [(slice(None), slice(None)), (2, slice(None)), (2, 1)])
+    def test_there_is_no_score(self, task, value, where) -> None:
+        logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+        healthy = task(TASKS[task]).scores(logits, TRUTH)
+        logits[where] = value
+        scores = task(TASKS[task]).scores(logits, TRUTH)
+        assert scores.keys() == healthy.keys() and task.main_score in scores
+        assert all(map(math.isnan, scores.values()))
+
+    def test_sorted_clips_of_a_diverged_model_have_no_score(self) -> None:
+        """They had 0.4 of average precision and a top-1 of 1: NaNs were ranked by their places."""
+        targets = one_hot(sorted(i % 12 for i in range(512)), 12)
+        for task in (Multilabel, Multiclass):
+            scores = task(spec(map(str, range(12)))).scores(torch.full((512, 12), math.nan), targets)
+            assert math.isnan(scores[task.main_score])
+
+
+class TestTies:
+    @pytest.mark.parametrize(
+        ("logits", "true", "k", "expected"),
+        [
+            ((0, 0, 0, 0), 0, 1, 1 / 4),
+            ((0, 0, 0, 0), 3, 3, 3 / 4),
+            ((0, 0, 0, 0), 2, 5, 1),
+            ((9, 1, 1, 0), 1, 1, 0),
+            ((9, 1, 1, 0), 2, 2, 1 / 2),
+            ((9, 1, 1, 0), 1, 3, 1),
+            ((9, 1, 1, 0), 0, 1, 1),
+            ((9, 9, 1, 0), 2, 1, 0),
+        ],
+    )
+    def test_credit_is_shared(self, logits, true, k, expected) -> None:
+        for shift in range(4):  # wherever the classes stand
+            turned = torch.tensor([logits]).double().roll(shift, 1)
+            hits = topk_hits(turned, torch.tensor([(true + shift) % 4]), k)
+            assert hits.dtype == torch.double and hits.item() == expected
+
+    def test_credit_is_the_mean_over_all_orders(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randint(0, 4, (20, 9), generator=generator).double()
+        true = torch.randint(0, 9, (20,), generator=generator)
+        for k in (1, 5):
+            noise = torch.rand(20000, 20, 9, generator=generator) / 2  # breaks ties and nothing else
+            chosen = (logits + noise).topk(k).indices
+            drawn = (chosen == true[:, None]).any(-1).double().mean(0)
+            torch.testing.assert_close(topk_hits(logits, true, k), drawn, atol=0.02, rtol=0)
+
+    def test_without_ties_a_hit_is_a_hit(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        logits, true = torch.randn(500, 30, generator=generator).double(), torch.arange(500) % 30
+        for k in (1, 5, 40):
+            hits = (logits.topk(min(k, 30)).indices == true[:, None]).any(1)
+            assert torch.equal(topk_hits(logits, true, k), hits.double())
+
+    @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
+    @pytest.mark.parametrize(
+        ("task", "expected"),
+        [
+            (Multilabel, {"mAP": 1 / 2, "classes_with_positives": 4, "mAP/x": 1 / 2, "mAP/y": 1 / 2}),
+            (Multiclass, {"top1": 1 / 4, "top5": 1, "top1/x": 1 / 4, "top1/y": 1 / 4}),
+            (Multihead, {f"{head}_top{k}": 1 / 2 if k == 1 else 1 for head in ("verb", "noun") for k in (1, 5)}),
+        ],
+    )
+    def test_all_tied_is_chance_in_any_order(self, task, expected, order) -> None:
+        targets = torch.eye(4) if task is Multiclass else TRUTH
+        scores = task(TASKS[task]).scores(torch.zeros(4, 4, dtype=torch.double), targets[list(order)])
+        if task is Multihead:
+            expected = expected | {"action_top1": 1 / 4, "action_top5": 1}
+        assert scores == pytest.approx(expected)

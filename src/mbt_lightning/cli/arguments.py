@@ -12,7 +12,8 @@ from mbt_lightning.config.sweep_values import prepare_points
 from mbt_lightning.config.yaml_files import is_text, read_yaml, split_equals, with_bases
 from mbt_lightning.errors import UserError
 from mbt_lightning.runs.folder import find_checkpoint
-from mbt_lightning.training.checkpoint import is_weights_only, read_about
+from mbt_lightning.training.checkpoint import config_from, is_weights_only, read_about
+from mbt_lightning.training.trust import TRAINING_ONLY
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 NEWEST = ("last", "best")
@@ -63,7 +64,7 @@ def expand(arguments: list[str]) -> list[str]:
     if not checkpoint and named_in_files:
         checkpoint = named_in_files[-1]
         if subcommand == "fit" and is_weights_only(checkpoint):  # an overlay of a model: a training starts from it
-            config = read_about(checkpoint)["config"]
+            config = config_from(read_about(checkpoint), checkpoint)
             init = {"class_path": "Checkpoint", "init_args": {"path": checkpoint}}
             start = {"model": config["model"] | {"init": init}, "data": config["data"]}
             configs.insert(0, yaml.safe_dump(start, sort_keys=False))
@@ -86,7 +87,11 @@ def config_of(checkpoint: str, subcommand: str, runs: Path, experiment: str) -> 
     """What a checkpoint gives as the first of all configurations.
 
     That is its model and data; for `fit`, which goes on with the training, also its seed and trainer: of a file
-    without what belongs to the machine, of `last`, the run itself, all.
+    without what belongs to the machine, of `last`, the run itself, all. `last` and `best` are of the user's own runs
+    and may name anything; a file may come from a stranger, so what it names is checked.
+
+    Raises:
+        UserError: a file that holds no training to go on with, or names what it may not name.
     """
     path = str(find_checkpoint(runs, experiment, checkpoint)) if checkpoint in NEWEST else checkpoint
     if subcommand == "fit" and is_weights_only(path):
@@ -94,12 +99,16 @@ def config_of(checkpoint: str, subcommand: str, runs: Path, experiment: str) -> 
             f"{path} holds a model and no training to go on with; to start from it, "
             f"give --model.init Checkpoint --model.init.path {path} in the place of --ckpt_path"
         )
-    config = read_about(path)["config"]
+    about = read_about(path)
+    parts = ("experiment", "model", "data", *(("seed_everything", "trainer") if subcommand == "fit" else ()))
+    if checkpoint in NEWEST:
+        config = {part: about["config"][part] for part in parts}
+    else:
+        if "trainer" in parts and isinstance(trainer := about["config"].get("trainer"), dict):
+            about["config"]["trainer"] = {key: value for key, value in trainer.items() if key not in MACHINE}
+        config = config_from(about, path, parts, () if subcommand == "fit" else TRAINING_ONLY)
     config["data"].pop("media", None)
-    if subcommand == "fit" and checkpoint not in NEWEST:
-        config["trainer"] = {key: value for key, value in config["trainer"].items() if key not in MACHINE}
-    kept = ("seed_everything", "trainer") if subcommand == "fit" else ()
-    return {key: config[key] for key in ("experiment", "model", "data", *kept)}
+    return config
 
 
 def name_media(words: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mbt_lightning.cli.arguments import NEWEST
 from mbt_lightning.cli.parser import Parser
+from mbt_lightning.config.trusted import TRUST_HELP
 from mbt_lightning.data.manifest.manifest import read_classes
 from mbt_lightning.data.records import UNNAMED, DataSpec
 from mbt_lightning.data.spectrogram import LogMel
@@ -27,7 +28,7 @@ from mbt_lightning.model.pretrained.flax import read_params
 from mbt_lightning.model.pretrained.scenic import RELEASED, Settings, UnknownShapeError, from_params
 from mbt_lightning.model.pretrained.torch_files import METADATA
 from mbt_lightning.runs.folder import find_checkpoint
-from mbt_lightning.training.checkpoint import read_checkpoint
+from mbt_lightning.training.checkpoint import config_from, read_checkpoint
 
 FRAMES_PER_SECOND, FRAME_STRIDE = 25, 2
 """How the authors' released configuration reads pictures."""
@@ -234,7 +235,11 @@ def describe(network: MBT) -> str:
 
 def export_tool(arguments: Sequence[str]) -> None:
     """Run `mbt export`."""
-    parser = Parser(prog="mbt export", description="Write a model as safetensors, with an overlay to use it by.")
+    parser = Parser(
+        prog="mbt export",
+        description="Write a model as safetensors, with an overlay to use it by.",
+        epilog=TRUST_HELP,
+    )
     parser.add_argument("checkpoint", help="a .ckpt file, or last or best of the newest run of an --experiment")
     parser.add_function_arguments(export, skip={"checkpoint"})
     export(**vars(parser.parse_args(list(arguments))))
@@ -250,9 +255,10 @@ def export(checkpoint: str, out: str, experiment: str | None = None, runs: str =
         runs: folder of all runs.
 
     Raises:
-        UserError: a file that is no checkpoint, or a folder that cannot be written.
+        UserError: a file that is no checkpoint or names what it may not name, or a folder that cannot be written.
     """
-    if checkpoint in NEWEST:
+    is_own = checkpoint in NEWEST
+    if is_own:
         if not experiment:
             raise UserError(f"{checkpoint}: of which experiment? Name it by --experiment NAME")
         checkpoint = str(find_checkpoint(Path(runs), experiment, checkpoint))
@@ -260,7 +266,8 @@ def export(checkpoint: str, out: str, experiment: str | None = None, runs: str =
         raise UserError(f"{checkpoint}: no such file; give a .ckpt file, or last or best with --experiment NAME")
     content = read_checkpoint(checkpoint)
     about = content["mbt_lightning"]
-    config = {key: about["config"][key] for key in ("experiment", "model", "data")}
+    config = about["config"] if is_own else config_from(about, checkpoint)
+    config = {key: config[key] for key in ("experiment", "model", "data")}
     config["model"] = {key: value for key, value in config["model"].items() if key not in TRAINING}
     config["data"] = {key: value for key, value in config["data"].items() if key != "media"}
     tensors = {name.removeprefix("network."): x for name, x in content["state_dict"].items()}

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from mbt_lightning.cli.arguments import NEWEST, expand
 from mbt_lightning.cli.parser import build_network, build_parser, parse
+from mbt_lightning.config.trusted import TRUST_HELP
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.authors_flops import gflops_as_coded
@@ -53,7 +54,8 @@ def main(arguments: list[str]) -> None:
         usage="mbt cost [--config FILE ...] [--classes N] [OPTION VALUE ...]",
         description="Print what a model costs: parameters and multiply-adds of each part, and of every way to fuse.",
         epilog="Files and options are those of `mbt fit` and `mbt test`, --ckpt_path included; without any, the model "
-        "has its default settings (ViT-B) and the classes of the embedded clips. Nothing is run, and no clip is read.",
+        "has its default settings (ViT-B) and the classes of the embedded clips. Nothing is run, and no clip is read. "
+        + TRUST_HELP,
         allow_abbrev=False,
         exit_on_error=False,
     )

@@ -33,7 +33,8 @@ from mbt_lightning.process import rank
 from mbt_lightning.runs.folder import find_checkpoint, given_id, new_run_folder
 from mbt_lightning.runs.state import RunState
 from mbt_lightning.training.bad_clips import BadClipGuard
-from mbt_lightning.training.checkpoint import is_weights_only, read_about, read_checkpoint
+from mbt_lightning.training.checkpoint import config_from, is_weights_only, read_about, read_checkpoint
+from mbt_lightning.training.finite import FiniteGuard
 from mbt_lightning.training.lightning_internals import restore_fit_progress
 from mbt_lightning.training.metrics_csv import MetricsCsv
 from mbt_lightning.training.module import AudioVisualClassifier
@@ -198,7 +199,11 @@ def fill_in_measured(run: Run) -> None:
     missing = [name for name in ("mean", "std") if name in given and given[name] is None]
     if "spectrogram" not in run.settings.model.modalities or not missing:
         return
-    trained = read_about(run.checkpoint)["config"]["data"] if run.checkpoint else {}
+    trained = {}
+    if run.checkpoint:
+        about = read_about(run.checkpoint)
+        is_own = run.is_named or run.is_resumed_by_id
+        trained = (about["config"] if is_own else config_from(about, run.checkpoint, ("data",)))["data"]
     kind = kind_of(chosen.class_path)
     if scale := scale_given(trained.get("spectrogram"), settings_of(kind, given)):
         run.scale_source = f"as in {run.checkpoint}"
@@ -288,7 +293,8 @@ def spec_of(run: Run) -> DataSpec:
 def build_trainer(run: Run, settings: dict[str, Any]) -> Trainer:
     """The trainer, with what every run has: its records, checkpoints, progress bar and `metrics.csv`."""
     chosen = as_list(settings["callbacks"])
-    own: list[Callback] = [RunRecorder(run.folder, run.config, run.text, run.state), BadClipGuard(), Stop(run.state)]
+    recorder = RunRecorder(run.folder, run.config, run.text, run.state)
+    own: list[Callback] = [recorder, BadClipGuard(), FiniteGuard(), Stop(run.state)]
     if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in chosen):
         own.append(FitProgressBar())
     if settings["enable_checkpointing"] is not False:

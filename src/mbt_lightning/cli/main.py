@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from importlib import import_module
 from typing import NamedTuple, NoReturn
 
+from mbt_lightning.config.trusted import take_trust
 from mbt_lightning.errors import UserError, did_you_mean, exit_with_error, one_line
 from mbt_lightning.process import RUNS, SIGNALS, bind_children, die_with_parent, rank
 from mbt_lightning.runs.state import RunState
@@ -46,6 +47,9 @@ COMMANDS = {
 }
 """All words of the program, in the order of its help."""
 
+TRUSTING = (*RUNS, "cost", "export")
+"""The commands that build classes from a weight file and so take `--trust`."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the program.
@@ -69,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             module, _, function = COMMANDS[word].function.partition(":")
             call = getattr(import_module(f"mbt_lightning.cli.{module}"), function)
+            if word in TRUSTING:
+                arguments = take_trust(arguments)
             call(arguments, state) if word in RUNS else call(arguments)
             state.end("finished", 0)
         except BaseException as error:

@@ -14,6 +14,7 @@ from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch import Trainer, __version__
 from lightning.pytorch.cli import LightningArgumentParser
 
+from mbt_lightning.config.trusted import TRUST_HELP
 from mbt_lightning.data.augment import RgbAugment
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.data.mixup import Mixup
@@ -88,6 +89,7 @@ def build_parser(*subcommands: str) -> Parser:
     parser = Parser(
         prog=f"mbt {subcommands[0]}",
         description="Audio-visual classification with transformers: one experiment from clips to scores.",
+        epilog=TRUST_HELP,
         dump_header=[f"lightning.pytorch=={__version__}"],
     )
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="A file of settings; later ones win.")

@@ -21,6 +21,7 @@ import yaml
 
 from mbt_lightning.errors import UserError
 from mbt_lightning.process import is_running
+from mbt_lightning.runs.diverged import divergence
 
 Curves = dict[str, list[tuple[int, float]]]
 """Values of each metric by step: {name: [(step, value), ...]}."""
@@ -72,7 +73,12 @@ class Run:
     @property
     def is_scored(self) -> bool:
         """Whether the training was ended and its test gave a score."""
-        return self.state == "finished" and is_finite(self.test.get("score"))
+        return self.state == "finished" and is_finite(self.test.get("score")) and not divergence(self.test)
+
+    @property
+    def why(self) -> str:
+        """Why it has no score, in one line: why it failed, or that its model has diverged; empty if nobody knows."""
+        return self.message or divergence(self.test)
 
     @property
     def is_training(self) -> bool:

@@ -139,7 +139,7 @@ def about(run: Run, wanted: Sequence[str], most: int) -> dict[str, Any]:
     return {
         "seed": seed_of(run),
         "state": state_of(run),
-        "message": run.message,
+        "message": run.why,
         "source": run.source,
         "curves": thinned(run.curves(), wanted, most),
     }

@@ -188,7 +188,7 @@ def unscored(point: Point) -> list[str]:
     lines = []
     for run in point.unscored:
         if run.state != "waiting":
-            why = f": {run.message}" if run.message else ""
+            why = f": {run.why}" if run.why else ""
             lines.append(f"{name_of(point)}, seed {seed_of(run)}: {state_of(run)}{why} ({run.source})")
     waiting = [str(seed_of(run)) for run in point.unscored if run.state == "waiting"]
     seeds = f"seed{'s' * (len(waiting) > 1)} {', '.join(waiting)}"
@@ -201,7 +201,7 @@ def counted_once(found: Comparison) -> list[str]:
     for point in found.points:
         counted = {seed_of(run): run for run in [*point.runs, *point.unscored]}
         for run in point.doubles:
-            why = f", {run.message}" if run.message else ""
+            why = f", {run.why}" if run.why else ""
             lines.append(
                 f"{name_of(point)}, seed {seed_of(run)}: {run.source} ({state_of(run)}{why}); counted is "
                 f"{counted[seed_of(run)].source}"
@@ -228,10 +228,7 @@ def source_of(run: Run) -> str:
 
 def not_read(found: Comparison) -> list[str]:
     """Folders that could not be placed, or are no training's."""
-    lines = [
-        f"{run.source} ({state_of(run)}{': ' + run.message if run.message else ''}): {why}"
-        for run, why in found.unplaced
-    ]
+    lines = [f"{run.source} ({state_of(run)}{': ' + run.why if run.why else ''}): {why}" for run, why in found.unplaced]
     if found.evaluations:
         sources = [run.source for run in found.evaluations]
         lines.append(

@@ -185,7 +185,7 @@ def point_rows(found: Comparison) -> list[dict[str, Any]]:
         }
         row |= {key: point.labels[key] for key in found.axes}
         row |= {"seeds": len(point.runs), "without_score": len(point.unscored)}
-        row["states"] = "; ".join(f"{state_of(run)}: {run.message}".strip(": ") for run in point.unscored)
+        row["states"] = "; ".join(f"{state_of(run)}: {run.why}".strip(": ") for run in point.unscored)
         for name in names:
             row |= {f"{name} mean": point.mean(name), f"{name} std": point.std(name)}
         row |= {
@@ -230,7 +230,7 @@ def run_rows(found: Comparison) -> list[dict[str, Any]]:
     rows = []
     for run, role, owner in placed:
         summary, own = run.summary, settings[id(run)]
-        row: dict[str, Any] = {"run": run.name, "source": run.source, "state": run.state, "message": run.message}
+        row: dict[str, Any] = {"run": run.name, "source": run.source, "state": run.state, "message": run.why}
         row |= {"role": role, "seed": seed_of(run), "strategy": owner.strategy if owner else None}
         row |= {name: own.get(name) for name in differing}
         row |= {f"test/{name}": value for name, value in run.test.items()}

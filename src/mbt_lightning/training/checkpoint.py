@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from argparse import ArgumentError
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mbt_lightning.model.mbt import MBT
 from mbt_lightning.model.pretrained import torch_files as files
 from mbt_lightning.model.pretrained.init import ModelInit
 from mbt_lightning.training.module import AudioVisualClassifier
+from mbt_lightning.training.trust import TRAINING_ONLY, check_config
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -65,19 +67,54 @@ def is_weights_only(path: str | Path) -> bool:
     return Path(path).suffix == ".safetensors"
 
 
-def load_checkpoint(path: str | Path) -> AudioVisualClassifier:
-    """Build the trained model of a checkpoint, ready to evaluate on the CPU.
+def config_from(
+    about: Mapping[str, Any],
+    path: str | Path,
+    parts: Sequence[str] = ("experiment", "model", "data"),
+    without: Sequence[str] = TRAINING_ONLY,
+    trust: Iterable[str] = (),
+) -> dict[str, Any]:
+    """The configuration of a weight file, fit to be built: what it may not name is refused.
+
+    Whoever builds from a file, or writes down what others will build, takes its configuration from here.
+
+    Args:
+        about: the `config` and `spec` of the file.
+        path: the file, for messages.
+        parts: what is wanted of the configuration.
+        without: settings of `model` that are left out, unchecked; by default those of a training.
+        trust: as for `load_checkpoint`.
+
+    Raises:
+        UserError: it names what a weight file may not name, or lacks a part.
+    """
+    try:
+        config = {part: about["config"][part] for part in parts}
+        if "model" in config:
+            config["model"] = {key: value for key, value in config["model"].items() if key not in without}
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: not a checkpoint of mbt (its configuration lacks {', '.join(parts)})") from None
+    check_config(config, path, trust)
+    return config
+
+
+def load_checkpoint(path: str | Path, trust: Iterable[str] = ()) -> AudioVisualClassifier:
+    """Build the trained model of a checkpoint, ready to evaluate on the CPU; optimiser and mixup are the default ones.
 
     Args:
         path: a `.ckpt` file of a run, or a `model.safetensors` of `mbt import` or `mbt export`.
+        trust: modules of your own, e.g. `("my_strategies",)`, whose classes the file may name, beside those of this
+            package; the environment variable `MBT_TRUST` adds to them.
 
     Raises:
-        UserError: a file that is no checkpoint of this program.
+        UserError: a file that is no checkpoint of this program, or names what is not trusted.
     """
     content = read_checkpoint(path)
+    about = content["mbt_lightning"]
+    settings = config_from(about, path, ("model",), trust=trust)["model"] | {"spec": about["spec"]}
+    check_config({"model": {"spec": about["spec"]}}, path, trust)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(AudioVisualClassifier, "model")
-    settings = {**content["mbt_lightning"]["config"]["model"], "spec": content["mbt_lightning"]["spec"]}
     try:
         model = parser.instantiate_classes(parser.parse_object({"model": settings})).model
         model.load_state_dict(content["state_dict"])

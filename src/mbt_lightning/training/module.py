@@ -20,6 +20,7 @@ from mbt_lightning.errors import UserError
 from mbt_lightning.model.mbt import MBT, fuse
 from mbt_lightning.model.pretrained.init import Init, Report
 from mbt_lightning.model.tokens import PatchTokens
+from mbt_lightning.runs.diverged import NON_FINITE
 from mbt_lightning.training.tasks import Multilabel, Task
 
 
@@ -90,6 +91,8 @@ class AudioVisualClassifier(L.LightningModule):
         self.init_report: Report | None = None
         if compile:
             self.network.compile()  # in place: names of parameters stay as they are
+        self.batch_loss: Tensor | None = None
+        self.non_finite_clips = 0
         self._outputs: list[dict[str, Any]] = []
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -163,6 +166,7 @@ class AudioVisualClassifier(L.LightningModule):
             for m in logits
         }
         loss = self.loss(logits, targets).mean()
+        self.batch_loss = loss.detach()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
@@ -230,7 +234,10 @@ class AudioVisualClassifier(L.LightningModule):
         return self.task.mean_probabilities(logits, lambda x: log_mean_by(x, clip))
 
     def log_scores(self, stage: str) -> None:
-        """Log loss and scores of all clips that were kept since the last call."""
+        """Log loss and scores of all clips that were kept since the last call.
+
+        How many clips have logits that are not finite is left in `non_finite_clips`, and logged if there are any.
+        """
         if self.trainer.sanity_checking:
             self._outputs = []
             return
@@ -241,6 +248,10 @@ class AudioVisualClassifier(L.LightningModule):
             values |= {f"{stage}/{m}/{name}": score for name, score in self.task.scores(x, targets).items()}
         values[f"{stage}/score"] = values[f"{stage}/fused/{self.task.main_score}"]
         values[f"{stage}/clips"] = float(len(clips))
+        is_finite = torch.stack([x.isfinite().all(-1) for x in logits.values()]).all(0)
+        self.non_finite_clips = int((~is_finite).sum())
+        if self.non_finite_clips:
+            values[f"{stage}/{NON_FINITE}"] = float(self.non_finite_clips)
         self.log_dict(values, rank_zero_only=False)
 
     def configure_optimizers(self) -> dict[str, Any]:

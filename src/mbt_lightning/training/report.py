@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from mbt_lightning.runs.diverged import NON_FINITE, divergence
 from mbt_lightning.training.module import AudioVisualClassifier
 from mbt_lightning.training.recorder import numbers
 
@@ -33,6 +34,8 @@ def print_scores(trainer: Trainer, stage: str, folder: Path | None) -> None:
         digits = {c: 0 if c.startswith("classes") else 3 for c in columns}
         table.add_row(row, *("–" if math.isnan(x) else f"{x:.{digits[c]}f}" for c, x in scores.items()))
     Console().print(table)
+    if told := divergence(values):
+        print(told)
     print(f"summary: {folder}/summary.json")
 
 
@@ -57,4 +60,7 @@ def print_predictions(trainer: Trainer, model: AudioVisualClassifier, folder: Pa
                 *(escape(f"{classes[c]} {p:.2f}") for p, c in zip(values.tolist(), places.tolist(), strict=True)),
             )
     Console().print(table)
+    lost = int((~logits["fused"].isfinite().all(-1)).sum())
+    if told := divergence({NON_FINITE: lost, "clips": len(index)}):
+        print(told)
     print(f"all probabilities: {folder / 'predictions.csv'}")

@@ -32,6 +32,12 @@ class WholeFiles(TorchCheckpointIO):
         with replacing(path, sync=True) as unfinished:
             torch.save(checkpoint, unfinished)
 
+    def load_checkpoint(
+        self, path: Any, map_location: Any = lambda x, _: x, weights_only: Any = None
+    ) -> dict[str, Any]:
+        """Read tensors and plain data only; from an address, which a checkpoint may name, Lightning would run more."""
+        return super().load_checkpoint(path, map_location, weights_only=True)
+
 
 class LastCheckpoint(Checkpoint):
     """Keeps `last.ckpt`: the state at the end of the last whole epoch, or where a run was stopped.

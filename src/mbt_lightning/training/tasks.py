@@ -5,7 +5,9 @@ Targets are float (B, num_classes), mixed or not. Scores are fractions from 0 to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -57,8 +59,18 @@ class Task:
         """
         raise NotImplementedError
 
+    @final
     def scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
-        """Scores of a set of clips, from logits (N, num_classes) and their unmixed targets."""
+        """Scores of a set of clips, from logits (N, num_classes) and their unmixed targets.
+
+        A set with a logit that is not finite has no order, and every score of it is NaN.
+        """
+        if logits.isfinite().all():
+            return self.finite_scores(logits, targets)
+        return dict.fromkeys(self.finite_scores(torch.zeros_like(logits), targets), math.nan)
+
+    def finite_scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
+        """Scores of a set of clips all of whose logits are finite; always of the same names."""
         raise NotImplementedError
 
 
@@ -83,7 +95,7 @@ class Multilabel(Task):
         """The mean probability of each class against that of its absence; large ones do not all round to 1."""
         return log_mean(F.logsigmoid(logits)) - log_mean(F.logsigmoid(-logits))
 
-    def scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
+    def finite_scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
         """`mAP` over the classes that have positives, how many had, and `mAP/<group>` for each group of classes."""
         precisions = average_precisions(logits, targets)
         known = ~precisions.isnan()
@@ -115,7 +127,7 @@ class Multiclass(Task):
         """The logarithm of the mean probabilities."""
         return log_mean(logits.log_softmax(-1))
 
-    def scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
+    def finite_scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
         """`top1` and `top5`, and `top1/<group>` over the clips of each group of classes."""
         true = targets.argmax(-1)
         result = {f"top{k}": topk_accuracy(logits, true, k) for k in (1, 5)}
@@ -176,7 +188,7 @@ class Multihead(Task):
         """The logarithm of the mean probabilities of each head."""
         return torch.cat([log_mean(logits[:, w].log_softmax(-1)) for w in self.heads.values()], dim=-1)
 
-    def scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
+    def finite_scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
         """`<head>_top1`, `<head>_top5`, and the same for `action`, ranked by the product of the heads' softmaxes."""
         result: dict[str, float] = {}
         for head, where in self.heads.items():
@@ -194,7 +206,7 @@ class Multihead(Task):
                 true = true * (where.stop - where.start) + truth[:, where].argmax(-1)
             for k, name in zip((1, 5), hits, strict=True):
                 hits[name].append(topk_hits(product, true, k))
-        return {name: torch.cat(parts).double().mean().item() for name, parts in hits.items()}
+        return {name: torch.cat(parts).mean().item() for name, parts in hits.items()}
 
 
 def average_precisions(logits: Tensor, targets: Tensor) -> Tensor:
@@ -213,12 +225,17 @@ def average_precisions(logits: Tensor, targets: Tensor) -> Tensor:
 
 def topk_accuracy(logits: Tensor, true: Tensor, k: int) -> float:
     """Part of the rows whose true class is among the k largest logits; nan without rows."""
-    return topk_hits(logits, true, k).double().mean().item()
+    return topk_hits(logits, true, k).mean().item()
 
 
 def topk_hits(logits: Tensor, true: Tensor, k: int) -> Tensor:
-    """Whether the true class of each row (N,) is among the k largest of its logits (N, num_classes)."""
-    return (logits.topk(min(k, logits.shape[1])).indices == true[:, None]).any(1)
+    """Whether the true class of each row (N,) is among the k largest of its logits (N, num_classes), 0 or 1 in float64.
+
+    Where it ties with others across that border: the probability that it is if all of them are put in any order.
+    """
+    own = logits.gather(1, true[:, None])
+    greater, tied = (logits > own).sum(1), (logits == own).sum(1)
+    return ((k - greater).double() / tied).clamp(0, 1)
 
 
 def nanmean(values: Tensor) -> float:
