@@ -385,7 +385,7 @@ class TestCheckpoints:
     def test_a_training_does_not_go_on_from_weights(self, capsys) -> None:
         imported(theirs(tokens=(4, 8)), *SIZES)
         message = refusal(capsys, "fit", "--ckpt_path", "weights/model.safetensors")
-        assert "holds a model and no training to go on with; to start from it, give --model.init Checkpoint" in message
+        assert "holds a model and no training to resume; to start from it, give --model.init Checkpoint" in message
 
     def test_a_start_that_fails_leaves_no_folder(self, manifest, capsys) -> None:
         point = PROJECT / "experiments" / "cross_lf8.yaml"
