@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 from mbt_lightning.model.size import SIZES
@@ -103,7 +104,8 @@ def without_unused(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def is_under(name: str, settings: Iterable[str]) -> bool:
+@cache
+def is_under(name: str, settings: tuple[str, ...]) -> bool:
     """Whether a dotted name is one of some settings or a part of one."""
     return any(name == setting or name.startswith(f"{setting}.") for setting in settings)
 
@@ -131,7 +133,7 @@ def identity_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         without += OF_SEVERAL_MODALITIES
     elif is_late(config):
         without.append("model.fusion")
-    return {name: value for name, value in flat(without_unused(config)).items() if not is_under(name, without)}
+    return {name: value for name, value in flat(without_unused(config)).items() if not is_under(name, tuple(without))}
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from mbt_lightning.config.settings import flat, may_be_absent, nested
+from mbt_lightning.config.settings import flat, identity_settings, may_be_absent, nested
 from mbt_lightning.config.upgrade import new_name
 from mbt_lightning.runs.read import Run
 from mbt_lightning.sweep.planned_runs import Plan
@@ -133,8 +133,8 @@ def compare(runs: Sequence[Run], plans: Sequence[Plan] = (), score: str | None =
         score: name of the score to judge by; default: the main one of the task.
     """
     runs = completed(runs)
-    frame = run_frame(runs)
     hashes = known_hashes(runs)
+    identities: list[Settings] = [{} for _ in runs]
     settings: dict[int, Settings] = {}
     unread, roles = [], {}
     for row, run in enumerate(runs):
@@ -142,10 +142,12 @@ def compare(runs: Sequence[Run], plans: Sequence[Plan] = (), score: str | None =
             roles[row] = "no training"
             continue
         try:
-            settings[row] = settings_of(run, hashes)
+            identities[row] = identity_settings(run.config)
+            settings[row] = settings_of(run, identities[row], hashes)
         except (KeyError, TypeError, AttributeError) as error:
             unread.append((run, f"its configuration lacks {error}" if run.config else "it has no configuration"))
             roles[row] = "not read"
+    frame = run_frame(runs, identities)
     may_vary = axes_of([runs[row] for row in settings], settings.values(), plans)
     family = largest_family(settings, frame["run"]["is_scored"], may_vary)
     inside = {row: settings[row] for row in family}
