@@ -27,12 +27,13 @@ import torch
 import torchaudio
 
 from mbt_lightning.data.augment import RandomResizedCrop, crop_resize, random_crop_boxes
-from mbt_lightning.data.dataset import Sample, collate, shrink
+from mbt_lightning.data.dataset import Sample, collate
 from mbt_lightning.data.media.decode import read_clip
 from mbt_lightning.data.media.frames import DECODERS
 from mbt_lightning.data.media.probe import probe
 from mbt_lightning.data.sampling import frame_times, frames_on_display
 from mbt_lightning.data.spectrogram import LogMel
+from mbt_lightning.data.streams import AudioStream, VideoStream, shrink
 
 START, WINDOW, NUM_FRAMES = 1.0, 8.0, 8
 BARE, NAIVE = "peer: decord + PyAV, bare", "peer: PyAV, picture after picture"
@@ -72,14 +73,17 @@ def the_rest(path: str, repeats: int, batch: int, device: str) -> str:
     """From decoded clips to inputs: shrinking and collating in the worker, the rest batched on the device."""
     clip = read_clip(path, start_seconds=START, window_seconds=WINDOW, num_frames=NUM_FRAMES)
     # Each sample its own memory, as they come from the decoder.
-    samples = [Sample(clip.frames.clone(), clip.waveform.clone(), torch.zeros(527), i, 0) for i in range(batch)]
-    data = collate(samples).to(device)
+    samples = [
+        Sample(torch.zeros(527), i, 0, {VideoStream(): clip.frames.clone(), AudioStream(): clip.waveform.clone()})
+        for i in range(batch)
+    ]
+    (frames, sizes), waveform = collate(samples).to(device).content.values()
     smaller = shrink(clip.frames, 224)
     log_mel, crop = LogMel().to(device), RandomResizedCrop()
-    boxes = random_crop_boxes(data.sizes, generator=torch.Generator().manual_seed(0))
-    windows = data.waveform.unfold(1, log_mel.window_samples, log_mel.hop_samples)
+    boxes = random_crop_boxes(sizes, generator=torch.Generator().manual_seed(0))
+    windows = waveform.unfold(1, log_mel.window_samples, log_mel.hop_samples)
     mel = torchaudio.transforms.MelSpectrogram(16000, 1024, 400, 160, n_mels=128).to(device)
-    result = crop(data.frames, data.sizes, 224)
+    result = crop(frames, sizes, 224)
     tasks = {  # row: ours, its peer's name, the peer, the limit, clips in a call
         "shrink 256 to 224": (
             lambda: shrink(clip.frames, 224),
@@ -91,29 +95,29 @@ def the_rest(path: str, repeats: int, batch: int, device: str) -> str:
         f"collate {batch}": (
             lambda: collate(samples),
             "two torch.stack",
-            lambda: [torch.stack([s.frames for s in samples]), torch.stack([s.waveform for s in samples])],
-            lambda: [data.frames.clone(), data.waveform.clone()],
+            lambda: [torch.stack(contents) for contents in zip(*(s.content.values() for s in samples), strict=True)],
+            lambda: [frames.clone(), waveform.clone()],
             batch,
         ),
         "LogMel": (
-            lambda: log_mel(data.waveform),
+            lambda: log_mel(waveform),
             "torchaudio MelSpectrogram, log",
-            lambda: (mel(data.waveform) + 1e-6).log(),
+            lambda: (mel(waveform) + 1e-6).log(),
             lambda: torch.fft.rfft(windows, n=log_mel.fft_samples),
             batch,
         ),
         "crop_resize to 224": (
-            lambda: crop_resize(data.frames, boxes, 224),
+            lambda: crop_resize(frames, boxes, 224),
             "interpolate, clip after clip",
-            partial(peers.crop_clip_by_clip, data.frames, boxes, 224),
-            lambda: [data.frames.clone(), result.clone()],
+            partial(peers.crop_clip_by_clip, frames, boxes, 224),
+            lambda: [frames.clone(), result.clone()],
             batch,
         ),
         "RandomResizedCrop, flip, colour": (
-            lambda: crop(data.frames, data.sizes, 224),
+            lambda: crop(frames, sizes, 224),
             "torchvision v2, clip after clip",
-            peers.torchvision_crop(data.frames),
-            lambda: [data.frames.clone(), result.clone()],
+            peers.torchvision_crop(frames),
+            lambda: [frames.clone(), result.clone()],
             batch,
         ),
     }

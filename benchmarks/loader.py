@@ -29,6 +29,7 @@ import torch
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.data.manifest.manifest import ManifestRow, write_manifest
 from mbt_lightning.data.media.probe import probe
+from mbt_lightning.data.modalities import Rgb, Spectrogram
 from mbt_lightning.data.sampling import frame_times, frames_on_display
 
 WINDOW, NUM_FRAMES, BATCH = 8.0, 8, 8
@@ -70,7 +71,8 @@ def loader_epoch(loader, num_clips: int) -> tuple[float, float]:
     pid = iterator._workers[0].pid
     busy = cpu_seconds(pid)
     for batch in iterator:
-        assert not batch.bad and batch.frames.shape[1] == NUM_FRAMES and batch.waveform.shape[1] == WINDOW * 16000
+        (frames, _), waveform = batch.content.values()
+        assert not batch.bad and frames.shape[1] == NUM_FRAMES and waveform.shape[1] == WINDOW * 16000
         seen += len(batch.index)
     assert seen == num_clips
     return seen / (time.perf_counter() - wall), seen / (cpu_seconds(pid) - busy)
@@ -87,10 +89,9 @@ def main() -> None:
         indices = frames_on_display(frame_times(START, WINDOW, NUM_FRAMES), probe(files[0]).video.seconds).tolist()
         runs, pairs = {}, {}
         for name, read in peers.READERS.items():
-            data = AudioVisualData(
-                str(manifest), val_split=None, decoder=name, num_workers=1, batch_size=BATCH, num_frames=NUM_FRAMES
-            )
-            loader = data.train_dataloader()
+            inputs = {"rgb": Rgb(NUM_FRAMES, decoder=name), "spectrogram": Spectrogram()}
+            data = AudioVisualData(str(manifest), val_split=None, inputs=inputs, num_workers=1, batch_size=BATCH)
+            loader = data.loader(data.dataset("train", num_views=0), data.sampler)
             loader_epoch(loader, options.clips)  # starts the worker
             runs[f"worker, {name}"] = partial(loader_epoch, loader, options.clips)
             runs[f"bare loop, {name}"] = partial(bare_epoch, files, indices, read)

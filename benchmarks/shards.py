@@ -24,10 +24,9 @@ import torch
 
 from mbt_lightning.cli.shard import shard
 from mbt_lightning.data.manifest.manifest import Manifest, ManifestRow, read_manifest, write_manifest
-from mbt_lightning.data.records import WindowSetting
 from mbt_lightning.data.store import store_of
 
-SETTING = WindowSetting(8.0, 8, None, True, 16_000, 256, "auto", ("video", "audio"))
+SECONDS = 8.0
 FORMATS = ("mp4-intra", "jpeg-shards")
 BATCH = 8
 
@@ -44,10 +43,11 @@ def reader(manifest: Manifest, decode: bool = True):
 
     def read() -> None:
         for _ in range(BATCH):
-            media = store.open(examples[numbers.randrange(len(examples))], SETTING.streams)
-            start = numbers.random() * (media.seconds - SETTING.seconds)
+            media = store.open(examples[numbers.randrange(len(examples))], ("video", "audio"))
+            start = numbers.random() * (media.seconds - SECONDS)
             if decode:
-                media.read(start, start, SETTING)
+                media.read_frames(start, SECONDS, 8)
+                media.read_audio(start, SECONDS, 16_000)
 
     return read
 

@@ -155,7 +155,7 @@ def test_codecs_are_known_where_they_are_used() -> None:
     "package",
     [
         *("wandb", "matplotlib", "timm", "decord", "torchcodec", "tensorboard", "sklearn", "litdata", "simplejpeg"),
-        *("optuna", "scipy", "submitit"),
+        *("optuna", "scipy", "submitit", "pandas", "jinja2", "bokeh", "tabulate"),
     ],
 )
 def test_heavy_packages_wait_until_they_are_needed(package) -> None:
@@ -189,7 +189,7 @@ def test_importing_is_light(name) -> None:
 
 
 def test_every_public_name_can_be_imported() -> None:
-    assert 10 <= len(mbt_lightning.__all__) <= 20
+    assert len(mbt_lightning.__all__) > 40
     for name in mbt_lightning.__all__:
         assert getattr(mbt_lightning, name).__name__ == name
 

@@ -29,7 +29,8 @@ SMALL = [
     "0",
     "--trainer.enable_progress_bar",
 ]
-SMALL += ["false", "--trainer.limit_train_batches", "1", "--data.frame_size", "32", "--data.num_frames", "2"]
+SMALL += ["false", "--trainer.limit_train_batches", "1", "--data.inputs.rgb.frame_size", "32"]
+SMALL += ["--data.inputs.rgb.num_frames", "2"]
 
 
 @pytest.fixture(scope="module")

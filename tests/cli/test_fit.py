@@ -68,10 +68,10 @@ WRONG = {
     "unknown rule": (["--model.fusion.update", "both"], "choose one of sequential, symmetric"),
     "unknown modality": (
         ["--model.modalities", "[rgb,sound]"],
-        "modality 'sound' is unknown: choose from rgb, spectrogram",
+        "modality 'sound' is unknown: data.inputs has rgb, spectrogram",
     ),
     "unknown size": (["--model.size", "xl"], "size is 'xl': choose one of ti, s, b, l"),
-    "unknown decoder": (["--data.decoder", "ffmpeg"], "decoder is 'ffmpeg': choose one of"),
+    "unknown decoder": (["--data.inputs.rgb.decoder", "ffmpeg"], "decoder is 'ffmpeg': choose one of"),
     "no clips a batch": (["--data.batch_size", "0"], "batch_size is 0: give 1 or more"),
     "no window": (["--data.window_seconds", "0"], "window_seconds is 0.0: give a length above 0"),
     "smoothing": (["--model.label_smoothing", "1.5"], "label_smoothing is 1.5: give a part from 0 to below 1"),
@@ -93,20 +93,25 @@ def test_a_wrong_value_is_refused_in_one_line(name: str, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("model:\n  fusion_layer: 3\n  fusion_layer: 4\n", "wrong.yaml:3: key 'fusion_layer' stands there twice"),
-        ("x: [1\n", "wrong.yaml: not a YAML file"),
+        ("model:\n  fusion_layer: 3\n  fusion_layer: 4\n", "wrong.yaml:3: key 'fusion_layer' is there twice"),
+        ("x: [1\n", "wrong.yaml: not YAML"),
         ("- 1\n", "wrong.yaml: an experiment file holds keys and values, not list"),
         ("config: base.yaml\n", "write `base: FILE` to build on another file"),
         ("base: nope.yaml\n", "nope.yaml: no such file"),
+        ("model: 3\n", "wrong.yaml: model is 3: give its settings"),
         ("base: wrong.yaml\n", "wrong.yaml: is its own base"),
         ("model:\n  fusion_layr: 4\n", "does not accept option 'fusion_layr'; did you mean 'model.fusion_layer'?"),
+        ("data: {inputs: {rgb: {init_args: {num_frame: 4}}}}\n", "data.inputs.rgb.init_args.num_frames'?"),
+        ("model: {fusion: {class_path: Bottleneck, init_args: {numbottlenecks: 4}}}\n", "init_args.num_bottlenecks'?"),
+        ("model:\n  fusion: Botleneck\n", "did you mean 'Bottleneck'?"),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_line(
     content: str, text: str, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
     (tmp_path / "wrong.yaml").write_text(content)
-    assert text in refusal(capsys, "fit", "--config", str(tmp_path / "wrong.yaml"), "--runs", str(tmp_path / "runs"))
+    line = refusal(capsys, "fit", "--config", POINT, "--config", str(tmp_path / "wrong.yaml"), "--runs", str(tmp_path))
+    assert text in line and str(tmp_path) in line, "the message names the file"
 
 
 def test_a_score_needs_a_checkpoint(capsys: pytest.CaptureFixture) -> None:
@@ -151,24 +156,57 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     assert not (tmp_path / "harm").exists()
 
 
-def test_bases_and_checkpoints_become_earlier_configs(finished: Path) -> None:
-    words = expand(["fit", f"--config={POINT}", "--model.fusion_layer", "3"])
-    assert words == [
-        *("fit", "--config", "experiments/base.yaml", "--config", POINT),
-        *("--model.fusion_layer", "3", "--experiment", "bottleneck_b4_lf8"),
-    ]
-    words = expand(["test", "--ckpt_path", str(finished / "checkpoints/best.ckpt"), "--config", POINT])
-    assert words[1] == "--config" and yaml.safe_load(words[2])["model"]["fusion_layer"] == 2
-    assert words.index("experiments/base.yaml") > 2
+def expanded(*arguments: str) -> tuple[dict, list[str]]:
+    """The one configuration that a command line is merged into, and the options that the parser takes."""
+    _, option, text, *options = expand(list(arguments))
+    assert option == "--config"
+    return yaml.safe_load(text), options
+
+
+def test_files_a_checkpoint_and_options_are_one_configuration(finished: Path) -> None:
+    config, options = expanded("fit", f"--config={POINT}", "--model.fusion_layer", "3")
+    assert config["model"]["fusion_layer"] == 8 and config["data"]["manifest"] == "demo" and "base" not in config
+    assert options == ["--model.fusion_layer", "3", "--experiment", "bottleneck_b4_lf8"]
     checkpoint = str(finished / "checkpoints/best.ckpt")
-    words = expand(["predict", "a.mp4", "--ckpt_path", checkpoint, "--print_config", "b c.mp4"])
-    assert words[-2:] == ["--data.media", "[a.mp4, b c.mp4]"], "media may stand anywhere"
+    config, _ = expanded("test", "--ckpt_path", checkpoint)
+    assert config["model"]["fusion_layer"] == 2
+    config, _ = expanded("test", "--ckpt_path", checkpoint, "--config", POINT)
+    assert config["model"]["fusion_layer"] == 8 and config["data"]["batch_size"] == 32, "files win over a checkpoint"
+    _, options = expanded("predict", "a.mp4", "--ckpt_path", checkpoint, "--print_config", "b c.mp4")
+    assert options[-2:] == ["--data.media", "[a.mp4, b c.mp4]"], "media may stand anywhere"
+
+
+def test_options_of_modalities_are_merged_with_the_files() -> None:
+    for option in ("--data.inputs.rgb.num_frames", "--data.inputs.rgb.init_args.num_frames"):
+        for words in ([option, "16"], [f"{option}=16"]):
+            config, options = expanded("fit", *words, "--config", POINT)
+            assert config["data"]["inputs"]["rgb"]["init_args"]["num_frames"] == 16
+            assert config["data"]["inputs"]["rgb"]["init_args"]["frame_size"] == 32
+            assert options == ["--experiment", "bottleneck_b4_lf8"]
+    config, _ = expanded("fit", "--config", POINT, "--data.inputs.spectrogram.transform.num_mels", "32")
+    transform = config["data"]["inputs"]["spectrogram"]["init_args"]["transform"]
+    assert transform == {"class_path": "LogMel", "init_args": {"num_mels": 32, "mean": -1.8, "std": 3.4}}
+    config, _ = expanded("fit", "--config", POINT, "--model.modalities", "[spectrogram]")
+    assert config["data"]["inputs"].keys() == config["model"]["patches"].keys() == {"spectrogram"}
+
+
+def test_settings_of_version_0_1_are_read_by_their_new_names(tmp_path: Path, capsys) -> None:
+    (tmp_path / "mine.yaml").write_text("base: old.yaml\ndata: {num_frames: 4}\nmodel: {head: mean}\n")
+    (tmp_path / "old.yaml").write_text("data: {spec_augment: null, cache: true}\n")
+    config, _ = expanded("fit", "--config", str(tmp_path / "mine.yaml"), "--data.frame_size", "64")
+    inputs = config["data"]["inputs"]
+    assert inputs["rgb"]["init_args"] == {"num_frames": 4, "frame_size": 64}
+    assert inputs["spectrogram"]["init_args"] == {"augment": None}
+    assert config["data"]["cache"] is True and config["model"]["head"]["class_path"] == "mbt_lightning.MeanPoolHead"
+    old = ("spec_augment", "num_frames", "frame_size")
+    printed = capsys.readouterr().out.splitlines()
+    assert [f"data.{name} is now data.inputs." in line for name, line in zip(old, printed, strict=True)] == [True] * 3
 
 
 def test_options_beat_files_wherever_they_stand(tmp_path: Path) -> None:
     words = expand(["fit", "--model.fusion_layer", "2", "--config", POINT])
-    assert words.index("--model.fusion_layer") > words.index(POINT)
-    (tmp_path / "named.yaml").write_text("experiment: mine\n")
+    assert words.index("--model.fusion_layer") > words.index("--config")
+    (tmp_path / "named.yaml").write_text("experiment: mine\nmodel:\n")
     assert expand(["fit", "--config", POINT, "--config", str(tmp_path / "named.yaml")])[-2:] == ["--experiment", "mine"]
 
 

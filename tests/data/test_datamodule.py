@@ -13,6 +13,7 @@ from mbt_lightning.cli.main import main
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.data.demo import CLASSES
 from mbt_lightning.data.manifest.manifest import ManifestRow, read_manifest, write_manifest
+from mbt_lightning.data.modalities import Rgb, Spectrogram
 from mbt_lightning.data.samplers import ClassBalanced, ClipSampler, InOrder, Shuffled
 from mbt_lightning.errors import UserError
 
@@ -40,14 +41,8 @@ def holed(demo, tmp_path, monkeypatch) -> Path:
 
 def test_a_run_tells_what_part_of_the_data_it_has_seen(holed, tmp_path, capsys) -> None:
     options = ["--config", "experiments/bottleneck_b4_lf8.yaml", "--data.manifest", str(holed), *TINY, *PLAIN]
-    options += [
-        "--data.sampler",
-        "ClassBalanced",
-        "--model.average_views",
-        "probabilities",
-        "--data.num_test_views",
-        "2",
-    ]
+    options += ["--data.sampler", "ClassBalanced", "--data.num_test_views", "2"]
+    options += ["--model.average_views", "probabilities"]
     main(["fit", *options, "--data.batch_size", "4", "--runs", str(tmp_path / "runs")])
     printed = " ".join(capsys.readouterr().out.split())
     digest = read_manifest(holed).digest
@@ -100,6 +95,34 @@ def test_only_training_is_sampled(holed, sampler) -> None:
 
 def test_a_decoder_that_is_not_here_is_told_before_a_worker_starts(holed, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torchcodec", None)
-    data = AudioVisualData(str(holed), decoder="torchcodec")
+    data = AudioVisualData(str(holed), inputs={"rgb": Rgb(decoder="torchcodec")})
     with pytest.raises(UserError, match=r"decoder is 'torchcodec', but torchcodec is not installed here: pip install"):
         data.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: AudioVisualData(batch_size=0), "batch_size is 0: give 1 or more"),
+        (lambda: AudioVisualData(num_workers=-1), "num_workers is -1: give 0 or more"),
+        (lambda: AudioVisualData(window_seconds=0), "window_seconds is 0: give a length above 0"),
+        (lambda: AudioVisualData(max_bad_fraction=2), "max_bad_fraction is 2"),
+        (lambda: AudioVisualData(modalities=["rbg"]), "'rbg' is unknown: data.inputs has .*; did you mean 'rgb'"),
+        (lambda: AudioVisualData(modalities=["rgb", "rgb"]), "each at most once"),
+        (lambda: AudioVisualData(modalities=[]), "name at least one"),
+        (lambda: Rgb(num_frames=0), "num_frames is 0: give 1 or more"),
+        (lambda: Rgb(frame_size=0), "frame_size is 0: give 1 or more"),
+        (lambda: Rgb(short_side=0), "short_side is 0: give 1 or more"),
+        (lambda: Rgb(window_seconds=-1.0), "window_seconds is -1.0: give a length above 0"),
+        (lambda: Rgb(decoder="ffmpeg"), "decoder is 'ffmpeg': choose one of auto, decord"),
+    ],
+)
+def test_values_out_of_range_are_refused(build, message) -> None:
+    with pytest.raises(UserError, match=message):
+        build()
+
+
+def test_only_the_used_inputs_are_read() -> None:
+    data = AudioVisualData(inputs={"a": Rgb(), "b": Spectrogram(), "c": Rgb(frame_size=32)}, modalities=["c", "a"])
+    assert data.shapes == {"c": (3, 8, 32, 32), "a": (3, 8, 224, 224)}
+    assert [stream.kind for stream in data.setting.streams] == ["video"]

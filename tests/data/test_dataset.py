@@ -15,17 +15,19 @@ import torch
 from media import Recipe, write_clip
 from torch.utils.data import DataLoader
 
-from mbt_lightning.data.dataset import MAX_STAND_INS, ClipDataset, Sample, WindowSetting, collate, end_at, shrink
+from mbt_lightning.data.dataset import MAX_STAND_INS, ClipDataset, Sample, WindowSetting, collate
 from mbt_lightning.data.demo import CLASSES, DemoSize, Facts, demo_manifest, plan
 from mbt_lightning.data.manifest.manifest import ManifestRow, read_manifest, write_manifest
 from mbt_lightning.data.media.probe import ClipError
-from mbt_lightning.data.records import BadClip, Clip, Draw, Example
+from mbt_lightning.data.records import BadClip, Draw, Example
 from mbt_lightning.data.samplers import ClassBalanced, ClipSampler, DrawSampler, InOrder, Shuffled, times_before
 from mbt_lightning.data.sampling import chance
+from mbt_lightning.data.streams import AudioStream, VideoStream, repeat_after, shrink, silence_after
 from mbt_lightning.errors import UserError
 
 RATE = 16_000
-SETTING = WindowSetting(0.8, 4, None, True, RATE, 64, "auto", ("video", "audio"))
+AUDIO = AudioStream(RATE)
+SETTING = WindowSetting(0.8, (VideoStream(4, None, 64), AUDIO))
 NAMES = [name for name, _ in CLASSES]
 
 
@@ -45,23 +47,40 @@ def with_damage(examples, tmp_path) -> list[Example]:
     return examples
 
 
-def build(examples, num_views: int = 0, seed: int = 0, **changes) -> ClipDataset:
-    return ClipDataset(examples, NAMES, replace(SETTING, **changes), num_views, seed)
+def tensors_of(batch) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    batch.map(lambda x: found.append(x) or x)
+    assert len(found) == 6  # frames, sizes, waveform, targets, index, view
+    return found
+
+
+def build(
+    examples, num_views=0, seed=0, num_frames=4, frame_seconds=None, kinds=("video", "audio"), **changes
+) -> ClipDataset:
+    streams = tuple({"video": VideoStream(num_frames, frame_seconds, 64), "audio": AUDIO}[kind] for kind in kinds)
+    return ClipDataset(examples, NAMES, replace(SETTING, streams=streams, **changes), num_views, seed)
+
+
+def frames_of(sample: Sample) -> torch.Tensor | None:
+    return next((x for stream, x in sample.content.items() if stream.kind == "video"), None)
+
+
+def waveform_of(sample: Sample) -> torch.Tensor | None:
+    return sample.content.get(AUDIO)
 
 
 def same(a: Sample, b: Sample) -> bool:
-    tensors = ((a.frames, b.frames), (a.waveform, b.waveform), (a.target, b.target))
-    return (a.index, a.view, a.bad) == (b.index, b.view, b.bad) and all(
-        x is y is None or torch.equal(x, y) for x, y in tensors
-    )
+    tensors = [(a.target, b.target), *((x, b.content[stream]) for stream, x in a.content.items())]
+    plain = [(x.index, x.view, x.bad, x.content.keys()) for x in (a, b)]
+    return plain[0] == plain[1] and all(torch.equal(x, y) for x, y in tensors)
 
 
 class TestWindows:
     def test_a_sample(self, examples) -> None:
         sample = build(examples)[Draw(0, 3)]
-        assert sample.frames.shape == (4, 64, 64, 3) and sample.frames.dtype == torch.uint8
-        assert sample.waveform.shape == (0.8 * RATE,) and sample.waveform.dtype == torch.float32
-        assert (sample.index, sample.view, sample.bad, sample.is_empty) == (3, 0, (), False)
+        assert frames_of(sample).shape == (4, 64, 64, 3) and frames_of(sample).dtype == torch.uint8
+        assert waveform_of(sample).shape == (0.8 * RATE,) and waveform_of(sample).dtype == torch.float32
+        assert (sample.index, sample.view, sample.bad) == (3, 0, ())
         assert [NAMES[i] for i in sample.target.nonzero()] == sorted(examples[3].labels, key=NAMES.index)
         assert sample.target.sum() == 6
 
@@ -74,18 +93,18 @@ class TestWindows:
         assert same(dataset[Draw(4, 3)], first)
         # Each of these cuts somewhere else.
         for other in (dataset[Draw(5, 3)], build(examples, seed=1)[Draw(4, 3)]):
-            assert not torch.equal(other.waveform, first.waveform)
+            assert not torch.equal(waveform_of(other), waveform_of(first))
 
     def test_are_spread_over_the_clip(self, examples) -> None:
-        starts = [build(examples).starts(Draw(epoch, i), 10.0) for epoch in range(50) for i in range(8)]
+        starts = [starts_of(build(examples), Draw(epoch, i), 10.0) for epoch in range(50) for i in range(8)]
         assert all(rgb == audio for rgb, audio in starts)
         ordered = torch.tensor(starts)[:, 0].sort().values
         assert (ordered - torch.linspace(0, 9.2, 400)).abs().max() < 0.8
         assert len(set(starts)) == 400
 
     def test_synchronous_or_each_at_its_own(self, examples) -> None:
-        together = build(examples, rgb_seconds=0.4)
-        apart = build(examples, rgb_seconds=0.4, synchronous=False)
+        together = build(examples, frame_seconds=0.4)
+        apart = build(examples, frame_seconds=0.4, synchronous=False)
         ratios = [rgb / 9.6 - audio / 9.2 for rgb, audio in draws(together)]
         assert ratios == pytest.approx([0] * 20)  # the same proportion of the clip
         assert all(abs(rgb / 9.6 - audio / 9.2) > 1e-6 for rgb, audio in draws(apart))
@@ -93,62 +112,65 @@ class TestWindows:
     def test_views_are_even(self, examples) -> None:
         dataset = build(examples, num_views=3)
         for view in range(3):
-            assert dataset.starts(Draw(7, 0, view), 2.8) == pytest.approx((view, view))
-        assert build(examples, num_views=1).starts(Draw(0, 0), 2.8) == pytest.approx((1, 1))
+            assert starts_of(dataset, Draw(7, 0, view), 2.8) == pytest.approx((view, view))
+        assert starts_of(build(examples, num_views=1), Draw(0, 0), 2.8) == pytest.approx((1, 1))
         views = [dataset[Draw(0, 0, view)] for view in range(3)]
         assert [sample.view for sample in views] == [0, 1, 2]
-        whole = build(examples, num_views=1, seconds=1.6)[Draw(0, 0)].waveform
+        whole = waveform_of(build(examples, num_views=1, seconds=1.6)[Draw(0, 0)])
         for sample, start in zip(views, (0, 0.4, 0.8), strict=True):
             piece = whole[round(start * RATE) : round((start + 0.8) * RATE)]
-            assert (sample.waveform - piece).abs().max() < 1e-3
+            assert (waveform_of(sample) - piece).abs().max() < 1e-3
 
     def test_pictures_may_have_a_window_of_their_own(self, examples) -> None:
         long = build(examples, num_views=1, seconds=1.6, num_frames=8)[Draw(0, 0)]
-        short = build(examples, num_views=1, seconds=1.6, rgb_seconds=0.4, num_frames=2)[Draw(0, 0)]
-        assert short.waveform.shape == (1.6 * RATE,) and torch.equal(short.waveform, long.waveform)
-        assert torch.equal(short.frames, long.frames[3:5])  # at 0.6 and 0.8 of 1.6 seconds
+        short = build(examples, num_views=1, seconds=1.6, frame_seconds=0.4, num_frames=2)[Draw(0, 0)]
+        assert waveform_of(short).shape == (1.6 * RATE,) and torch.equal(waveform_of(short), waveform_of(long))
+        assert torch.equal(frames_of(short), frames_of(long)[3:5])  # at 0.6 and 0.8 of 1.6 seconds
 
 
-def draws(dataset: ClipDataset) -> list[tuple[float, float]]:
-    return [dataset.starts(Draw(epoch, 0), 10.0) for epoch in range(20)]
+def starts_of(dataset: ClipDataset, draw: Draw, duration: float) -> tuple[float, ...]:
+    return tuple(dataset.starts(draw, duration).values())
+
+
+def draws(dataset: ClipDataset) -> list[tuple[float, ...]]:
+    return [starts_of(dataset, Draw(epoch, 0), 10.0) for epoch in range(20)]
 
 
 class TestSegments:
-    def test_end_at_holds_the_picture_and_silences_the_sound(self) -> None:
+    def test_after_the_end_the_last_frame_is_repeated_and_the_audio_is_silent(self) -> None:
         frames = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 2, 2, 3)
-        clip = Clip(frames, torch.tensor([1.0, 1.5, 2.0, 2.5]).double(), 4, torch.ones(20), (0, 20), 10)
-        ended = end_at(clip, 1.9, 1.0)
-        assert ended.frames[:, 0, 0, 0].tolist() == [0, 1, 1, 1]
-        assert ended.waveform.tolist() == [1.0] * 9 + [0.0] * 11
-        assert end_at(clip, None, 1.0) is clip
-        assert torch.equal(end_at(clip, 9.0, 1.0).frames, frames) and end_at(clip, 9.0, 1.0).waveform.all()
-        early = end_at(clip, 0.5, 1.0)
-        assert not early.frames.any() and not early.waveform.any()
-        assert clip.waveform.all() and clip.frames[3, 0, 0, 0] == 3  # not changed
+        seconds, waveform = torch.tensor([1.0, 1.5, 2.0, 2.5]).double(), torch.ones(20)
+        assert repeat_after(1.9, frames, seconds)[:, 0, 0, 0].tolist() == [0, 1, 1, 1]
+        assert silence_after(1.9, waveform, 1.0, 10).tolist() == [1.0] * 9 + [0.0] * 11
+        for end in (None, 9.0):
+            assert torch.equal(repeat_after(end, frames, seconds), frames)
+            assert torch.equal(silence_after(end, waveform, 1.0, 10), waveform)
+        assert not repeat_after(0.5, frames, seconds).any() and not silence_after(0.5, waveform, 1.0, 10).any()
+        assert waveform.all() and frames[3, 0, 0, 0] == 3  # not changed
 
     def test_a_short_segment_of_a_real_clip(self, examples) -> None:
         segment = replace(examples[0], start_seconds=0.4, end_seconds=0.8)
         sample = build([segment])[Draw(0, 0)]
         whole = build(examples[:1], num_views=1, seconds=1.6, num_frames=8)[Draw(0, 0)]
-        assert torch.equal(sample.frames[:2], whole.frames[2:4])  # at 0.4 and 0.6 seconds
-        assert torch.equal(sample.frames[2:], sample.frames[1:2].expand(2, -1, -1, -1))
+        assert torch.equal(frames_of(sample)[:2], frames_of(whole)[2:4])  # at 0.4 and 0.6 seconds
+        assert torch.equal(frames_of(sample)[2:], frames_of(sample)[1:2].expand(2, -1, -1, -1))
         inside = round(0.4 * RATE)
-        assert (sample.waveform[:inside] - whole.waveform[inside : 2 * inside]).abs().max() < 1e-3
-        assert sample.waveform[:inside].any() and not sample.waveform[inside:].any()
+        assert (waveform_of(sample)[:inside] - waveform_of(whole)[inside : 2 * inside]).abs().max() < 1e-3
+        assert waveform_of(sample)[:inside].any() and not waveform_of(sample)[inside:].any()
 
     def test_windows_stay_in_a_long_segment(self, examples) -> None:
         segment = replace(examples[0], start_seconds=0.4, end_seconds=1.4)
-        whole = build(examples[:1], num_views=1, seconds=1.6)[Draw(0, 0)].waveform
+        whole = waveform_of(build(examples[:1], num_views=1, seconds=1.6)[Draw(0, 0)])
         for epoch in range(5):
             dataset = build([segment])
-            (start, _) = dataset.starts(Draw(epoch, 0), 1.0)
+            (start, _) = starts_of(dataset, Draw(epoch, 0), 1.0)
             at = round((0.4 + start) * RATE)
-            piece = dataset[Draw(epoch, 0)].waveform
+            piece = waveform_of(dataset[Draw(epoch, 0)])
             assert 0 <= start < 0.2 and (piece - whole[at : at + len(piece)]).abs().max() < 0.02
 
     def test_a_segment_behind_the_end_of_the_file_is_bad(self, examples) -> None:
         sample = build([replace(examples[0], start_seconds=5.0, end_seconds=6.0)], num_views=1)[Draw(0, 0)]
-        assert sample.is_empty and "the clip ends at 1.6" in sample.bad[0].reason
+        assert not sample.content and "the clip ends at 1.6" in sample.bad[0].reason
 
 
 class TestShrink:
@@ -187,7 +209,7 @@ class TestShrink:
 class TestDamage:
     def test_in_evaluation_the_sample_is_empty(self, with_damage) -> None:
         sample = build(with_damage, num_views=2)[Draw(0, 2, 1)]
-        assert sample.is_empty and (sample.index, sample.view) == (2, 1)
+        assert not sample.content and (sample.index, sample.view) == (2, 1)
         (bad,) = sample.bad
         assert (bad.clip_id, bad.path) == (with_damage[2].clip_id, with_damage[2].video) and bad.reason
 
@@ -196,7 +218,7 @@ class TestDamage:
         chosen = []
         for epoch in range(20):
             sample = dataset[Draw(epoch, 2)]
-            assert not sample.is_empty and sample.index not in (2, 5)
+            assert sample.content and sample.index not in (2, 5)
             assert sample.bad[0].clip_id == with_damage[2].clip_id
             assert {bad.path for bad in sample.bad} <= {with_damage[i].video for i in (2, 5)}
             assert torch.equal(sample.target, dataset.target(sample.index))
@@ -207,7 +229,7 @@ class TestDamage:
 
     def test_when_nothing_can_be_read(self, with_damage) -> None:
         sample = build([with_damage[2], with_damage[5]])[Draw(0, 0)]
-        assert sample.is_empty and sample.index == 0 and len(sample.bad) == 1 + MAX_STAND_INS
+        assert not sample.content and sample.index == 0 and len(sample.bad) == 1 + MAX_STAND_INS
 
     def test_every_number_of_workers_gives_the_same(self, with_damage) -> None:
         epochs = []
@@ -224,8 +246,8 @@ class TestDamage:
         for others in epochs[1:]:
             for ours, theirs in zip(epochs[0], others, strict=True):
                 assert ours.bad == theirs.bad
-                for name in ("frames", "sizes", "waveform", "targets", "index", "view"):
-                    assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+                for a, b in zip(tensors_of(ours), tensors_of(theirs), strict=True):
+                    assert torch.equal(a, b)
 
     @pytest.mark.parametrize(("kept", "lost"), [("video", "audio"), ("audio", "video")])
     def test_a_missing_stream_matters_only_where_it_is_wanted(self, tmp_path, kept, lost) -> None:
@@ -233,31 +255,31 @@ class TestDamage:
         path = str(write_clip(tmp_path / f"clip{recipe.suffix}", recipe))
         example = Example("a", path, path)
         both = build([example], num_views=1)[Draw(0, 0)]
-        assert both.is_empty and both.bad[0].reason == f"no {lost} stream, which this run's modalities need"
-        one = build([example], num_views=1, streams=(kept,))[Draw(0, 0)]
-        assert not one.is_empty and not one.bad
-        assert (one.frames is None, one.waveform is None) == (kept == "audio", kept == "video")
+        assert not both.content and both.bad[0].reason == f"no {lost} stream"
+        one = build([example], num_views=1, kinds=(kept,))[Draw(0, 0)]
+        assert one.content and not one.bad
+        assert (frames_of(one) is None, waveform_of(one) is None) == (kept == "audio", kept == "video")
 
     def test_a_clip_of_sound_only(self, examples) -> None:
         sound_only = Example("a", None, examples[0].audio)
-        sample = build([sound_only], num_views=1, streams=("audio",))[Draw(0, 0)]
-        assert torch.equal(sample.waveform, build(examples, num_views=1)[Draw(0, 0)].waveform)
+        sample = build([sound_only], num_views=1, kinds=("audio",))[Draw(0, 0)]
+        assert torch.equal(waveform_of(sample), waveform_of(build(examples, num_views=1)[Draw(0, 0)]))
         # Its file has pictures, but the manifest says that they are not the clip's.
-        assert build([sound_only], num_views=1)[Draw(0, 0)].is_empty
+        assert not build([sound_only], num_views=1)[Draw(0, 0)].content
 
     def test_pictures_and_sound_of_two_files(self, examples, tmp_path) -> None:
         both = replace(examples[0], audio=examples[1].audio)
         sample = build([both], num_views=1)[Draw(0, 0)]
-        assert torch.equal(sample.frames, build(examples, num_views=1)[Draw(0, 0)].frames)
-        assert torch.equal(sample.waveform, build(examples, num_views=1)[Draw(0, 1)].waveform)
+        assert torch.equal(frames_of(sample), frames_of(build(examples, num_views=1)[Draw(0, 0)]))
+        assert torch.equal(waveform_of(sample), waveform_of(build(examples, num_views=1)[Draw(0, 1)]))
         # The file that is not needed is not opened.
-        for streams, gone in ((("video",), "audio"), (("audio",), "video")):
+        for kinds, gone in ((("video",), "audio"), (("audio",), "video")):
             half = replace(both, **{gone: str(tmp_path / "gone.mp4")})
-            assert not build([half], num_views=1, streams=streams)[Draw(0, 0)].is_empty
+            assert build([half], num_views=1, kinds=kinds)[Draw(0, 0)].content
 
     def test_a_manifest_without_sound(self, examples) -> None:
-        with pytest.raises(ClipError, match="the manifest names no file with sound for this clip"):
-            build([Example("a", examples[0].video, None)], streams=("audio",)).read(Draw(0, 0))
+        with pytest.raises(ClipError, match="the manifest names no audio file for this clip"):
+            build([Example("a", examples[0].video, None)], kinds=("audio",)).read(Draw(0, 0))
 
 
 class TestCache:
@@ -276,7 +298,7 @@ class TestCache:
         copy.unlink()
         assert same(dataset[Draw(5, 0, 2)], replace(first, view=2))
 
-    @pytest.mark.parametrize("changes", [{"seconds": 0.8}, {"seconds": 1.6, "rgb_seconds": 0.8}])
+    @pytest.mark.parametrize("changes", [{"seconds": 0.8}, {"seconds": 1.6, "frame_seconds": 0.8}])
     def test_keeps_nothing_that_is_cut_at_random(self, examples, changes) -> None:
         dataset = build(examples, cache=True, **changes)
         dataset[Draw(0, 0)]
@@ -290,32 +312,38 @@ class TestCache:
 
 
 class TestCollate:
-    def sample(self, index: int, height: int, width: int, **changes) -> Sample:
-        frames = torch.full((2, height, width, 3), index, dtype=torch.uint8)
-        sample = Sample(frames, torch.full((5,), float(index)), torch.eye(3)[index % 3], index, view=index % 2)
-        return replace(sample, **changes)
+    video, audio = SETTING.streams
 
-    def test_pads_pictures_and_leaves_out_the_empty(self) -> None:
+    def sample(self, index: int, height: int, width: int, streams=SETTING.streams, bad=()) -> Sample:
+        content = {
+            self.video: torch.full((2, height, width, 3), index, dtype=torch.uint8),
+            self.audio: torch.full((5,), float(index)),
+        }
+        content = {stream: content[stream] for stream in streams}
+        return Sample(torch.eye(3)[index % 3], index, index % 2, content, bad)
+
+    def test_pads_frames_and_leaves_out_the_empty(self) -> None:
         bad = tuple(BadClip(name, f"{name}.mp4", "damaged") for name in "abc")
-        gone = self.sample(9, 8, 8, frames=None, waveform=None, bad=bad[1:])
+        gone = self.sample(9, 8, 8, streams=(), bad=bad[1:])
         batch = collate([self.sample(1, 4, 6, bad=bad[:1]), gone, self.sample(2, 6, 3)])
         assert len(batch) == 2 and batch.bad == bad
-        assert batch.frames.shape == (2, 2, 6, 6, 3) and batch.sizes.tolist() == [[4, 6], [6, 3]]
-        assert (batch.frames[0, :, :4] == 1).all() and not batch.frames[0, :, 4:].any()
-        assert (batch.frames[1, :, :, :3] == 2).all() and not batch.frames[1, :, :, 3:].any()
+        frames, sizes = batch.content[self.video]
+        assert frames.shape == (2, 2, 6, 6, 3) and sizes.tolist() == [[4, 6], [6, 3]]
+        assert (frames[0, :, :4] == 1).all() and not frames[0, :, 4:].any()
+        assert (frames[1, :, :, :3] == 2).all() and not frames[1, :, :, 3:].any()
         assert batch.index.tolist() == [1, 2] and batch.view.tolist() == [1, 0]
-        assert batch.waveform.tolist() == [[1.0] * 5, [2.0] * 5] and batch.targets.tolist() == [[0, 1, 0], [0, 0, 1]]
+        assert batch.content[self.audio].tolist() == [[1.0] * 5, [2.0] * 5]
+        assert batch.targets.tolist() == [[0, 1, 0], [0, 0, 1]]
 
-    def test_one_stream(self) -> None:
-        sound = collate([self.sample(i, 4, 4, frames=None) for i in (1, 2)])
-        assert sound.frames is None and sound.sizes is None and sound.waveform.shape == (2, 5)
-        pictures = collate([self.sample(i, 4, 4, waveform=None) for i in (1, 2)])
-        assert pictures.waveform is None and pictures.frames.shape == (2, 2, 4, 4, 3)
+    @pytest.mark.parametrize("stream", SETTING.streams)
+    def test_one_stream(self, stream) -> None:
+        batch = collate([self.sample(i, 4, 4, (stream,)) for i in (1, 2)])
+        assert list(batch.content) == [stream] and len(batch) == 2
 
     def test_nothing_but_empty_samples(self) -> None:
-        batch = collate([self.sample(1, 4, 4, frames=None, waveform=None, bad=(BadClip("a", "a.mp4", "damaged"),))] * 2)
+        batch = collate([self.sample(1, 4, 4, (), (BadClip("a", "a.mp4", "damaged"),))] * 2)
         assert len(batch) == 0 and len(batch.bad) == 2
-        assert batch.frames is None and batch.waveform is None and batch.targets.shape == (0, 3)
+        assert not batch.content and batch.targets.shape == (0, 3)
         assert batch.to("cpu").index.dtype == torch.long
 
 
@@ -402,7 +430,7 @@ class TestClassBalanced:
         most, count = Counter(draw.index for draw in draws).most_common(1)[0]
         again = [draw for draw in draws if draw.index == most]
         assert [draw.view for draw in again] == list(range(count))
-        assert len({uneven.starts(draw, 10.0) for draw in again}) == count
+        assert len({starts_of(uneven, draw, 10.0) for draw in again}) == count
 
     def test_times_before(self) -> None:
         assert times_before(np.array([5, 2, 5, 9, 2, 5])).tolist() == [0, 0, 1, 0, 1, 2]
@@ -490,7 +518,7 @@ class TestDemo:
         dataset = build(examples, num_views=1, seconds=1.6, num_frames=16)
         for index, example in enumerate(examples):
             sample = dataset[Draw(0, index)]
-            frames, sound = sample.frames.float(), sample.waveform
+            frames, sound = frames_of(sample).float(), waveform_of(sample)
             redness = (frames[..., 0] - frames[..., 2]).mean()
             assert (redness > 0) == ("red disc" in example.labels)
             brightness = frames.mean((1, 2, 3))

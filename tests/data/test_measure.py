@@ -17,8 +17,16 @@ from paths import PROJECT
 from mbt_lightning.cli.main import main
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.data.manifest.manifest import ManifestRow, read_manifest, write_manifest
-from mbt_lightning.data.measure import ClipMeasurement, MeasureJob, look, mean_and_std, read_measured, settings_of
+from mbt_lightning.data.measure import (
+    ClipMeasurement,
+    MeasureJob,
+    mean_and_std,
+    measure_clip,
+    read_measured,
+    settings_of,
+)
 from mbt_lightning.data.media.decode import read_clip
+from mbt_lightning.data.modalities import Rgb, Spectrogram
 from mbt_lightning.data.records import Example
 from mbt_lightning.data.spectrogram import KaldiFbank, LogMel
 from mbt_lightning.data.store import Files
@@ -28,7 +36,9 @@ from mbt_lightning.training.checkpoint import read_checkpoint
 MELS = ["--spectrogram.num_mels", "64"]
 TINY = ["--model.size", "{dim: 16, depth: 2, num_heads: 2}", "--model.fusion_layer", "1", "--data.num_workers", "0"]
 TINY += ["--trainer.max_steps", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
-TINY += ["--data.frame_size", "32", "--data.short_side", "36", "--data.num_frames", "2", "--data.batch_size", "2"]
+RGB = {"frame_size": "32", "short_side": "36", "num_frames": "2"}
+TINY += [word for name, value in RGB.items() for word in (f"--data.inputs.rgb.{name}", value)]
+TINY += ["--data.batch_size", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -145,12 +155,12 @@ def test_of_what_mbt_shard_has_written(manifest, kind) -> None:
     assert all(float(rate) == pytest.approx(5, rel=0.3) for rate in train["frames_per_second"])
 
 
-class TestLook:
+class TestMeasureClip:
     """What a worker does with one clip."""
 
     def test_rows_that_fill_up_are_left_out(self, made) -> None:
         example = Example("0", str(made / "0.mp4"), str(made / "0.mp4"))
-        seen = look(MeasureJob(0, example, Files(), json.dumps(settings_of(KaldiFbank, {}))))
+        seen = measure_clip(MeasureJob(0, example, Files(), json.dumps(settings_of(KaldiFbank, {}))))
         whole = KaldiFbank().log_mel(read_clip(made / "0.mp4", window_seconds=seen.seconds).waveform[None])[0].double()
         assert seen.num_values % 128 == 0 and 0 < whole.numel() - seen.num_values <= 8 * 128
         rows = whole[: seen.num_values // 128]
@@ -158,9 +168,9 @@ class TestLook:
 
     def test_a_long_sound_comes_in_pieces(self, made, monkeypatch) -> None:
         example, recipe = Example("3", None, str(made / "3.mp4")), json.dumps(settings_of(LogMel, {}))
-        whole = look(MeasureJob(0, example, Files(), recipe))
+        whole = measure_clip(MeasureJob(0, example, Files(), recipe))
         monkeypatch.setattr("mbt_lightning.data.measure.PIECE_SECONDS", 2)
-        pieces = look(MeasureJob(0, example, Files(), recipe))
+        pieces = measure_clip(MeasureJob(0, example, Files(), recipe))
         assert abs(whole.num_values - pieces.num_values) <= 128 and pieces != whole
         for a, b in zip(mean_and_std([whole]), mean_and_std([pieces]), strict=True):
             assert a == pytest.approx(b, rel=0.01)
@@ -168,7 +178,7 @@ class TestLook:
     @pytest.mark.parametrize(
         ("clip", "told"),
         [
-            (Example("x", None, None), "the manifest names no file with sound"),
+            (Example("x", None, None), "the manifest names no audio file"),
             (Example("x", None, "1.mp4", 7.0), "before its segment starts at 7 s"),
             (Example("x", None, "1.mp4", 0.0, 0.01), "waveform holds 160 samples a clip; LogMel needs 513 or more"),
             (Example("x", None, "gone.mp4"), "no such file"),
@@ -176,7 +186,7 @@ class TestLook:
     )
     def test_why_a_clip_is_left_out(self, clip, told, made, monkeypatch) -> None:
         monkeypatch.chdir(made)
-        assert told in look(MeasureJob(0, clip, Files(), json.dumps(settings_of(LogMel, {})))).reason
+        assert told in measure_clip(MeasureJob(0, clip, Files(), json.dumps(settings_of(LogMel, {})))).reason
 
     def test_sums_do_not_depend_on_the_order(self) -> None:
         numbers = np.random.default_rng(0).normal(1e6, 1, (50, 100))
@@ -189,6 +199,10 @@ RUN = ["--config", str(PROJECT / "experiments" / "bottleneck_symmetric_b4_lf8.ya
 RECIPE = [*RUN, "--config", str(PROJECT / "experiments" / "recipes" / "vggsound.yaml")]
 SPLITS = ["--data.manifest", "set/m.csv", "--data.val_split", "null", "--data.num_test_views", "1"]
 SPLITS += ["--data.window_seconds", "1", "--data.max_bad_fraction", "1"]
+
+
+def transform_of(config: dict) -> dict:
+    return config["data"]["inputs"]["spectrogram"]["init_args"]["transform"]["init_args"]
 
 
 def refused(capsys, *words: str) -> str:
@@ -205,10 +219,10 @@ def test_a_run_takes_the_numbers_and_its_checkpoint_carries_them(manifest, capsy
     assert not list(Path("runs").glob("*/*")), "a run that cannot start leaves an empty folder"
 
     entry = measured(manifest, "--num_workers", "1")["spectrograms"][0]
-    line = refused(capsys, *fit, "--data.spectrogram.init_args.num_mels", "64")
-    assert "m.csv.stats.json has that of other spectrograms (`LogMel by default`)" in line
+    line = refused(capsys, *fit, "--data.inputs.spectrogram.transform.num_mels", "64")
+    assert "m.csv.stats.json has it for other settings only (`LogMel by default`)" in line
     assert "run `mbt stats set/m.csv --spectrogram.num_mels 64`" in line
-    line = refused(capsys, *fit, "--data.spectrogram", "KaldiFbank")
+    line = refused(capsys, *fit, "--data.inputs.spectrogram.transform", "KaldiFbank")
     assert "run `mbt stats set/m.csv --spectrogram KaldiFbank`" in line
 
     rows = Path("set/m.csv").read_text().splitlines(keepends=True)
@@ -217,12 +231,12 @@ def test_a_run_takes_the_numbers_and_its_checkpoint_carries_them(manifest, capsy
     now = read_manifest(manifest).digest
     out = " ".join(capsys.readouterr().out.split())
     assert f"spectrogram: mean {entry['mean']:.6g}, std {entry['std']:.6g}; mean and std measured on 4 clips" in out
-    assert f"warning: they were measured when the manifest's hash was {entry['hash']}; it is {now} now" in out
+    assert f"warning: they were measured when the manifest's hash was {entry['hash']}; it is now {now}" in out
 
     (run,) = Path("runs").glob("*/*")
     carried = read_checkpoint(run / "checkpoints" / "last.ckpt")["mbt_lightning"]["config"]
     for config in (carried, yaml.safe_load((run / "config.yaml").read_text())):
-        numbers = config["data"]["spectrogram"]["init_args"]
+        numbers = transform_of(config)
         assert (numbers["mean"], numbers["std"]) == (entry["mean"], entry["std"])
 
     Path("set/m.csv.stats.json").unlink()
@@ -233,7 +247,7 @@ def test_a_run_takes_the_numbers_and_its_checkpoint_carries_them(manifest, capsy
         ["test", *RECIPE, *SPLITS, *TINY[:6], *last, *machine, *TINY[-8:]]
     )  # the recipe's null again: the checkpoint's
     for config in Path("later").glob("*/*/config.yaml"):
-        assert yaml.safe_load(config.read_text())["data"]["spectrogram"]["init_args"]["mean"] == entry["mean"]
+        assert transform_of(yaml.safe_load(config.read_text()))["mean"] == entry["mean"]
 
 
 def test_pictures_alone_need_no_measurement(manifest) -> None:
@@ -243,11 +257,13 @@ def test_pictures_alone_need_no_measurement(manifest) -> None:
 
 
 def test_in_python_the_numbers_are_asked_for(manifest) -> None:
+    inputs = {"rgb": Rgb(), "spectrogram": Spectrogram(LogMel(mean=None))}
+    unmeasured = AudioVisualData(str(manifest), inputs=inputs)
     with pytest.raises(UserError, match=r"mean or std is null.*mbt stats MANIFEST.*read_measured"):
-        AudioVisualData(str(manifest), spectrogram=LogMel(mean=None)).setup("fit")
+        unmeasured.setup("fit")
     with pytest.raises(UserError, match="mean or std is null"):
         LogMel(std=None)(torch.zeros(1, 16_000))
-    AudioVisualData(str(manifest), modalities=["rgb"], spectrogram=LogMel(mean=None)).setup("fit")
+    AudioVisualData(str(manifest), inputs=inputs, modalities=["rgb"]).setup("fit")
 
     entry = measured(manifest, "--spectrogram", "KaldiFbank", "--spectrogram.num_mels", "32")["spectrograms"][0]
     main(["stats", str(manifest)])  # another spectrogram is added
@@ -256,7 +272,7 @@ def test_in_python_the_numbers_are_asked_for(manifest) -> None:
     with pytest.raises(UserError, match=r"run `mbt stats .*m.csv --spectrogram KaldiFbank`"):
         read_measured(manifest, KaldiFbank)
     Path("set/m.csv.stats.json").write_text('{"spectrograms": [{"mean": 1}]}')
-    with pytest.raises(UserError, match="not what mbt stats writes"):
+    with pytest.raises(UserError, match="not a file of mbt stats"):
         read_measured(manifest)
 
 
@@ -266,7 +282,7 @@ def test_in_python_the_numbers_are_asked_for(manifest) -> None:
         (["--num_clips", "0"], "num_clips is 0: give 1 or more"),
         (["--window_seconds", "0"], "window_seconds is 0.0: give a time above 0"),
         (["--split", "trian"], "split 'trian' has no clips; the manifest's splits are: train (5), test (1)"),
-        (["--spectrogram", "LogMle"], "did you mean LogMel?"),
+        (["--spectrogram", "LogMle"], "did you mean 'LogMel'?"),
         (["--spectrogram.num_mels", "4000"], "num_mels is 4000"),
     ],
 )

@@ -5,7 +5,7 @@ import torch
 import torchaudio
 from torchaudio.compliance import kaldi
 
-from mbt_lightning.data.spectrogram import KaldiFbank, LogMel, Spectrogram, num_empty_filters
+from mbt_lightning.data.spectrogram import KaldiFbank, LogMel, MelTransform, num_empty_filters
 from mbt_lightning.errors import UserError
 
 RECIPES = [LogMel, KaldiFbank]
@@ -23,40 +23,40 @@ def sound(clips: int = 3, seconds: float = 1.0, sample_rate: int = 16000, seed: 
 @pytest.mark.parametrize("recipe", RECIPES)
 class TestContract:
     @pytest.mark.parametrize("seconds", [8.0, 2.56, 0.1, 0.305, 1.0001, 1.2345])
-    def test_rows_are_the_rounded_quotient(self, recipe: type[Spectrogram], seconds: float) -> None:
+    def test_rows_are_the_rounded_quotient(self, recipe: type[MelTransform], seconds: float) -> None:
         transform = recipe()
         rows = transform.num_frames(seconds)
         assert rows == pytest.approx(seconds * 100, abs=0.5 + 1e-6)
         assert transform(sound(2, seconds)).shape == (2, 1, rows, transform.num_mels)
 
-    def test_eight_seconds_are_800_rows(self, recipe: type[Spectrogram]) -> None:
+    def test_eight_seconds_are_800_rows(self, recipe: type[MelTransform]) -> None:
         assert recipe().num_frames(8) == 800
 
-    def test_standardises(self, recipe: type[Spectrogram]) -> None:
+    def test_standardises(self, recipe: type[MelTransform]) -> None:
         waveform = sound()
         plain, scaled = recipe(mean=0.0, std=1.0), recipe(mean=-3.0, std=2.0)
         torch.testing.assert_close(scaled(waveform), (plain(waveform) + 3.0) / 2.0)
         assert torch.equal(plain(waveform)[:, 0], scaled.log_mel(waveform))
         assert (scaled.mean, scaled.std, scaled.num_mels, scaled.sample_rate) == (-3.0, 2.0, 128, 16000)
 
-    def test_defaults_suit_a_typical_sound(self, recipe: type[Spectrogram]) -> None:
+    def test_defaults_suit_a_typical_sound(self, recipe: type[MelTransform]) -> None:
         spectrogram = recipe()(sound())
         assert spectrogram.mean().abs() < 1
         assert spectrogram.abs().max() < 5
 
-    def test_silence_is_finite(self, recipe: type[Spectrogram]) -> None:
+    def test_silence_is_finite(self, recipe: type[MelTransform]) -> None:
         spectrogram = recipe()(torch.zeros(1, 16000))
         assert spectrogram.isfinite().all()
         assert spectrogram.abs().max() < 4
 
-    def test_clips_do_not_touch(self, recipe: type[Spectrogram]) -> None:
+    def test_clips_do_not_touch(self, recipe: type[MelTransform]) -> None:
         transform, waveform = recipe(), sound()
         together = transform(waveform)
         for clip in range(3):
             torch.testing.assert_close(together[clip : clip + 1], transform(waveform[clip : clip + 1]))
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    def test_autocast_changes_nothing(self, recipe: type[Spectrogram], dtype: torch.dtype) -> None:
+    def test_autocast_changes_nothing(self, recipe: type[MelTransform], dtype: torch.dtype) -> None:
         transform, waveform = recipe(), sound()
         expected = transform(waveform)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -65,7 +65,7 @@ class TestContract:
         assert torch.equal(actual, expected)
 
     @pytest.mark.gpu
-    def test_a_gpu_gives_the_same(self, recipe: type[Spectrogram]) -> None:
+    def test_a_gpu_gives_the_same(self, recipe: type[MelTransform]) -> None:
         transform, waveform = recipe(), sound()
         expected = transform(waveform)
         with torch.autocast("cuda", dtype=torch.bfloat16):
@@ -73,18 +73,18 @@ class TestContract:
         assert actual.dtype == torch.float32
         torch.testing.assert_close(actual.cpu(), expected, rtol=0, atol=5e-3)  # TF32 may be on
 
-    def test_input_is_left_alone(self, recipe: type[Spectrogram]) -> None:
+    def test_input_is_left_alone(self, recipe: type[MelTransform]) -> None:
         waveform = sound()
         recipe()(waveform)
         assert torch.equal(waveform, sound())
 
-    def test_checkpoints_hold_nothing_of_it(self, recipe: type[Spectrogram]) -> None:
+    def test_checkpoints_hold_nothing_of_it(self, recipe: type[MelTransform]) -> None:
         transform = recipe()
         assert transform.state_dict() == {}
         assert not list(transform.parameters())
         assert {buffer.device.type for buffer in transform.to("meta").buffers()} == {"meta"}  # yet it moves
 
-    def test_rows_are_time_and_columns_mel(self, recipe: type[Spectrogram]) -> None:
+    def test_rows_are_time_and_columns_mel(self, recipe: type[MelTransform]) -> None:
         time = torch.arange(16000) / 16000
         tone = torch.where(time < 0.5, torch.sin(2 * torch.pi * 300 * time), torch.sin(2 * torch.pi * 3000 * time))
         loudest = recipe()(tone[None])[0, 0].argmax(dim=1)
@@ -100,17 +100,17 @@ class TestContract:
             ({"std": 0.0}, r"std is 0\.0; it must be above 0"),
         ],
     )
-    def test_refuses(self, recipe: type[Spectrogram], settings: dict, message: str) -> None:
+    def test_refuses(self, recipe: type[MelTransform], settings: dict, message: str) -> None:
         with pytest.raises(UserError, match=message):
             recipe(**settings)
 
-    def test_refuses_a_wrong_waveform(self, recipe: type[Spectrogram]) -> None:
+    def test_refuses_a_wrong_waveform(self, recipe: type[MelTransform]) -> None:
         with pytest.raises(UserError, match=r"shape \(16000,\); it must be \(clips, samples\)"):
             recipe()(torch.zeros(16000))
         with pytest.raises(UserError, match=r"holds 100 samples a clip; .* or more"):
             recipe()(torch.zeros(1, 100))
 
-    def test_shortest_waveform(self, recipe: type[Spectrogram]) -> None:
+    def test_shortest_waveform(self, recipe: type[MelTransform]) -> None:
         transform = recipe()
         assert transform(sound()[:, : transform.min_samples]).isfinite().all()
 

@@ -42,7 +42,9 @@ data:
     spectrogram:
       class_path: mbt_lightning.Spectrogram
       init_args:
-        transform: {class_path: mbt_lightning.LogMel, init_args: {sample_rate: 16000, num_mels: 64, mean: -1.8, std: 3.4}}
+        transform:
+          class_path: mbt_lightning.LogMel
+          init_args: {sample_rate: 16000, num_mels: 64, mean: -1.8, std: 3.4}
         augment: null
   window_seconds: 1.6
   synchronous: true

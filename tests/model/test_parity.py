@@ -359,7 +359,7 @@ class TestTrainer:
         """Loss, smoothing, clipping, momentum and schedule by the real Trainer, and the parameters behind them."""
         arrays = load("three_steps")
         inputs, label = FIRST.inputs(), torch.from_numpy(arrays["label"])
-        batch = Batch(None, None, None, label, torch.arange(2), torch.zeros(2, dtype=torch.long), inputs=inputs)
+        batch = Batch(label, torch.arange(2), torch.zeros(2, dtype=torch.long), inputs=inputs)
         sgd = lambda parameters: torch.optim.SGD(parameters, lr=1.0, momentum=0.9)  # noqa: E731
         model = classifier(FIRST.model(), optimizer=sgd, warmup_fraction=0.05, label_smoothing=0.3)
         rates = Rates()

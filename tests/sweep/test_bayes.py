@@ -98,7 +98,7 @@ def test_every_kind_of_parameter_has_its_values() -> None:
 
 
 @pytest.mark.parametrize("said", [{"distribution": "beta"}, {"values": [1, 2], "probabilities": [0.5, 0.5]}])
-def test_what_it_does_not_have_is_told(said) -> None:
+def test_a_distribution_that_it_does_not_have_is_refused(said) -> None:
     with pytest.raises(UserError, match=r"parameter a is (beta|categorical_w_probabilities), which the bayes search"):
         suggest(sweep({"a": said}), 0, [], [], 0)
 

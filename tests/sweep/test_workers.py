@@ -32,6 +32,8 @@ from mbt_lightning.sweep.slurm import JobWorker
 from mbt_lightning.sweep.sweep_file import read_sweep
 from mbt_lightning.sweep.workers import Workers, gpu_sets
 
+GOLDENS = PROJECT / "tests/goldens/v0_1"
+
 TINY = ["--model.size", "{dim: 16, depth: 2, num_heads: 2}", "--trainer.max_epochs", "4", "--data.num_workers", "0"]
 TINY += ["--data.batch_size", "8", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
@@ -247,32 +249,35 @@ def test_a_trial_reads_its_own_file_which_is_the_experiment_that_was_planned(tmp
         assert config["trainer"]["logger"]["class_path"].endswith("WandbRun")
         assert config["model"]["optimizer"]["init_args"]["lr"] == 1e-5 and config["trainer"]["callbacks"]
         assert costs["parameters"] > 1000 and costs["train_clips"] == 1024
-        assert 0 < costs["gflops_per_clip"] < costs["gflops_as_coded"]
+        assert costs["gflops_per_clip"] > 0
+        is_coded = config["model"]["fusion_layer"] == 2 or "Cross" in config["model"]["fusion"]["class_path"]
+        assert costs["gflops_as_coded"] > costs["gflops_per_clip"] if is_coded else costs["gflops_as_coded"] is None
 
 
 def test_a_measured_scale_is_filled_in_when_the_plan_is_made(manifest: Path, tmp_path: Path) -> None:
     copied = tmp_path / "manifest.csv"
     copied.write_text(manifest.read_text())
     (tmp_path / "classes.csv").write_text((manifest.parent / "classes.csv").read_text())
-    words = [*TINY, "--data.manifest", str(copied), "--data.spectrogram.mean", "null"]
+    words = [*TINY, "--data.manifest", str(copied)]
+    words += ["--data.inputs.spectrogram.init_args.transform.init_args.mean", "null"]
     made = planner(tmp_path, sweep_file(tmp_path, {"model.fusion_layer": [1]}), *words)
-    with pytest.raises(UserError, match="run `mbt stats .*manifest.csv"):
+    with pytest.raises(UserError, match=r"run `mbt stats .*manifest.csv"):
         made.plan()
     entry = {"mean": -2.5, "std": 3.0, "num_clips": 24, "split": "train", "hash": "x"}
     stats = {"spectrograms": [entry | settings_of(LogMel, {"num_mels": 64})]}
     copied.with_name("manifest.csv.stats.json").write_text(json.dumps(stats))
     (trial,) = made.plan()["trials"]
-    scale = made.config(trial)["data"]["spectrogram"]["init_args"]
+    scale = made.config(trial)["data"]["inputs"]["spectrogram"]["init_args"]["transform"]["init_args"]
     assert (scale["mean"], scale["std"]) == (-2.5, 3.4)
 
 
 def test_a_plan_of_version_0_1_is_replaced_and_its_trials_stay_readable(tmp_path: Path) -> None:
     made = planner(tmp_path, sweep_file(tmp_path, {"model.fusion_layer": [1]}), *TINY)
-    old = {"settings": {"model.fusion_layer": 1, "data.batch_size": 8}, "words": ["fit"]}
+    old = {"settings": flat(yaml.safe_load((GOLDENS / "config.yaml").read_text())), "words": ["fit"]}
     plan = {"digest": "old", "parameters": ["model.fusion_layer"], "trials": {"0123456789": old}}
     made.ledger.write_plan(plan | {"points": [{"values": {"model.fusion_layer": 1}, "trial": "0123456789"}]})
     runs, _ = read_folders([made.ledger.folder])
-    assert [(run.name, run.state, run.config["data"]) for run in runs] == [("0123456789", "waiting", {"batch_size": 8})]
+    assert [(run.name, run.state, run.config["data"]["batch_size"]) for run in runs] == [("0123456789", "waiting", 32)]
     (trial,) = made.plan()["trials"]
     runs, _ = read_folders([made.ledger.folder])
     assert [(run.name, run.state, run.config["data"]["batch_size"]) for run in runs] == [(trial, "waiting", 8)]
@@ -309,7 +314,7 @@ def test_another_command_of_the_same_name_does_not_change_a_sweep_that_runs(tmp_
     assert set(mine.current()["trials"]) == trials != set(mine.ledger.plan["trials"])
 
 
-def test_values_as_json_text_win_over_files_behind_the_sweep(tmp_path: Path) -> None:
+def test_values_as_json_text_win_over_files_of_the_command_line(tmp_path: Path) -> None:
     file = sweep_file(tmp_path, {"model.fusion_layer": [1, 2]})
     file.write_text(file.read_text().replace("${args_json_file}", "${args_json}"))
     over = tmp_path / "over.yaml"
@@ -322,7 +327,7 @@ def test_values_as_json_text_win_over_files_behind_the_sweep(tmp_path: Path) -> 
 def test_an_option_of_the_command_cannot_be_a_parameter_too(tmp_path: Path) -> None:
     file = sweep_file(tmp_path, {"model.fusion_layer": [1, 2]})
     file.write_text(file.read_text().replace("- fit\n", "- fit\n- --model.fusion_layer=1\n"))
-    with pytest.raises(UserError, match="--model.fusion_layer=1 is also a parameter; leave the option out"):
+    with pytest.raises(UserError, match=r"--model.fusion_layer=1 is also a parameter; leave the option out"):
         check_options(read_sweep(file), [])
 
 

@@ -98,7 +98,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def opened(browser, page: Path):
-    """The page, loaded anew; when the test is over it has asked for nothing but itself, and its console shows no problem."""
+    """The page, loaded anew; at the end it has asked for nothing but itself, and its console shows no problem."""
     browser.get_log("performance"), browser.get_log("browser")
     browser.get(page.as_uri())
     yield browser

@@ -50,7 +50,7 @@ def batch(indices: list[int], views: list[int] | None = None) -> Batch:
         rows.append({m: torch.randn(shape, generator=generator) for m, shape in INPUTS.items()})
     inputs = {m: torch.stack([row[m] for row in rows]) for m in INPUTS}
     targets = torch.eye(3)[[i % 3 for i in indices]]
-    return Batch(None, None, None, targets, torch.tensor(indices), torch.tensor(views), (), inputs)
+    return Batch(targets, torch.tensor(indices), torch.tensor(views), (), inputs)
 
 
 def loader(*batches: Batch) -> DataLoader:
@@ -284,9 +284,7 @@ class TestTrainer:
     def test_scores_of_a_test(self, head) -> None:
         """Two views of four clips in batches that cross clips, with repeated and empty ones, scored in one go."""
         model = build(task=Multiclass, head=head)
-        empty = Batch(
-            None, None, None, torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
-        )
+        empty = Batch(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
         data = loader(batch([0, 0, 1], [0, 1, 0]), empty, batch([2, 1, 3], [1, 1, 0]), batch([2, 3, 0], [0, 1, 0]))
         (logged,) = trainer().test(model, data, verbose=False)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mbt_lightning.config.merge import Layer, merge
-from mbt_lightning.config.settings import nested, without_unused
+from mbt_lightning.config.class_paths import arguments_of, found_class
+from mbt_lightning.config.merge import Layer, merge, undotted
+from mbt_lightning.config.settings import flat, is_under, nested, without_unused
 from mbt_lightning.config.upgrade import new_name, old_names, upgrade
 from mbt_lightning.config.yaml_files import as_text, is_text, parsed, read_yaml, split_equals, with_bases
 from mbt_lightning.errors import UserError, abbreviate
@@ -38,6 +39,11 @@ DEFAULTS = {
 }
 """What files and options change by the name of a modality; the same as the defaults of the classes."""
 
+LAST: dict[str, Any] = {"layers": [], "options": [], "config": {}}
+"""What the last command line was merged from, the options beside it, and the result; for messages about it."""
+
+SECTIONS = {"model", "data", "trainer"}
+
 MERGED = ("data.inputs", "model.head", "model.modalities", "model.patches")
 """Options that are merged with the files; the parser takes the others."""
 
@@ -65,17 +71,15 @@ def expand(arguments: list[str]) -> list[str]:
         else:
             options.append(word)
     files = [layer for name in named for layer in layers_of(name)]
-    said = merge(files)
     stems = [Path(name).stem for name in named if name.endswith((".yaml", ".yml")) and Path(name).stem != "config"]
-    experiment = value_of("--experiment", options) or said.get("experiment") or "+".join(dict.fromkeys(stems))
+    experiment = value_of("--experiment", options) or last_of(files, "experiment") or "+".join(dict.fromkeys(stems))
     if experiment and not value_of("--experiment", options):
         options += ["--experiment", experiment]
 
     first: list[Layer] = []
     checkpoint = value_of("--ckpt_path", options)
-    in_files = [beside(layer.source, c) for layer in files if (c := layer.content.get("ckpt_path"))]
-    if not checkpoint and in_files:
-        checkpoint = in_files[-1]
+    if not checkpoint and (named_in_file := last_of(files, "ckpt_path")):
+        checkpoint = str(named_in_file)
         if subcommand == "fit" and is_weights_only(checkpoint):  # an overlay of a model: a training starts from it
             config = read_about(checkpoint)["config"]
             init = {"class_path": "mbt_lightning.Checkpoint", "init_args": {"path": checkpoint}}
@@ -83,12 +87,33 @@ def expand(arguments: list[str]) -> list[str]:
             checkpoint = "null"
         options += ["--ckpt_path", checkpoint]
     if checkpoint not in (None, "null", "None"):
-        runs = value_of("--runs", options) or said.get("runs") or "runs"
+        runs = value_of("--runs", options) or last_of(files, "runs") or "runs"
         first = [Layer(checkpoint, config_of(checkpoint, subcommand, Path(runs), experiment))]
     merged_options, options = take_merged(options)
-    config = without_unused(merge([Layer("the defaults", DEFAULTS), *first, *files, *merged_options]))
+    layers = [Layer("the defaults", DEFAULTS), *first, *files, *merged_options]
+    config = without_unused(merge(layers))
     config.pop("base", None)
+    LAST.update(layers=layers, options=options, config=config)
     return [subcommand, "--config", as_text(config), *options]
+
+
+def place_of(name: str) -> tuple[str, str]:
+    """Where the last command line sets a name, or a part of one: the file or option, and the whole dotted name."""
+    if any(f".{name}." in f".{word.removeprefix('--').partition('=')[0]}." for word in LAST["options"]):
+        return "", name
+    for layer in reversed(LAST["layers"]):
+        for full in flat(layer.content):
+            before, found, _ = f".{full}.".partition(f".{name}.")
+            if found:
+                return layer.source, f"{before}.{name}".lstrip(".")
+    return "", name
+
+
+def settings_beside(name: str) -> set[str]:
+    """The arguments of the class that a dotted name is an argument of; none if it is of no class."""
+    before = name.rpartition(".")[0]
+    chosen = flat(LAST["config"]).get(f"{before.removesuffix('.init_args')}.class_path")
+    return {f"{before}.{key}" for key in arguments_of(found_class(chosen))} if chosen else set()
 
 
 def layers_of(name: str) -> list[Layer]:
@@ -101,11 +126,21 @@ def layers_of(name: str) -> list[Layer]:
 
 def upgraded(source: str, content: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration of a user's own with today's names; those that have changed are printed."""
-    config = nested(content) if any("." in key for key in content) else dict(content)
+    config = undotted({name: value for name, value in content.items() if value is not None or name not in SECTIONS})
+    for name in SECTIONS & config.keys():
+        if not isinstance(config[name], dict):
+            raise UserError(f"{source}: {name} is {config[name]!r}: give its settings as keys and values")
     if (old := old_names(config)) and rank() == 0:
         changed = abbreviate([f"{name} is now {new_name(name)}" for name in old], most=3)
         print(f"{source}: settings have new names: {changed}", flush=True)
+    if config.get("ckpt_path"):
+        config["ckpt_path"] = beside(source, config["ckpt_path"])
     return upgrade(config)
+
+
+def last_of(layers: Sequence[Layer], key: str) -> Any:
+    """The value of the last configuration that has one of a key; None if none has."""
+    return next((layer.content[key] for layer in reversed(layers) if layer.content.get(key)), None)
 
 
 def take_merged(options: list[str]) -> tuple[list[Layer], list[str]]:
@@ -115,7 +150,7 @@ def take_merged(options: list[str]) -> tuple[list[Layer], list[str]]:
     while words:
         word = words.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
-        is_merged = name != new_name(name) or any(name == known or name.startswith(f"{known}.") for known in MERGED)
+        is_merged = name != new_name(name) or is_under(name, MERGED)
         if not word.startswith("--") or not is_merged or not (equals or words):
             others.append(word)
             continue

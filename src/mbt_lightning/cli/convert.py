@@ -109,7 +109,7 @@ def import_scenic(
         raise UserError(f"{error.found}: set --frame_size and --num_mels") from None
     if not test_with_bottlenecks and "fusion.bottleneck" not in network.state_dict():
         raise UserError("test_with_bottlenecks is false, but no bottleneck is in use in this checkpoint")
-    count = network.head.linear.out_features
+    count = network.head.num_classes
     names = names or (tuple(f"{UNNAMED}{i}" for i in range(count)), ())
     if len(names[0]) != count:
         raise UserError(f"{classes} names {len(names[0])} classes, but the checkpoint has {count}")
@@ -229,7 +229,7 @@ def describe(network: MBT) -> str:
         if isinstance(network.fusion, Bottleneck):
             parts[-1] += f" of {network.fusion.bottleneck.shape[1]} tokens"
     millions = sum(p.numel() for p in network.parameters()) / 1e6
-    return ", ".join([*parts, f"{network.head.linear.out_features} classes", f"{millions:.2f} million parameters"])
+    return ", ".join([*parts, f"{network.head.num_classes} classes", f"{millions:.2f} million parameters"])
 
 
 def export_tool(arguments: Sequence[str]) -> None:

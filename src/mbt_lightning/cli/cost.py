@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
-from math import prod
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from mbt_lightning.cli.arguments import NEWEST, expand
 from mbt_lightning.cli.parser import build_network, build_parser, parse
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.errors import UserError
-from mbt_lightning.model import authors_flops as arithmetic
-from mbt_lightning.model.authors_flops import LATE, Shape, Way, find_way, ways
-from mbt_lightning.model.blocks import Block
-from mbt_lightning.model.flops import Part, blocks_of, by_part, count_parameters, gflops_per_clip
-from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention
-from mbt_lightning.model.mbt import MBT, SHARED
+from mbt_lightning.model.authors_flops import gflops_as_coded
+from mbt_lightning.model.flops import Inputs, Part, by_part, count_parameters, multiply_adds
+from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, Geometry, JointSelfAttention
+from mbt_lightning.model.mbt import MBT
+from mbt_lightning.model.size import EncoderSize
 from mbt_lightning.process import RUNS
 from mbt_lightning.runs.folder import find_checkpoint
 from mbt_lightning.training.checkpoint import read_about
@@ -34,8 +34,8 @@ CONVENTIONS = (
     "updates all its tokens. As run: what this program computes, whose last layer updates only the tokens that the "
     "head reads. As coded: the authors' released code, full layers, where cross-attention runs each modality's block "
     "over all tokens and joint self-attention needs a shared encoder; B counts true tokens, of which that code makes "
-    "one more than its setting says with a CLS head. –: a strategy that this arithmetic does not know, or no model of "
-    "theirs. Fused from the depth on, every strategy is late fusion."
+    "one more than its setting with a CLS head. –: that code has no such model, e.g. no sequential bottleneck. Fused "
+    "from the depth on, every strategy is late fusion."
 )
 
 
@@ -43,10 +43,10 @@ def main(arguments: list[str]) -> None:
     """Print the cost of an experiment, which is given as for `mbt test`.
 
     Args:
-        arguments: what stands behind `mbt cost`.
+        arguments: the words after `mbt cost`.
 
     Raises:
-        UserError: options or files that make no sense.
+        UserError: wrong options or files.
     """
     parser = argparse.ArgumentParser(
         prog="mbt cost",
@@ -84,7 +84,7 @@ def network_of(arguments: list[str], classes: int | None = None) -> tuple[dict[s
             where there is no manifest yet.
 
     Raises:
-        UserError: a file, a setting or a manifest that makes no sense.
+        UserError: a wrong file, setting or manifest.
     """
     parser = build_parser(*RUNS)  # a run's own configuration can be read, whatever command it was of
     parser.prog = "mbt cost"
@@ -114,25 +114,9 @@ def network_of(arguments: list[str], classes: int | None = None) -> tuple[dict[s
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-BUILT_IN = (Bottleneck, CrossAttention, Fusion, JointSelfAttention)
-"""The strategies that arithmetic knows."""
-
-
-def way_of(network: MBT) -> Way | None:
-    """The way that a network fuses; None if arithmetic does not know its strategy."""
-    if type(network.fusion) not in BUILT_IN:
-        return None
-    return find_way(type(network.fusion).__name__, has_shared_encoder(network), *bottleneck_of(network))
-
-
-def has_shared_encoder(network: MBT) -> bool:
-    """Whether all modalities use the same blocks in every layer."""
-    return all(SHARED in blocks_of(network, layer) for layer in range(len(network.layers)))
-
-
 @dataclass(frozen=True)
 class Row:
-    """What a network would cost with a certain way to fuse; numbers that arithmetic does not know are None.
+    """What a network costs, all of it counted.
 
     Args:
         name: the way to fuse.
@@ -140,120 +124,121 @@ class Row:
         parameters: all trained values.
         full_layers: multiply-adds of one clip when every layer updates all its tokens.
         as_run: multiply-adds as this program computes it.
-        as_coded: multiply-adds in the authors' code; None also: it has no such model.
+        as_coded: multiply-adds in the authors' code; None: it has no such model.
     """
 
     name: str
     fusion_layer: int
     parameters: int
-    full_layers: int | None
+    full_layers: int
     as_run: int
     as_coded: int | None
 
 
-def itself(network: MBT, inputs: dict[str, tuple[int, ...]]) -> Row:
-    """The network as it is: parameters and work as run are counted, the rest is arithmetic.
+@dataclass(frozen=True)
+class Way:
+    """A way to fuse, beside which a network is put.
 
     Args:
-        network: the encoder, of any strategy.
+        name: what it is called in the table.
+        fusion: the strategy.
+        share_encoder: whether all modalities use the same blocks in every layer.
+    """
+
+    name: str
+    fusion: Callable[[Geometry], Fusion]
+    share_encoder: bool = False
+
+
+LATE = Way("late", Fusion)
+
+
+def ways(num_bottlenecks: int, update: str) -> list[Way]:
+    """Every built-in way to fuse before the end.
+
+    Args:
+        num_bottlenecks: number B of bottleneck tokens.
+        update: rule of the bottleneck, `sequential` or `symmetric`.
+    """
+    bottleneck = partial(Bottleneck, num_bottlenecks=num_bottlenecks, update=update)
+    return [
+        Way("joint, shared encoder", JointSelfAttention, share_encoder=True),
+        Way("joint, separate below", JointSelfAttention),
+        Way("cross-attention", CrossAttention),
+        Way(f"bottleneck, B = {num_bottlenecks}", bottleneck),
+    ]
+
+
+def row_of(name: str, network: MBT, inputs: Inputs) -> Row:
+    """What a network costs.
+
+    Args:
+        name: the way to fuse.
+        network: the encoder, of any strategy, head and modalities.
         inputs: shape of one example of each modality, (C, *grid).
     """
-    layer, as_run = network.fusion_layer, round(gflops_per_clip(network, inputs) * 1e9)
-    way = way_of(network)
-    known = cost_of(network, inputs, way, layer) if way else None
+    as_coded = gflops_as_coded(network, inputs)
     return Row(
-        f"this configuration:\n{strategy_of(network)[0]}",
-        layer,
+        name,
+        network.fusion_layer,
         count_parameters(network),
-        full_layers=known.full_layers if known else None,
-        as_run=as_run,
-        as_coded=known.as_coded if known else None,
+        full_layers=multiply_adds(network, inputs, full=True),
+        as_run=multiply_adds(network, inputs),
+        as_coded=None if as_coded is None else round(as_coded * 1e9),
     )
 
 
+def itself(network: MBT, inputs: Inputs) -> Row:
+    """The network as it is; see `row_of`."""
+    return row_of(f"this configuration:\n{strategy_of(network)[0]}", network, inputs)
+
+
+def compare(network: MBT, inputs: Inputs) -> list[Row]:
+    """The network with every built-in way to fuse, from early to late.
+
+    Args:
+        network: the encoder; of its strategy only the number of tokens and the rule of a bottleneck matter.
+        inputs: shape of one example of each modality, (C, *grid).
+
+    Returns:
+        The rows of a way one after the other, late fusion last.
+    """
+    depth, layers = len(network.layers), fusion_layers(network)
+    pairs = [(way, layer) for way in ways(*bottleneck_of(network)) for layer in layers if layer < depth]
+    return [row_of(way.name, fused(network, inputs, way, layer), inputs) for way, layer in [*pairs, (LATE, depth)]]
+
+
+def fused(network: MBT, inputs: Inputs, way: Way, fusion_layer: int) -> MBT:
+    """A network of the same sizes and head that fuses in another way, on the meta device."""
+    geometry = network.unimodal.geometry
+    with torch.device("meta"):
+        return MBT(
+            inputs,
+            network.head.num_classes,
+            fusion=way.fusion,
+            fusion_layer=fusion_layer,
+            size=EncoderSize(geometry.dim, len(network.layers), geometry.num_heads, geometry.mlp_ratio),
+            patches={m: list(network.tokens_of(m).patch) for m in network.modalities},
+            share_encoder=way.share_encoder,
+            head=lambda *_: copy.deepcopy(network.head),
+        )
+
+
 def strategy_of(network: MBT) -> list[str]:
-    """A network's strategy in words: its name, then what it is set to."""
+    """A network's strategy in words: its name, then its settings."""
     fusion = network.fusion
     words = ["late" if type(fusion) is Fusion else type(fusion).__name__]
     if isinstance(fusion, Bottleneck):
         words += [fusion.update, f"B = {fusion.bottleneck.shape[1]}"]
-    return [*words, "shared encoder"] if has_shared_encoder(network) else words
-
-
-def compare(network: MBT, inputs: dict[str, tuple[int, ...]]) -> list[Row]:
-    """The network with every built-in way to fuse, from early to late, by arithmetic.
-
-    Args:
-        network: the encoder; its strategy plays no role but for the number of tokens and the rule of its bottleneck.
-        inputs: shape of one example of each modality, (C, *grid).
-
-    Returns:
-        The rows of a way one after the other, late fusion last; see `cost_of`.
-    """
-    depth, layers = len(network.layers), fusion_layers(network)
-    pairs = [(way, layer) for way in ways(*bottleneck_of(network)) for layer in layers if layer < depth]
-    return [cost_of(network, inputs, way, layer) for way, layer in [*pairs, (LATE, depth)]]
-
-
-def shape_of(network: MBT, inputs: dict[str, tuple[int, ...]]) -> Shape:
-    """The numbers of a network.
-
-    Args:
-        network: the encoder.
-        inputs: shape of one example of each modality, (C, *grid).
-    """
-    patches = [network.tokens_of(m) for m in network.modalities]
-    tokens = [t.positions.shape[1] for t in patches]
-    block: Block = next(iter(blocks_of(network, 0).values()))  # type: ignore[assignment]
-    num_read = len(network.modalities) if network.head.per_modality else 1
-    head_values = sum(linear.weight.numel() for linear in network.head.modules() if isinstance(linear, nn.Linear))
-    channels = [inputs[m][0] for m in network.modalities]
-    return Shape(
-        tokens=tuple(tokens),
-        kept=tuple(len(range(n)[network.head.keep]) for n in tokens),
-        dim=block.mlp.fc1.in_features,
-        hidden_dim=block.mlp.fc1.out_features,
-        depth=len(network.layers),
-        embedding=sum(prod(t.grid) * t.weight[:, 0].numel() * c for t, c in zip(patches, channels, strict=True)),
-        embedding_as_coded=sum(prod(t.grid) * t.weight.numel() for t in patches),
-        head=num_read * head_values,
-    )
-
-
-def cost_of(network: MBT, inputs: dict[str, tuple[int, ...]], way: Way, fusion_layer: int) -> Row:
-    """What a network costs with one way to fuse, by the arithmetic of `mbt_lightning.model.authors_flops`.
-
-    Args:
-        network: the encoder, whose sizes count.
-        inputs: shape of one example of each modality, (C, *grid).
-        way: the way to fuse.
-        fusion_layer: the first fused layer, 0 to depth.
-
-    Returns:
-        Parameters and multiply-adds of one clip, patch embedding and head included.
-    """
-    shape, number = shape_of(network, inputs), len(network.modalities)
-    separate_layers = 0 if way.share_encoder else fusion_layer if way.one_block_for_all else shape.depth
-    blocks = shape.depth + separate_layers * (number - 1)
-    block = count_parameters(next(iter(blocks_of(network, 0).values())))
-    around = sum(count_parameters(module) for module in (network.tokens, network.norm, network.head))
-    cost = arithmetic.cost(shape, way, fusion_layer)
-    return Row(
-        way.name,
-        fusion_layer,
-        parameters=around + blocks * block + way.num_bottlenecks * shape.dim,
-        full_layers=cost.full_layers,
-        as_run=cost.as_run,
-        as_coded=cost.as_coded,
-    )
+    return [*words, "shared encoder"] if network.shares_encoder else words
 
 
 def bottleneck_of(network: MBT) -> tuple[int, str]:
-    """Number of tokens and rule of the network's bottleneck; the usual ones if it has none."""
+    """Number of tokens and rule of the network's bottleneck; the default ones if it has none."""
     if isinstance(network.fusion, Bottleneck):
         return network.fusion.bottleneck.shape[1], network.fusion.update
-    usual = signature(Bottleneck).parameters
-    return usual["num_bottlenecks"].default, usual["update"].default
+    defaults = signature(Bottleneck).parameters
+    return defaults["num_bottlenecks"].default, defaults["update"].default
 
 
 def fusion_layers(network: MBT) -> list[int]:
@@ -267,17 +252,18 @@ def fusion_layers(network: MBT) -> list[int]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def print_cost(network: MBT, inputs: dict[str, tuple[int, ...]]) -> None:
-    """Print the sizes, what each part costs, and the table of all ways.
+def print_cost(network: MBT, inputs: Inputs) -> None:
+    """Print the sizes, what each part costs, and the table of all ways to fuse.
 
     Args:
         network: the encoder.
         inputs: shape of one example of each modality, (C, *grid).
     """
-    shape, console = shape_of(network, inputs), Console()
-    for m, tokens in zip(network.modalities, shape.tokens, strict=True):
-        print(f"{m}: {' x '.join(map(str, inputs[m]))}, {tokens} tokens")
-    print(f"{shape.depth} layers of width {shape.dim}, {network.head.linear.out_features} classes")
+    console = Console()
+    for m in network.modalities:
+        print(f"{m}: {' x '.join(map(str, inputs[m]))}, {network.tokens_of(m).positions.shape[1]} tokens")
+    width = network.unimodal.geometry.dim
+    print(f"{len(network.layers)} layers of width {width}, {network.head.num_classes} classes")
     is_alone = len(network.modalities) == 1
     if not is_alone:
         print(f"fusion layer {network.fusion_layer}: {', '.join(strategy_of(network))}")
@@ -290,7 +276,7 @@ def print_cost(network: MBT, inputs: dict[str, tuple[int, ...]]) -> None:
 
 
 def parts_table(parts: list[Part]) -> Table:
-    """A row a part, and their sum."""
+    """A row for each part, and their sum."""
     parameters, multiply_adds = sum(p.parameters for p in parts), sum(p.multiply_adds for p in parts)
     in_millions, in_billions = figures(parameters, 1e6), figures(multiply_adds, 1e9)
     table = Table(title="this configuration, as run", show_footer=True)
@@ -303,9 +289,9 @@ def parts_table(parts: list[Part]) -> Table:
 
 
 def ways_table(rows: list[Row]) -> Table:
-    """A row a way to fuse and fusion layer, with a line between the ways."""
+    """A row for each way to fuse and fusion layer, with a line between the ways."""
     in_millions = figures(max(row.parameters for row in rows), 1e6)
-    in_billions = figures(max(row.full_layers or row.as_run for row in rows), 1e9)
+    in_billions = figures(max(row.full_layers for row in rows), 1e9)
     table = Table("strategy", title="every way to fuse, GFLOPs by three conventions")
     for name in ("fusion\nlayer", "parameters\n(M)", "full\nlayers", "as\nrun", "as\ncoded"):
         table.add_column(name, justify="right", no_wrap=True)

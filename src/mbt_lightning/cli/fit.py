@@ -26,6 +26,7 @@ from mbt_lightning.cli.measured import Scale, fill_in_measured
 from mbt_lightning.cli.parser import Parser, as_plain, as_text, build_parser, parse
 from mbt_lightning.data.datamodule import AudioVisualData
 from mbt_lightning.data.records import UNNAMED, DataSpec
+from mbt_lightning.data.spectrogram import MelTransform
 from mbt_lightning.errors import UserError
 from mbt_lightning.model.flops import count_parameters, gflops_per_clip
 from mbt_lightning.process import rank
@@ -109,8 +110,8 @@ class Run:
     """Whether the run has an id of its own, by which it finds its checkpoint."""
     is_trained: bool = False
     """Whether its training has ended already, so that only the test is left."""
-    scale: Scale = field(default_factory=Scale)
-    """Where the spectrogram's mean and standard deviation come from."""
+    scales: dict[str, Scale] = field(default_factory=dict)
+    """Where mean and standard deviation of a modality's log-mel come from."""
     folder: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
     """The resolved configuration as it is recorded."""
@@ -176,9 +177,9 @@ def find_its_checkpoint(run: Run) -> None:
         run.checkpoint, run.is_resumed_by_id = (str(own), True) if own else (None, False)
 
 
-def fill_in_scale(run: Run) -> None:
-    """Fill in the spectrogram's mean and standard deviation."""
-    run.scale = fill_in_measured(run.settings, run.checkpoint)
+def fill_in_scales(run: Run) -> None:
+    """Fill in mean and standard deviation of log-mels."""
+    run.scales = fill_in_measured(run.settings, run.checkpoint)
 
 
 def record_settings(run: Run) -> None:
@@ -234,7 +235,7 @@ STEPS: tuple[Callable[[Run], None], ...] = (
     set_seed,
     complete,
     find_its_checkpoint,
-    fill_in_scale,
+    fill_in_scales,
     record_settings,
     resume_by_id,
     make_folder,
@@ -249,7 +250,7 @@ def spec_of(run: Run) -> DataSpec:
     if not run.checkpoint:
         return run.data.spec
     known = read_about(run.checkpoint)["spec"]
-    trained = DataSpec(run.data.inputs, tuple(known["classes"]), tuple(known["groups"]))
+    trained = DataSpec(run.data.shapes, tuple(known["classes"]), tuple(known["groups"]))
     if run.subcommand == "predict":
         return trained
     same_classes(trained.classes, run.data.spec.classes)
@@ -306,8 +307,7 @@ def print_start(run: Run) -> None:
         network, spec = run.model.network, run.model.spec
         shapes = ", ".join(f"{m} {'x'.join(map(str, shape))}" for m, shape in spec.inputs.items())
         print(f"data: {run.data.manifest.path} ({len(spec.classes)} classes; {shapes})")
-        if "spectrogram" in spec.inputs:
-            print_scale(run)
+        print_scales(run)
         print(
             f"model: {count_parameters(network) / 1e6:.2f} million parameters, "
             f"{gflops_per_clip(network, spec.inputs):.3f} GFLOPs a clip"
@@ -323,15 +323,20 @@ def print_start(run: Run) -> None:
             print(f"{reason}: the last checkpoint counts as the best")
 
 
-def print_scale(run: Run) -> None:
-    """Print the spectrogram's mean and standard deviation, and where they come from."""
+def print_scales(run: Run) -> None:
+    """Print mean and standard deviation of each log-mel, and where they come from."""
     data = run.data
-    print(f"spectrogram: mean {data.spectrogram.mean:.6g}, std {data.spectrogram.std:.6g}; {run.scale.source}")
-    if run.scale.measured and run.scale.measured.hash != data.manifest.digest:
-        print(
-            f"warning: they were measured when the manifest's hash was {run.scale.measured.hash}; it is now "
-            f"{data.manifest.digest}; `mbt stats {data.manifest_path}` measures them again"
-        )
+    for m, modality in data.inputs.items():
+        transform = getattr(modality, "transform", None)
+        if not isinstance(transform, MelTransform):
+            continue
+        source, measured = run.scales.get(m, Scale())
+        print(f"{m}: mean {transform.mean:.6g}, std {transform.std:.6g}; {source}")
+        if measured and measured.hash != data.manifest.digest:
+            print(
+                f"warning: they were measured when the manifest's hash was {measured.hash}; it is now "
+                f"{data.manifest.digest}; `mbt stats {data.manifest_path}` measures them again"
+            )
 
 
 def test_again(run: Run) -> None:

@@ -14,23 +14,12 @@ from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch import Trainer, __version__
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mbt_lightning.data.augment import RgbAugment
+from mbt_lightning.cli.arguments import place_of, settings_beside
+from mbt_lightning.config.class_paths import import_public_classes, public_classes
 from mbt_lightning.data.datamodule import AudioVisualData
-from mbt_lightning.data.mixup import Mixup
-from mbt_lightning.data.spectrogram import Spectrogram
 from mbt_lightning.errors import UserError, did_you_mean, exit_with_error, one_line
-from mbt_lightning.model.fusion import Fusion
 from mbt_lightning.model.mbt import MBT
-from mbt_lightning.model.pretrained.ast import AST
-from mbt_lightning.model.pretrained.init import Init, PerModality
-from mbt_lightning.model.pretrained.scenic import Scenic
-from mbt_lightning.model.pretrained.vit import GoogleViT, TimmViT
-from mbt_lightning.training.checkpoint import Checkpoint
 from mbt_lightning.training.module import AudioVisualClassifier
-from mbt_lightning.training.tasks import Task
-
-SOURCES = (GoogleViT, TimmViT, AST, Scenic, Checkpoint, PerModality)
-"""Starting weights: imported here so that files may name them without their module."""
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "None", "32", "bf16", "16")
 """Allowed values of `trainer.precision`: 16-true and bf16-true would round the audio before its spectrogram."""
@@ -60,22 +49,20 @@ class Parser(LightningArgumentParser):
         text = one_line(message)
         for noise in NOISE:
             text = re.sub(noise, "", text)
-        exit_with_error(text + self.hint(text))
+        found = re.search(r"(?:[Kk]ey|[Oo]ption) ['\"]([\w.]+)", text)
+        source, name = place_of(found[1]) if found else ("", "")
+        exit_with_error(f"{source}: {text}{self.hint(text, name)}" if source else text + self.hint(text, name))
 
-    def hint(self, message: str) -> str:
-        """The known key or class that is most like an unknown one in the message."""
-        found = re.search(r"(?:Key|option|arguments:) ['\"]?(?:--)?([\w.]+)|import path string: (\w+)", message)
-        if not found:
+    def hint(self, message: str, name: str) -> str:
+        """The known key or class that is most like an unknown one in a message about a setting."""
+        if found := re.search(r"import path string: (\w+)", message):
+            return did_you_mean(found[1], public_classes())
+        if found := re.search(r"arguments: --([\w.]+)", message):
+            name = found[1]
+        elif "accept" not in message:
             return ""
-        bases = (Fusion, Task, Mixup, Spectrogram, RgbAugment, Init)
-        known = [c.__name__ for b in bases for c in subclasses(b)] if found[2] else [a.dest for a in self._actions]
-        return did_you_mean(found[1] or found[2], known)
-
-
-def subclasses(base: type) -> list[type]:
-    """All classes that derive from a class."""
-    children: list[type] = base.__subclasses__()
-    return [c for child in children for c in (child, *subclasses(child))]
+        hint = did_you_mean(name, [*settings_beside(name), *(action.dest for action in self._actions)])
+        return hint or (f" ({name})" if name not in message else "")
 
 
 def build_parser(*subcommands: str) -> Parser:
@@ -84,6 +71,7 @@ def build_parser(*subcommands: str) -> Parser:
     Args:
         *subcommands: `fit`, `validate`, `test` or `predict`: it takes the settings of all that are named.
     """
+    import_public_classes()
     parser = Parser(
         prog=f"mbt {subcommands[0]}",
         description="Audio-visual classification with transformers: one experiment from clips to scores.",
@@ -157,4 +145,4 @@ def build_network(
     chosen = vars(parser.instantiate_classes(Namespace(model=settings.model)).model)
     own = {name: value for name, value in chosen.items() if name in signature(MBT).parameters}
     with torch.device("meta"):
-        return data.inputs, MBT(data.inputs, num_classes(data), **own)
+        return data.shapes, MBT(data.shapes, num_classes(data), **own)

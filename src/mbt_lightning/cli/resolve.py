@@ -6,19 +6,19 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
-from inspect import signature
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from mbt_lightning.cli.arguments import expand
-from mbt_lightning.cli.cost import AUDIOSET_CLASSES, itself
+from mbt_lightning.cli.cost import AUDIOSET_CLASSES
 from mbt_lightning.cli.measured import fill_in_measured
 from mbt_lightning.cli.parser import Parser, as_plain, build_network, build_parser, parse
 from mbt_lightning.data.demo import CLASSES, DemoSize
 from mbt_lightning.data.manifest.manifest import read_manifest
 from mbt_lightning.errors import UserError, one_line
-from mbt_lightning.model.mbt import MBT
+from mbt_lightning.model.authors_flops import gflops_as_coded
+from mbt_lightning.model.flops import count_parameters, gflops_per_clip
 from mbt_lightning.sweep.resolved import Resolved
 
 
@@ -32,21 +32,15 @@ def resolve(words: Sequence[str], points: Sequence[Mapping[str, Any]]) -> list[R
     Raises:
         UserError: a setting that the program refuses, with the values of its point.
     """
-    costs: dict[str, tuple[float, float | None, int]] = {}
     found = []
     for point in points:
         with named_in_errors(point):
-            found.append(resolve_one([*words, "--config", json.dumps(point)], costs))
+            found.append(resolve_one([*words, "--config", json.dumps(point)]))
     return found
 
 
-def resolve_one(words: Sequence[str], costs: dict[str, tuple[float, float | None, int]]) -> Resolved:
-    """One experiment.
-
-    Args:
-        words: the words after `mbt`, the first of them `fit`.
-        costs: what networks cost that were counted before, which is completed.
-    """
+def resolve_one(words: Sequence[str]) -> Resolved:
+    """The experiment of a command line, the first word of which is `fit`."""
     parser = fit_parser()
     settings = parse(parser, expand(list(words))[1:])
     settings.base = None  # the files have been read
@@ -55,13 +49,8 @@ def resolve_one(words: Sequence[str], costs: dict[str, tuple[float, float | None
     if data.manifest == "demo" or Path(data.manifest).is_file():
         fill_in_measured(settings, settings.ckpt_path)
     inputs, network = build_network(parser, settings, lambda _: num_classes)
-    config = as_plain(parser, settings)
-    own = {name: value for name, value in config["model"].items() if name in signature(MBT).parameters}
-    key = json.dumps([inputs, num_classes, own])
-    if key not in costs:
-        row = itself(network, inputs)
-        costs[key] = row.as_run / 1e9, None if row.as_coded is None else row.as_coded / 1e9, row.parameters
-    return Resolved(config, *costs[key], train_clips)
+    costs = gflops_per_clip(network, inputs), gflops_as_coded(network, inputs), count_parameters(network)
+    return Resolved(as_plain(parser, settings), *costs, train_clips)
 
 
 @cache

@@ -18,8 +18,8 @@ from mbt_lightning.data.datamodule import manifest_file
 from mbt_lightning.data.manifest.manifest import Manifest, read_manifest
 from mbt_lightning.data.measure import (
     ClipMeasurement,
-    look_at,
     mean_and_std,
+    measure_clips,
     options_of,
     read_stats,
     settings_of,
@@ -27,7 +27,7 @@ from mbt_lightning.data.measure import (
 )
 from mbt_lightning.data.records import BadClip
 from mbt_lightning.data.sampling import chance
-from mbt_lightning.data.spectrogram import LogMel, Spectrogram
+from mbt_lightning.data.spectrogram import LogMel, MelTransform
 from mbt_lightning.data.store import store_of
 from mbt_lightning.data.worker_pool import Progress
 from mbt_lightning.disk import replacing
@@ -55,7 +55,7 @@ def parser() -> Parser:
     tool.add_argument("manifest", help="the manifest, `.parquet`, `.jsonl` or `.csv`, or `demo`")
     tool.add_argument(
         "--spectrogram",
-        type=Spectrogram | None,
+        type=MelTransform | None,
         default={"class_path": f"{LogMel.__module__}.LogMel"},
         help="the log-mel to measure; its mean and std do not matter; null: no sound is decoded",
     )
@@ -107,7 +107,8 @@ def stats(
         for name, clips in full.splits.items():
             places = sorted(chance("stats", seed, name).sample(range(len(clips)), min(num_clips, len(clips))))
             wanted = settings if name == split else None
-            found[name] = look_at([clips[i] for i in places], store, wanted, num_workers, timeout_seconds, bar, name)
+            part = [clips[i] for i in places]
+            found[name] = measure_clips(part, store, wanted, num_workers, timeout_seconds, bar, name)
     seen, bad = found[split]
     for name, (_, failed) in found.items():
         for clip in failed:

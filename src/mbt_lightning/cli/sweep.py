@@ -78,41 +78,27 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
         exit_on_error=False,
     )
-    parser.add_argument("file", metavar="FILE", nargs="?", help="a sweep file, as for `wandb sweep`")
-    parser.add_argument("--name", help="name of the sweep and of its runs' folder; default: that of the file")
-    parser.add_argument("--runs", default="runs", metavar="FOLDER", help="folder that all runs' folders lie in (runs)")
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="trials at a time; default: one a GPU, or one a core without GPUs"
+    add = parser.add_argument
+    add("file", metavar="FILE", nargs="?", help="a sweep file, as for `wandb sweep`")
+    add("--name", help="name of the sweep and of its runs' folder; default: that of the file")
+    add("--runs", default="runs", metavar="FOLDER", help="folder that all runs' folders lie in (runs)")
+    workers = "trials (slurm: jobs) at a time; default: one a GPU, or one a core without GPUs (slurm: one a trial)"
+    add("--workers", type=int, metavar="N", help=workers)
+    add("--retries", type=int, default=0, metavar="N", help="retry trials that have failed at most N times (0)")
+    count = "random, bayes: points of the search; grid: start at most N trials now"
+    add("--count", type=int, metavar="N", help=count)
+    add("--seed", type=int, default=0, metavar="N", help="of a random or bayes search (0)")
+    add("--dry-run", action="store_true", help="print the trials and their costs; run none")
+    rate = "of --dry-run: speed of training; default: measured on finished runs"
+    add("--rate", type=float, metavar="GFLOPS", help=rate)
+    add("--launcher", choices=("here", "slurm"), default="here", help="where trials run (here)")
+    slurm = (
+        "of --launcher slurm: submitit's parameters, e.g. timeout_min=600 gpus_per_node=8 nodes=2 slurm_partition=gpu; "
+        "cluster=local runs the jobs on this machine"
     )
-    parser.add_argument(
-        "--retries",
-        type=int,
-        default=0,
-        metavar="N",
-        help="retry trials that have failed at most N times (0)",
-    )
-    parser.add_argument(
-        "--count", type=int, metavar="N", help="random, bayes: points of the search; grid: start at most N trials now"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of a random or bayes search (0)")
-    parser.add_argument("--dry-run", action="store_true", help="print the trials and their costs; run none")
-    parser.add_argument(
-        "--rate",
-        type=float,
-        metavar="GFLOPS",
-        help="of --dry-run: speed of training; default: measured on finished runs",
-    )
-    parser.add_argument("--launcher", choices=("here", "slurm"), default="here", help="where trials run (here)")
-    parser.add_argument(
-        "--slurm",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="of --launcher slurm: submitit's parameters, e.g. timeout_min=600 gpus_per_node=8 nodes=2 "
-        "slurm_partition=gpu; cluster=local runs the jobs on this machine",
-    )
+    add("--slurm", nargs="+", default=[], metavar="NAME=VALUE", help=slurm)
     try:
-        options, more = parser.parse_known_args(list(arguments))
+        options, extra = parser.parse_known_args(list(arguments))
     except argparse.ArgumentError as error:
         raise UserError(error) from None
     if options.file is None:
@@ -123,7 +109,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             raise UserError(f"--{name} is {value}: give {int(name == 'count')} or more")
     if options.slurm and options.launcher != "slurm":
         raise UserError("--slurm: give --launcher slurm with it")
-    return options, more
+    return options, extra
 
 
 def watch(crew: Any, planner: Planner) -> int | None:

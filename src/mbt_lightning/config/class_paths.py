@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +11,17 @@ import mbt_lightning
 
 PACKAGE = f"{mbt_lightning.__name__}."
 INNER_PATH = re.compile(rf"{re.escape(PACKAGE)}(?:\w+\.)+(\w+)")
+
+
+def public_classes() -> list[str]:
+    """The bare names of the classes of this package that configurations may name."""
+    return list(mbt_lightning._CLASSES)
+
+
+def import_public_classes() -> None:
+    """Import them all: the parser knows by its bare name only what is imported."""
+    for name in public_classes():
+        getattr(mbt_lightning, name)
 
 
 def public_class_paths(config: Any) -> Any:
@@ -38,39 +48,38 @@ def is_same_class(one: str, other: str) -> bool:
     return one == other or ({one, other} == {PACKAGE + (name := one.rpartition(".")[2]), name})
 
 
-def takes(name: str, replaced: str) -> set[str]:
-    """What the class of a name takes; nothing if no class is found, which the parser then reports.
+def found_class(name: str, kin: str = "") -> Any:
+    """The class or function of a name; None if there is none, which the parser reports.
 
     Args:
-        name: the class, by its path, or by its bare name as the parser knows it.
-        replaced: another class that a configuration names at the same place; a bare name is looked up among its kin.
+        name: its path, or its bare name as the parser knows it.
+        kin: another class that a configuration names at the same place; a bare name is looked up among its kin too.
     """
-    found = found_class(name, replaced)
-    if found is None:
-        return set()
-    from jsonargparse import ArgumentParser  # which follows **kwargs to where they go
-
-    parser = ArgumentParser()
-    add = parser.add_class_arguments if inspect.isclass(found) else parser.add_function_arguments
-    return {added.split(".")[0] for added in add(found, fail_untyped=False)}
-
-
-def found_class(name: str, kin: str = "") -> Any:
-    """The class or function of a name; None if there is none."""
-    if "." not in name:
-        relatives = found_class(kin) if "." in kin or kin in mbt_lightning.__all__ else None
-        known = [c for c in all_kin(relatives) if c.__name__ == name]
-        return known[0] if known else getattr(mbt_lightning, name, None) if name in mbt_lightning.__all__ else None
     module, _, last = name.rpartition(".")
+    if not module:
+        known = [kind for kind in all_kin(found_class(kin)) if kind.__name__ == name] if kin else []
+        return known[0] if known else getattr(mbt_lightning, name) if name in public_classes() else None
     try:
         return getattr(import_module(module), last)
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError, TypeError, ValueError):
         return None
 
 
-def all_kin(found: Any) -> Iterator[type]:
-    """The classes that share a base with a class, other than `object`."""
-    pending = [base for base in found.__mro__ if base is not object] if inspect.isclass(found) else []
-    for base in pending:
-        yield base
-        pending += base.__subclasses__()
+def all_kin(found: Any) -> list[type]:
+    """The classes that share a base of its own package with a class, the nearest first."""
+    package = getattr(found, "__module__", "").partition(".")[0]
+    kin = [base for base in getattr(found, "__mro__", ()) if base.__module__.partition(".")[0] == package]
+    for base in kin:  # which grows
+        kin += [kind for kind in base.__subclasses__() if kind not in kin]
+    return kin
+
+
+def arguments_of(found: Any) -> set[str]:
+    """The arguments of a class or function by name; none of None."""
+    if found is None:
+        return set()
+    from jsonargparse import ArgumentParser  # which follows **kwargs to where they are taken
+
+    parser = ArgumentParser()
+    add = parser.add_class_arguments if inspect.isclass(found) else parser.add_function_arguments
+    return {name.partition(".")[0] for name in add(found, fail_untyped=False)}

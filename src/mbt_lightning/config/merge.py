@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from mbt_lightning.config.class_paths import all_kin, takes, found_class, is_same_class
+from mbt_lightning.config.class_paths import all_kin, arguments_of, found_class, is_same_class
 from mbt_lightning.config.settings import flat, nested
 from mbt_lightning.process import rank
 
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 
 FUSION = "model.fusion.init_args."
+BOTTLENECK = "mbt_lightning.Bottleneck"
+"""One of the strategies, which the others are kin of."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Layer:
 
     Args:
         source: the file, or another name for messages.
-        content: as it was read; its keys may be dotted names.
+        content: nested plain data.
         is_point: whether it is a point of a sweep, whose arguments may be those of another strategy of the sweep.
     """
 
@@ -43,22 +45,22 @@ def merge(layers: Sequence[Layer]) -> dict[str, Any]:
     An argument of a point that its fusion strategy does not take, but another one does, is left out, and printed: a
     sweep that crosses strategies with an argument of one of them has such points.
     """
-    config: dict[str, Any] = reduce(merged, [undotted(layer.content) for layer in layers], {})
+    config: dict[str, Any] = reduce(merged, [layer.content for layer in layers], {})
+    named = {name for layer in layers if layer.is_point for name in flat(layer.content)}
+    given = {name.removeprefix(FUSION) for name in named if name.startswith(FUSION)}
     chosen = config.get("model", {}).get("fusion")
-    named = {name for layer in layers if layer.is_point for name in flat(undotted(layer.content))}
-    named = {name.removeprefix(FUSION) for name in named if name.startswith(FUSION)}
-    if named and isinstance(chosen, dict) and isinstance(strategy := chosen.get("class_path"), str):
-        strategies = [kind.__name__ for kind in all_kin(found_class("mbt_lightning.Bottleneck"))]
-        known = set().union(*(takes(name, "mbt_lightning.Bottleneck") for name in strategies))
-        for name in sorted(named & known - takes(strategy, "mbt_lightning.Bottleneck")):
+    if given and is_class(chosen):
+        strategy = found_class(chosen["class_path"], kin=BOTTLENECK)
+        known = set().union(*map(arguments_of, all_kin(found_class(BOTTLENECK))))
+        for name in sorted(given & known - arguments_of(strategy)):
             del chosen["init_args"][name]
             if rank() == 0:
-                print(f"{FUSION}{name} has no effect on {strategy.rpartition('.')[2]}: left out", flush=True)
+                print(f"{FUSION}{name} has no effect on {strategy.__name__}: left out", flush=True)
     return config
 
 
 def undotted(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration whose keys may be dotted names as a nested one; what is said of a class follows its name."""
+    """A configuration whose keys may be dotted names as a nested one; a class comes before its arguments."""
     return reduce(merged, [nested({name: content[name]}) for name in sorted(content)], {})
 
 
@@ -75,7 +77,8 @@ def merged(below: Any, above: Any) -> Any:
             above = {"init_args": above}
         name, before = above.get("class_path"), below["class_path"]
         if isinstance(name, str) and not is_same_class(name, before):
-            kept = {key: value for key, value in (below.get("init_args") or {}).items() if key in takes(name, before)}
+            takes = arguments_of(found_class(name, kin=before))
+            kept = {key: value for key, value in (below.get("init_args") or {}).items() if key in takes}
             below = {"class_path": name} | ({"init_args": kept} if kept else {})
     result = deepcopy(dict(below))
     for key, value in above.items():

@@ -94,12 +94,13 @@ def without_unused(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without what is set for modalities that its model does not use.
 
     Args:
-        config: a resolved configuration.
+        config: a resolved configuration; one that names an unknown modality stays as it is.
     """
     used = config["model"]["modalities"]
     kept = dict(config)
     for part, key in (name.split(".") for name in BY_MODALITY):
-        if isinstance(given := kept.get(part, {}).get(key), Mapping):
+        given = kept.get(part, {}).get(key)
+        if isinstance(given, Mapping) and isinstance(used, list) and set(used) <= given.keys():
             kept[part] = kept[part] | {key: {m: value for m, value in given.items() if m in used}}
     return kept
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mbt_lightning.config.class_paths import public_class_paths
+from mbt_lightning.config.merge import merged
 from mbt_lightning.config.settings import nested
 
 RGB, SPECTROGRAM = "data.inputs.rgb.", "data.inputs.spectrogram."
@@ -71,19 +72,10 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
             continue
         owner = next(owner for owner in CLASSES if MOVED[name].startswith(owner))
         new = nested({f"{owner}class_path": CLASSES[owner], MOVED[name]: value})
-        upgraded = joined(new, upgraded)
+        upgraded = merged(new, upgraded)
     return public_class_paths(upgraded)
 
 
 def is_pool(head: Any) -> bool:
     """Whether a head is given that has no representation."""
     return isinstance(head, dict) and head.get("class_path") != HEADS["cls"]
-
-
-def joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Two nested mappings as one; what both have is the other's."""
-    result = dict(one) | dict(other)
-    for key in one.keys() & other.keys():
-        if isinstance(one[key], dict) and isinstance(other[key], dict):
-            result[key] = joined(one[key], other[key])
-    return result

@@ -4,55 +4,73 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from mbt_lightning.data.manifest.manifest import Clips
 from mbt_lightning.data.media.probe import ClipError
-from mbt_lightning.data.records import BadClip, Batch, Clip, Draw, Example, WindowSetting
+from mbt_lightning.data.records import BadClip, Batch, Draw, Example
 from mbt_lightning.data.sampling import chance, random_start, view_starts
-from mbt_lightning.data.store import Files, Store, readable_seconds
+from mbt_lightning.data.store import Files, Media, Store, readable_seconds
+from mbt_lightning.data.streams import Stream, Window
 
 MAX_STAND_INS = 10
-"""So many other clips are tried in the place of one that cannot be read."""
+"""So many other clips are tried in place of one that cannot be read."""
+
+
+@dataclass(frozen=True)
+class WindowSetting:
+    """What is read of a clip.
+
+    Args:
+        seconds: length of the window of streams that have none of their own.
+        streams: what is read; a clip that lacks one of them cannot be used.
+        synchronous: whether all streams are cut at the same proportion of the clip (the same second, if their windows
+            are equally long) or each at its own.
+        cache: whether clips that are not longer than the window, and so are always cut alike, are kept in memory.
+    """
+
+    seconds: float
+    streams: tuple[Stream, ...]
+    synchronous: bool = True
+    cache: bool = False
+
+    @property
+    def lengths(self) -> dict[Stream, float]:
+        """Length of the window of each stream."""
+        return {stream: stream.window_seconds or self.seconds for stream in self.streams}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A decoded window with its target, or None in both streams if the clip could not be read."""
+    """What the streams have read of a clip, and its target; without content if the clip could not be read."""
 
-    frames: Tensor | None
-    waveform: Tensor | None
     target: Tensor
     index: int
     view: int
+    content: dict[Stream, Any] = field(default_factory=dict)
     bad: tuple[BadClip, ...] = ()
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing could be read."""
-        return self.frames is None and self.waveform is None
 
 
 class ClipDataset(Dataset):
     """The clips of one split; indexed by a `Draw`.
 
     The windows of training are drawn from seed and `Draw` only, whatever worker or rank reads the clip. A clip
-    that cannot be read is named in the sample's `bad`; in training another one, drawn from the same numbers, stands in
-    for it; in evaluation (and where no stand-in can be read either) the sample is empty.
+    that cannot be read is named in the sample's `bad`; in training another one, drawn from the same numbers, is read
+    instead; in evaluation (and where no other can be read either) the sample is empty.
 
     Args:
         examples: the split's rows.
         classes: class names in index order.
-        setting: how windows are cut.
+        setting: what is read of a clip.
         num_views: evenly spaced windows a clip; 0: one random window (training).
-        seed: of the random windows and of the choice of stand-ins.
+        seed: of the random windows and of the choice of clips that are read instead.
         store: where the clips are read from.
     """
 
@@ -77,14 +95,14 @@ class ClipDataset(Dataset):
         return len(self.examples)
 
     def __getitem__(self, draw: Draw) -> Sample:
-        """Read the clip that is asked for, or in training the first readable stand-in."""
+        """Read the clip that is asked for, or in training the first readable one instead."""
         bad: tuple[BadClip, ...] = ()
         for index in self.candidates(draw):
             try:
                 return self.read(replace(draw, index=index), bad)
             except ClipError as error:
                 bad += (BadClip(self.examples[index].clip_id, str(error.path), error.reason),)
-        return Sample(None, None, self.target(draw.index), draw.index, draw.view, bad)
+        return Sample(self.target(draw.index), draw.index, draw.view, bad=bad)
 
     def chance(self, what: str, draw: Draw) -> random.Random:
         """The random numbers of a draw in training, for one of the things that they decide."""
@@ -92,7 +110,7 @@ class ClipDataset(Dataset):
         return chance(what, self.seed, draw.epoch, draw.index, *again)
 
     def candidates(self, draw: Draw) -> Iterator[int]:
-        """The clip itself, then, in training, its stand-ins: a function of seed and draw."""
+        """The clip itself, then, in training, those that are read instead: a function of seed and draw."""
         yield draw.index
         if self.num_views == 0:
             numbers = self.chance("stand-in", draw)
@@ -100,36 +118,43 @@ class ClipDataset(Dataset):
                 yield numbers.randrange(len(self.examples))
 
     def read(self, draw: Draw, bad: tuple[BadClip, ...] = ()) -> Sample:
-        """Cut and decode the window of one clip, or take it from memory."""
+        """Cut and decode the windows of one clip, or take them from memory."""
         if draw.index in self.kept:
             return replace(self.kept[draw.index], view=draw.view, bad=bad)
-        example, setting = self.examples[draw.index], self.setting
-        media = self.store.open(example, setting.streams)
+        example, lengths = self.examples[draw.index], self.setting.lengths
+        media = self.open(example)
         duration = readable_seconds(media, example)
-        rgb_start, audio_start = (example.start_seconds + start for start in self.starts(draw, duration))
-        clip = media.read(rgb_start, audio_start, setting)
-        for stream, content in {"video": clip.frames, "audio": clip.waveform}.items():
-            if stream in setting.streams and content is None:
-                raise ClipError(media.path, f"no {stream} stream, which this run's modalities need")
-        clip = end_at(clip, example.end_seconds, audio_start)
-        frames = None if clip.frames is None else shrink(clip.frames, setting.short_side)
-        sample = Sample(frames, clip.waveform, self.target(draw.index), draw.index, draw.view, bad)
-        if setting.cache and duration <= min(setting.seconds, setting.rgb_seconds or setting.seconds):
+        content = {
+            stream: stream.read(Window(example, media, example.start_seconds + start, lengths[stream]))
+            for stream, start in self.starts(draw, duration).items()
+        }
+        sample = Sample(self.target(draw.index), draw.index, draw.view, content, bad)
+        if self.setting.cache and duration <= min(lengths.values()):
             self.kept[draw.index] = replace(sample, bad=())
         return sample
 
-    def starts(self, draw: Draw, duration: float) -> tuple[float, float]:
-        """Where the windows of pictures and of sound start, in seconds from the begin of the segment."""
-        lengths = (self.setting.rgb_seconds or self.setting.seconds, self.setting.seconds)
+    def open(self, example: Example) -> Media | None:
+        """The media that the streams read; if they read none, those that give the segment's end, if the row does not.
+
+        Raises:
+            ClipError: there are no such media, or they cannot be read.
+        """
+        kinds = [stream.kind for stream in self.setting.streams if stream.kind]
+        if not kinds and example.end_seconds is None:
+            kinds = ["video" if example.video else "audio"]
+        return self.store.open(example, kinds) if kinds else None
+
+    def starts(self, draw: Draw, duration: float) -> dict[Stream, float]:
+        """Where the window of each stream starts, in seconds from the start of the segment."""
+        lengths = self.setting.lengths
         if self.num_views:
-            rgb, audio = (view_starts(duration, length, self.num_views)[draw.view] for length in lengths)
-            return rgb, audio
-        numbers = self.chance("window", draw)
-        first, second = numbers.random(), numbers.random()
-        rgb, audio = lengths
-        return random_start(duration, rgb, first), random_start(
-            duration, audio, first if self.setting.synchronous else second
-        )
+            return {s: view_starts(duration, seconds, self.num_views)[draw.view] for s, seconds in lengths.items()}
+        source = self.chance("window", draw)
+        numbers = [source.random() for _ in range(1 + max(stream.draw for stream in lengths))]
+        return {
+            stream: random_start(duration, seconds, numbers[0 if self.setting.synchronous else stream.draw])
+            for stream, seconds in lengths.items()
+        }
 
     def target(self, index: int) -> Tensor:
         """The clip's classes as float32 (num_classes,) of zeros and ones."""
@@ -147,60 +172,14 @@ class ClipDataset(Dataset):
         return clips, classes
 
 
-def end_at(clip: Clip, end_seconds: float | None, audio_start_seconds: float) -> Clip:
-    """Treat what lies behind the end of the labelled segment as if the file ended there: hold the picture, no sound."""
-    if end_seconds is None:
-        return clip
-    frames, waveform = clip.frames, clip.waveform
-    if frames is not None:
-        assert clip.frame_seconds is not None
-        inside = max(1, int((clip.frame_seconds < end_seconds).sum()))
-        frames = frames.clone() if inside < len(frames) else frames
-        frames[inside:] = frames[inside - 1]
-    if waveform is not None:
-        waveform = waveform.clone()
-        waveform[max(0, round((end_seconds - audio_start_seconds) * clip.sample_rate)) :] = 0
-    return replace(clip, frames=frames, waveform=waveform)
-
-
-def shrink(frames: Tensor, short_side: int) -> Tensor:
-    """Shrink pictures uint8 (T, H, W, 3) to a shorter side of at most `short_side`, before they travel.
-
-    Of pictures longer than 2:1 the middle is taken.
-    """
-    height, width = frames.shape[1:3]
-    short = min(height, width)
-    if max(height, width) > 2 * short:
-        top, left = (height - min(height, 2 * short)) // 2, (width - min(width, 2 * short)) // 2
-        frames = frames[:, top : top + 2 * short, left : left + 2 * short]
-        height, width = frames.shape[1:3]
-    if short <= short_side:
-        return frames
-    size = (round(height * short_side / short), round(width * short_side / short))
-    channels_first = frames.permute(0, 3, 1, 2)  # a view; the kernel for uint8 likes the channels last in memory
-    return F.interpolate(channels_first, size=size, mode="bilinear", antialias=True).permute(0, 2, 3, 1).contiguous()
-
-
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Put samples into a batch, leaving out the empty ones; pictures are padded to the largest."""
-    bad = tuple(clip for sample in samples for clip in sample.bad)
-    full = [s for s in samples if not s.is_empty]
-    frames = [s.frames for s in full if s.frames is not None]
-    waveforms = [s.waveform for s in full if s.waveform is not None]
-    sizes = None
-    if frames:
-        sizes = torch.tensor([f.shape[1:3] for f in frames])
-        height, width = sizes.amax(0).tolist()
-        frames = [
-            f if f.shape[1:3] == (height, width) else F.pad(f, (0, 0, 0, width - f.shape[2], 0, height - f.shape[1]))
-            for f in frames
-        ]
+    """Put samples into a batch, leaving out the empty ones."""
+    full = [s for s in samples if s.content]
+    streams = full[0].content if full else ()
     return Batch(
-        frames=default_collate(frames) if frames else None,
-        sizes=sizes,
-        waveform=default_collate(waveforms) if waveforms else None,
         targets=torch.stack([s.target for s in full]) if full else torch.zeros(0, len(samples[0].target)),
         index=torch.tensor([s.index for s in full], dtype=torch.long),
         view=torch.tensor([s.view for s in full], dtype=torch.long),
-        bad=bad,
+        bad=tuple(clip for sample in samples for clip in sample.bad),
+        content={stream: stream.collate([s.content[stream] for s in full]) for stream in streams},
     )

@@ -1,10 +1,10 @@
-"""What is in the clips of a manifest, measured in other processes, and how training finds the figures afterwards.
+"""Length, frame size and mean and standard deviation of the log-mel of a manifest's clips: measured, and read again.
 
-Mean and standard deviation of a log-mel are those of all its values: every row that is made of sound, of the whole
-labelled segment of every clip. Training cuts its windows out of these segments evenly, so it sees the same values;
-what fills up a clip that is shorter than the window is left out.
+Mean and standard deviation of a log-mel are those of all its values: every time step that is made of audio, of the
+whole labelled segment of every clip. Training cuts its windows out of these segments evenly, so it sees the same
+values; the padding of clips that are shorter than the window is left out.
 
-They lie beside the manifest in `<manifest>.stats.json`, with the settings of the spectrogram that they belong to and
+They are kept beside the manifest in `<manifest>.stats.json`, with the settings of the log-mel that they belong to and
 the manifest's hash. A configuration in which `mean` and `std` are null takes them from there.
 """
 
@@ -23,13 +23,13 @@ import torch
 
 from mbt_lightning.data.media.probe import ClipError
 from mbt_lightning.data.records import BadClip, Example
-from mbt_lightning.data.spectrogram import LogMel, Spectrogram
-from mbt_lightning.data.store import Store, read_sound, readable_seconds
+from mbt_lightning.data.spectrogram import LogMel, MelTransform
+from mbt_lightning.data.store import Store, readable_seconds
 from mbt_lightning.data.worker_pool import Failure, Progress, run_apart
 from mbt_lightning.errors import UserError
 
 PIECE_SECONDS = 60
-"""A longer sound becomes spectrograms of several equal parts: one of an hour would not fit into memory."""
+"""Longer audio is transformed in several equal parts: the spectrogram of an hour would not fit into memory."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -38,13 +38,13 @@ PIECE_SECONDS = 60
 
 
 class MeasureJob(NamedTuple):
-    """A clip that is to be looked at.
+    """A clip to be measured.
 
     Args:
         number: its place among the clips.
         example: the clip.
-        store: where it lies.
-        recipe: the spectrogram's settings as JSON; "": the sound is not decoded.
+        store: where it is.
+        recipe: settings of the log-mel as JSON; "": the audio is not decoded.
     """
 
     number: int
@@ -54,12 +54,12 @@ class MeasureJob(NamedTuple):
 
 
 class ClipMeasurement(NamedTuple):
-    """What is in a clip.
+    """What was measured on a clip.
 
     Args:
         seconds: length of its labelled segment, as far as the file goes.
-        size: width and height of its pictures as they are stored; None: the sound's file has none.
-        frames_per_second: its pictures a second, on average.
+        size: width and height of its frames as they are stored; None: the file has none.
+        frames_per_second: on average.
         num_values: values of the log-mel.
         total: their sum.
         squares: the sum of their squares.
@@ -73,66 +73,65 @@ class ClipMeasurement(NamedTuple):
     squares: float = 0.0
 
 
-def look_at(
+def measure_clips(
     examples: Sequence[Example],
     store: Store,
     settings: Mapping[str, Any] | None,
     num_workers: int,
     timeout_seconds: float,
     progress: Progress,
-    what: str,
+    title: str,
 ) -> tuple[list[ClipMeasurement], list[BadClip]]:
-    """Look at clips in other processes; the result does not depend on how many they are.
+    """Measure clips in worker processes; the result does not depend on their number.
 
     Args:
         examples: the clips.
-        store: where they lie.
-        settings: of the spectrogram, see `settings_of`; None: their sound is not decoded.
+        store: where they are.
+        settings: of the log-mel, see `settings_of`; None: the audio is not decoded.
         num_workers: processes.
         timeout_seconds: time limit of one clip.
-        progress: where to show how far it is.
-        what: what the work is called there.
+        progress: the progress bar.
+        title: what it shows.
 
     Returns:
-        What is in those that can be read, in their order, and those that cannot.
+        The measurements of the clips that can be read, in their order, and the clips that cannot.
     """
     recipe = "" if settings is None else json.dumps(settings)
     jobs = [(MeasureJob(i, example, store, recipe), timeout_seconds) for i, example in enumerate(examples)]
-    seen: dict[int, ClipMeasurement] = {}
+    measured: dict[int, ClipMeasurement] = {}
     bad: dict[int, BadClip] = {}
-    progress.begin(what, len(jobs), 0)
-    for wanted, answer in run_apart(f"{__name__}:look", jobs, num_workers):
+    progress.begin(title, len(jobs), 0)
+    for job, answer in run_apart(f"{__name__}:measure_clip", jobs, num_workers):
         if isinstance(answer, Failure):
-            example = wanted.example
-            bad[wanted.number] = BadClip(example.clip_id, str(example.audio), answer.reason)
+            bad[job.number] = BadClip(job.example.clip_id, str(job.example.audio), answer.reason)
         else:
-            seen[wanted.number] = answer
+            measured[job.number] = answer
         progress.count(isinstance(answer, Failure))
-    return [seen[i] for i in sorted(seen)], [bad[i] for i in sorted(bad)]
+    return [measured[i] for i in sorted(measured)], [bad[i] for i in sorted(bad)]
 
 
-def look(wanted: MeasureJob) -> ClipMeasurement | Failure:
-    """What is in one clip, or why it cannot be told; called in a process of its own."""
+def measure_clip(job: MeasureJob) -> ClipMeasurement | Failure:
+    """Measure one clip, or give the reason why that is not possible; runs in a worker process."""
     torch.set_num_threads(1)
-    example = wanted.example
+    example = job.example
     try:
-        media = wanted.store.open(example, ("audio",))
+        media = job.store.open(example, ("audio",))
         seconds = readable_seconds(media, example)
         if seconds <= 0:
             end = f"the clip ends at {media.seconds:.3f} s"
             return Failure(f"{end}, before its segment starts at {example.start_seconds:g} s")
-        width, height, rate = media.pictures() or (0, 0, None)
-        seen = ClipMeasurement(seconds, (width, height) if width else None, rate)
-        if not wanted.recipe:
-            return seen
-        spectrogram = _build(wanted.recipe)
-        waveform, real = read_sound(media, example.start_seconds, seconds, spectrogram.sample_rate)
-        sound = waveform[slice(*real)]
-        parts = sound.tensor_split(math.ceil(len(sound) / (PIECE_SECONDS * spectrogram.sample_rate)) or 1)
-        values = [spectrogram.log_mel(part[None])[0, : spectrogram.rows_of_sound(len(part))].double() for part in parts]
+        width, height, rate = media.frame_format() or (0, 0, None)
+        found = ClipMeasurement(seconds, (width, height) if width else None, rate)
+        if not job.recipe:
+            return found
+        transform = _build(job.recipe)
+        waveform, real = media.read_audio(example.start_seconds, seconds, transform.sample_rate)
+        audio = waveform[slice(*real)]
+        parts = audio.tensor_split(math.ceil(len(audio) / (PIECE_SECONDS * transform.sample_rate)) or 1)
+        values = [transform.log_mel(part[None])[0, : transform.steps_of_audio(len(part))].double() for part in parts]
     except (ClipError, UserError) as error:
         return Failure(getattr(error, "reason", "") or str(error))
-    return seen._replace(
+    return found._replace(
         num_values=sum(x.numel() for x in values),
         total=math.fsum(float(x.sum()) for x in values),
         squares=math.fsum(float(x.square().sum()) for x in values),
@@ -140,20 +139,20 @@ def look(wanted: MeasureJob) -> ClipMeasurement | Failure:
 
 
 @lru_cache(maxsize=1)
-def _build(recipe: str) -> Spectrogram:
+def _build(recipe: str) -> MelTransform:
     settings = json.loads(recipe)
     return kind_of(settings["class_path"])(**settings["init_args"], mean=0.0, std=1.0)
 
 
-def mean_and_std(seen: Sequence[ClipMeasurement]) -> tuple[float, float]:
+def mean_and_std(clips: Sequence[ClipMeasurement]) -> tuple[float, float]:
     """Mean and standard deviation of all values of the log-mel of some clips, whatever their order."""
-    count = sum(clip.num_values for clip in seen)
-    mean = math.fsum(clip.total for clip in seen) / count
-    return mean, math.sqrt(max(0.0, math.fsum(clip.squares for clip in seen) / count - mean**2))
+    count = sum(clip.num_values for clip in clips)
+    mean = math.fsum(clip.total for clip in clips) / count
+    return mean, math.sqrt(max(0.0, math.fsum(clip.squares for clip in clips) / count - mean**2))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Finding what was measured
+# Reading what was measured
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -164,9 +163,9 @@ class Measured(NamedTuple):
         mean: of all values.
         std: likewise.
         num_clips: clips that they were measured on.
-        split: whose clips they are.
+        split: of these clips.
         hash: of the manifest at that time.
-        path: the file that they stand in.
+        path: the file that holds them.
     """
 
     mean: float
@@ -182,13 +181,13 @@ class Measured(NamedTuple):
 
 
 def read_measured(
-    manifest: str | Path, kind: type[Spectrogram] = LogMel, init_args: Mapping[str, Any] | None = None
+    manifest: str | Path, kind: type[MelTransform] = LogMel, init_args: Mapping[str, Any] | None = None
 ) -> Measured:
-    """Mean and standard deviation that `mbt stats` has measured on a manifest.
+    """Mean and standard deviation that `mbt stats` measured on a manifest.
 
     Args:
         manifest: the manifest.
-        kind: the class of the spectrogram.
+        kind: the class of the log-mel.
         init_args: its settings that are not the defaults; `mean` and `std` do not matter.
 
     Raises:
@@ -198,7 +197,7 @@ def read_measured(
         raise UserError(f"{manifest}: no such manifest")
     path, settings = stats_file(Path(manifest)), settings_of(kind, init_args or {})
     command = f"run `mbt stats {manifest}{options_of(settings)}`, or give numbers"
-    null = "the spectrogram's mean or std is null, which stands for the measured one, but"
+    null = "the log-mel's mean or std is null, which means the measured one, but"
     if not path.is_file():
         raise UserError(f"{null} there is no {path}: {command}")
     entries = read_stats(path).get("spectrograms", [])
@@ -206,18 +205,18 @@ def read_measured(
         if {key: entry[key] for key in settings} == settings:
             return Measured(**{key: entry[key] for key in Measured._fields[:-1]}, path=path)
     known = " and ".join(f"`{options_of(entry).strip() or 'LogMel by default'}`" for entry in entries) or "none"
-    raise UserError(f"{null} {path} has that of other spectrograms ({known}): {command}")
+    raise UserError(f"{null} {path} has it for other settings only ({known}): {command}")
 
 
 def scale_given(config: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> dict[str, float] | None:
-    """The mean and standard deviation that a configuration gives to a spectrogram of certain settings.
+    """The mean and standard deviation that a configuration gives to a log-mel of certain settings.
 
     Args:
-        config: the configuration of a spectrogram, `class_path` and `init_args`.
+        config: the configuration of a log-mel, `class_path` and `init_args`.
         settings: the settings that it must have.
 
     Returns:
-        `mean` and `std`; None if it has other settings, or no numbers either.
+        `mean` and `std`; None if its settings differ, or if it has no numbers either.
     """
     if not config:
         return None
@@ -227,40 +226,40 @@ def scale_given(config: Mapping[str, Any] | None, settings: Mapping[str, Any]) -
     return scale if settings_of(kind, given) == settings and len(scale) == 2 else None
 
 
-def kind_of(class_path: str) -> type[Spectrogram]:
-    """The class of a spectrogram by its path; ours may go without their module."""
-    return pkgutil.resolve_name(class_path if "." in class_path else f"{Spectrogram.__module__}.{class_path}")
+def kind_of(class_path: str) -> type[MelTransform]:
+    """The class of a log-mel by its path; one of this package by its name alone, too."""
+    return pkgutil.resolve_name(class_path if "." in class_path else f"mbt_lightning.{class_path}")
 
 
-def settings_of(kind: type[Spectrogram], init_args: Mapping[str, Any]) -> dict[str, Any]:
-    """What a log-mel depends on, as plain data: class path and all settings but mean and standard deviation."""
+def settings_of(kind: type[MelTransform], init_args: Mapping[str, Any]) -> dict[str, Any]:
+    """What the values of a log-mel depend on, as plain data: class path and settings without mean and std."""
     settings = {**_defaults(kind), **init_args}
     plain = {name: value for name, value in settings.items() if name not in ("mean", "std")}
     return json.loads(json.dumps({"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": plain}))
 
 
 def options_of(settings: Mapping[str, Any]) -> str:
-    """The words of the command line that say how settings differ from the default ones, each behind a space."""
+    """The options of `mbt stats` for settings that differ from the default, each after a space."""
     kind = kind_of(settings["class_path"])
-    name = kind.__name__ if kind.__module__ == Spectrogram.__module__ else settings["class_path"]
+    name = kind.__name__ if kind.__module__ == MelTransform.__module__ else settings["class_path"]
     words = "" if kind is LogMel else f" --spectrogram {name}"
     default = settings_of(kind, {})["init_args"]
     changed = {key: value for key, value in settings["init_args"].items() if value != default.get(key)}
     return words + "".join(f" --spectrogram.{key} {json.dumps(value)}" for key, value in changed.items())
 
 
-def _defaults(kind: type[Spectrogram]) -> dict[str, Any]:
+def _defaults(kind: type[MelTransform]) -> dict[str, Any]:
     parameters = inspect.signature(kind).parameters
     return {name: p.default for name, p in parameters.items() if p.default is not p.empty}
 
 
 def stats_file(manifest: Path) -> Path:
-    """The file beside a manifest that holds what was measured on it."""
+    """The file beside a manifest with what was measured on it."""
     return manifest.with_name(manifest.name + ".stats.json")
 
 
 def read_stats(path: Path) -> dict[str, Any]:
-    """What `mbt stats` has written.
+    """What `mbt stats` wrote.
 
     Raises:
         UserError: the file is damaged.
@@ -273,5 +272,5 @@ def read_stats(path: Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, AttributeError):
         whole = False
     if not whole:
-        raise UserError(f"{path}: not what mbt stats writes; delete it, and measure again")
+        raise UserError(f"{path}: not a file of mbt stats, or damaged; delete it and measure again")
     return content

@@ -1,10 +1,10 @@
 """Waveform -> log-mel spectrogram: batched, on any device, float32 even under autocast.
 
-Two recipes side by side under one contract. Both make 100 rows a second from 25 ms windows: `LogMel` follows the MBT
-paper (section 4.2: 16 kHz mono, 128 mel bins, 25 ms Hamming window, 10 ms hop), `KaldiFbank` repeats AST's setting to
-the bit, for weights that were trained on it.
+Two recipes under one contract. Both make 100 time steps a second from 25 ms windows: `LogMel` follows the MBT paper
+(section 4.2: 16 kHz mono, 128 mel bins, 25 ms Hamming window, 10 ms hop), `KaldiFbank` repeats AST's setting to the
+bit, for weights that were trained on it.
 
-Letters: B clips, N samples, time rows of the spectrogram, mel its columns.
+Letters: B clips, N samples, time steps of the spectrogram, mel bins.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from torchaudio.compliance import kaldi
 from mbt_lightning.errors import UserError
 
 UNMEASURED = (
-    "the spectrogram's mean or std is null, which stands for the measured one: measure it by `mbt stats MANIFEST`, "
-    "read it by mbt_lightning.data.measure.read_measured, and give its numbers, e.g. LogMel(mean=-1.7, std=3.8)"
+    "the log-mel's mean or std is null, which means the measured one: measure it with `mbt stats MANIFEST`, "
+    "read it with mbt_lightning.data.measure.read_measured, and give its numbers, e.g. LogMel(mean=-1.7, std=3.8)"
 )
-"""What is said where the numbers that a program fills in are wanted in Python."""
+"""The error in Python, where the program does not fill the numbers in."""
 
 
-class Spectrogram(nn.Module):
-    """A log-mel spectrogram; the part that is common to all recipes.
+class MelTransform(nn.Module):
+    """Waveform to log-mel spectrogram: what all recipes share; a subclass gives the recipe.
 
-    A recipe is a subclass that fills in `log_mel`. Nothing here is learned, and no buffer enters a checkpoint.
+    Nothing here is learned, and no buffer enters a checkpoint.
 
     Args:
         sample_rate: samples of the waveform a second.
-        num_mels: mel bins, the columns of the spectrogram.
+        num_mels: mel bins.
         window_seconds: length of the analysis window.
         hop_seconds: step from one window to the next; must be a whole number of samples.
-        mean: subtracted from every value of the log-mel; None stands for the one that was measured on the data (see
-            `mbt_lightning.data.measure`), which must be filled in before the spectrogram is used.
+        mean: subtracted from every value of the log-mel; None means the one measured on the data (see
+            `mbt_lightning.data.measure`), which must be filled in before the transform is used.
         std: then divides it; None likewise.
 
     Raises:
@@ -60,7 +60,7 @@ class Spectrogram(nn.Module):
         if hop_samples < 1 or abs(sample_rate * hop_seconds - hop_samples) > 1e-6:
             raise UserError(
                 f"hop_seconds {hop_seconds} is {sample_rate * hop_seconds:g} samples at sample_rate {sample_rate}; it "
-                "must be a whole number, 1 or more. Resample the sound (16000 is the paper's rate) or change the hop."
+                "must be a whole number, 1 or more. Resample the audio (16000 is the paper's rate) or change the hop."
             )
         # int, not round: Kaldi cuts the fraction off; the epsilon keeps 0.025 * 16000 at 400 whatever the rounding.
         window_samples = int(sample_rate * window_seconds + 1e-6)
@@ -79,21 +79,21 @@ class Spectrogram(nn.Module):
         self.std = std
 
     def num_frames(self, window_seconds: float) -> int:
-        """Rows that a sound of this length gives: its length over the hop, rounded; 8 s at a hop of 10 ms: 800.
+        """Time steps of audio of this length: its length over the hop, rounded; 8 s at a hop of 10 ms: 800.
 
         Args:
-            window_seconds: length of the sound.
+            window_seconds: length of the audio.
         """
-        return self._rows(round(window_seconds * self.sample_rate))
+        return self._steps(round(window_seconds * self.sample_rate))
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """The standardised log-mel of a batch, (B, N) -> (B, 1, time, mel) float32: rows are time, columns mel.
+        """The standardised log-mel of a batch, (B, N) -> (B, 1, time, mel) float32.
 
         Args:
             waveform: (B, N) mono at `sample_rate`, nominally in [-1, 1].
 
         Raises:
-            UserError: not a (B, N) batch, or too short for one row; mean or standard deviation is None.
+            UserError: not a (B, N) batch, or too short for one time step; mean or standard deviation is None.
         """
         if self.mean is None or self.std is None:
             raise UserError(UNMEASURED)
@@ -106,7 +106,7 @@ class Spectrogram(nn.Module):
             waveform: (B, N) mono at `sample_rate`, nominally in [-1, 1].
 
         Raises:
-            UserError: not a (B, N) batch, or too short for one row.
+            UserError: not a (B, N) batch, or too short for one time step.
         """
         if waveform.ndim != 2:
             raise UserError(f"waveform has the shape {tuple(waveform.shape)}; it must be (clips, samples), mono.")
@@ -114,11 +114,11 @@ class Spectrogram(nn.Module):
         if waveform.shape[1] < needed:
             raise UserError(
                 f"waveform holds {waveform.shape[1]} samples a clip; {type(self).__name__} needs {needed} or more "
-                f"({needed / self.sample_rate:.3f} s). Choose a longer window of sound."
+                f"({needed / self.sample_rate:.3f} s). Choose a longer window."
             )
-        # Powers of quiet sound lie below what float16 can hold, and bfloat16 would round the log to 1/64 and coarser.
+        # Powers of quiet audio lie below what float16 can hold, and bfloat16 would round the log to 1/64 and coarser.
         with torch.autocast(waveform.device.type, enabled=False):
-            return self._log_mel(waveform.float(), self._rows(waveform.shape[1]))
+            return self._log_mel(waveform.float(), self._steps(waveform.shape[1]))
 
     @property
     def is_measured(self) -> bool:
@@ -130,41 +130,41 @@ class Spectrogram(nn.Module):
         """The fewest samples that a waveform may have."""
         return self.window_samples
 
-    def rows_of_sound(self, num_samples: int) -> int:
-        """How many rows of the log-mel are made of sound; those behind them fill up.
+    def steps_of_audio(self, num_samples: int) -> int:
+        """How many time steps of the log-mel are made of audio; those after them are padding.
 
         Args:
             num_samples: length of the waveform.
         """
-        return self._rows(num_samples)
+        return self._steps(num_samples)
 
-    def _rows(self, num_samples: int) -> int:
+    def _steps(self, num_samples: int) -> int:
         return round(num_samples / self.hop_samples)
 
-    def _log_mel(self, waveform: Tensor, num_rows: int) -> Tensor:
-        """The recipe: float32 (B, N) -> (B, num_rows, mel)."""
+    def _log_mel(self, waveform: Tensor, num_steps: int) -> Tensor:
+        """The recipe: float32 (B, N) -> (B, num_steps, mel)."""
         raise NotImplementedError
 
 
-class LogMel(Spectrogram):
+class LogMel(MelTransform):
     """The paper's log-mel: power spectrum of a Hamming window, triangular mel filters, log(x + offset).
 
-    Row i is centred on the time i * hop; the ends of the sound are mirrored, and the extra row that a centred
+    Time step i is centred on the time i * hop; the ends of the audio are mirrored, and the extra step that a centred
     transform gives at the very end is dropped. The window is padded with zeros to an FFT (a power of two) so long that
-    every mel filter meets a frequency of it: with 128 filters at 16 kHz that is 1024 points, where 512 would leave some
-    filters empty and their columns constant.
+    every mel filter covers a frequency of it: with 128 filters at 16 kHz that is 1024 points, where 512 would leave
+    some filters empty and their mel bins constant.
 
-    The paper states neither the FFT's size, nor the frequency range, nor the offset. The authors' own statistics of
+    The paper gives neither the FFT's size, nor the frequency range, nor the offset. The authors' own statistics of
     their features (mean 1.102, std 2.762, released configuration) therefore do not fit these. The defaults of `mean`
-    and `std` are AST's AudioSet statistics carried over to this recipe by comparing both recipes on a few sounds of
+    and `std` are AST's AudioSet statistics converted to this recipe by comparing both recipes on a few recordings of
     speech, music, nature and silence; `mbt stats` measures those of a data set.
 
     Args:
         sample_rate: samples of the waveform a second.
-        num_mels: mel bins, the columns of the spectrogram (paper: 128).
+        num_mels: mel bins (paper: 128).
         window_seconds: length of the Hamming window (paper: 0.025).
-        hop_seconds: step from row to row (paper: 0.010); a whole number of samples.
-        mean: mean of the log-mel over a data set; null: as `mbt stats` has measured it on the manifest.
+        hop_seconds: from one time step to the next (paper: 0.010); a whole number of samples.
+        mean: mean of the log-mel over a data set; null: as `mbt stats` measured it on the manifest.
         std: standard deviation of the log-mel over a data set; null likewise.
         offset: added to the mel power before the natural logarithm; keeps silence finite, above 0.
         min_hz: lower end of the lowest filter.
@@ -214,7 +214,7 @@ class LogMel(Spectrogram):
         fft_samples = shortest
         while fft_samples <= self.MAX_PADDING * shortest:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torchaudio warns of empty filters, which are what is looked for
+                warnings.simplefilter("ignore")  # torchaudio warns about empty filters, which are looked for here
                 filters = torchaudio.functional.melscale_fbanks(
                     fft_samples // 2 + 1, min_hz, max_hz, self.num_mels, self.sample_rate
                 )
@@ -229,10 +229,10 @@ class LogMel(Spectrogram):
 
     @property
     def min_samples(self) -> int:
-        """The fewest samples that a waveform may have: a mirror at its ends must find half an FFT of sound."""
+        """The fewest samples that a waveform may have: mirroring its ends needs half an FFT of audio."""
         return self.fft_samples // 2 + 1
 
-    def _log_mel(self, waveform: Tensor, num_rows: int) -> Tensor:
+    def _log_mel(self, waveform: Tensor, num_steps: int) -> Tensor:
         power = torchaudio.functional.spectrogram(
             waveform,
             pad=0,
@@ -243,28 +243,28 @@ class LogMel(Spectrogram):
             power=2.0,
             normalized=False,
         )  # (B, frequency, time + 1)
-        mel = power[..., :num_rows].transpose(1, 2) @ self.filters  # (B, time, mel)
+        mel = power[..., :num_steps].transpose(1, 2) @ self.filters  # (B, time, mel)
         return torch.log(mel + self.offset)
 
 
-class KaldiFbank(Spectrogram):
+class KaldiFbank(MelTransform):
     """AST's log-mel: Kaldi's filter bank features, equal to `torchaudio.compliance.kaldi.fbank` of every clip.
 
     AST's setting (YuanGongND/ast, also CAV-MAE): the waveform's mean removed, then htk_compat=True, use_energy=False,
     window_type="hanning", dither=0, frame_shift=10, and Kaldi's defaults for the rest (25 ms window, its mean removed,
     pre-emphasis 0.97, 512-point FFT at 16 kHz, 20 Hz to half the sample rate, floor at float32's epsilon). Kaldi gives
-    only rows whose window lies wholly inside the sound, 798 for 8 s; as in AST, rows of zeros fill up before the
-    standardisation.
+    only time steps whose window lies wholly inside the audio, 798 for 8 s; as in AST, the rest is padded with zeros
+    before the standardisation.
 
-    With 128 bins at 16 kHz one of the filters is empty (its column is constant) and three more are nearly so: a
-    property of AST's own features, kept for the sake of its weights. `num_empty_filters(bank.filters)` counts them.
+    With 128 bins at 16 kHz one of the filters is empty (its mel bin is constant) and three more are nearly so: a
+    property of AST's own features, kept because of its weights. `num_empty_filters(bank.filters)` counts them.
 
     Args:
         sample_rate: samples of the waveform a second.
         num_mels: mel bins, 4 or more (AST: 128).
-        mean: AST's mean over AudioSet; null: as `mbt stats` has measured it on the manifest.
+        mean: AST's mean over AudioSet; null: as `mbt stats` measured it on the manifest.
         std: AST divides by twice its standard deviation over AudioSet, 4.5689974, and so does this default; null: the
-            standard deviation as `mbt stats` has measured it, once.
+            standard deviation as `mbt stats` measured it, not doubled.
 
     Raises:
         UserError: a setting out of its range.
@@ -301,30 +301,30 @@ class KaldiFbank(Spectrogram):
         )
         window = torch.hann_window(self.window_samples, periodic=False)
         self.register_buffer("window", window, persistent=False)
-        # Kaldi's bank ends below the FFT's last frequency; a column of zeros stands for it.
+        # Kaldi's bank ends below the FFT's last frequency, which gets a column of zeros.
         self.register_buffer("filters", F.pad(filters, (0, 1)), persistent=False)  # (mel, frequency)
 
-    def rows_of_sound(self, num_samples: int) -> int:
-        """The rows whose window lies wholly inside the sound.
+    def steps_of_audio(self, num_samples: int) -> int:
+        """The time steps whose window lies wholly inside the audio.
 
         Args:
             num_samples: length of the waveform.
         """
         return 1 + (num_samples - self.window_samples) // self.hop_samples
 
-    def _log_mel(self, waveform: Tensor, num_rows: int) -> Tensor:
+    def _log_mel(self, waveform: Tensor, num_steps: int) -> Tensor:
         waveform = waveform - waveform.mean(dim=1, keepdim=True)
-        windows = waveform.unfold(1, self.window_samples, self.hop_samples)  # (B, rows, window_samples)
+        windows = waveform.unfold(1, self.window_samples, self.hop_samples)  # (B, time, window_samples)
         windows = windows - windows.mean(dim=2, keepdim=True)
-        # The sample before the first one is taken to be the first itself, as Kaldi does.
+        # The sample before the first one is the first itself, as in Kaldi.
         windows = windows - self.PREEMPHASIS * F.pad(windows, (1, 0), mode="replicate")[..., :-1]
         power = torch.fft.rfft(windows * self.window, n=self.fft_samples).abs().square()
         log_mel = (power @ self.filters.T).clamp_min(torch.finfo(torch.float32).eps).log()
-        return F.pad(log_mel, (0, 0, 0, num_rows - log_mel.shape[1]))  # negative padding cuts
+        return F.pad(log_mel, (0, 0, 0, num_steps - log_mel.shape[1]))  # negative padding cuts
 
 
 def num_empty_filters(filters: Tensor) -> int:
-    """How many filters meet no frequency of the FFT at all, so that their column says nothing.
+    """How many filters cover no frequency of the FFT, so that their mel bin is constant.
 
     Args:
         filters: (mel, frequency) weights, 0 or more.

@@ -1,8 +1,7 @@
-"""Where the windows of a manifest's clips come from: media files, or what `mbt shard` has made of them."""
+"""Where the windows of a manifest's clips are read from: media files, or what `mbt shard` made of them."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -10,10 +9,10 @@ from typing import Protocol
 from torch import Tensor
 
 from mbt_lightning.data.manifest.manifest import Manifest
-from mbt_lightning.data.media.decode import read_clip
+from mbt_lightning.data.media.decode import read_audio, read_video
 from mbt_lightning.data.media.probe import ClipError, MediaInfo, probe_once
 from mbt_lightning.data.media.shard_records import JpegShards
-from mbt_lightning.data.records import Clip, Example, WindowSetting
+from mbt_lightning.data.records import Example
 from mbt_lightning.errors import UserError
 
 
@@ -21,52 +20,74 @@ class Media(Protocol):
     """The media of one clip, opened: whole, not only the labelled segment."""
 
     path: str
-    """What messages call it."""
+    """Its name in messages."""
 
     seconds: float
     """Its length: where the longer of its streams ends."""
 
-    def pictures(self) -> tuple[int, int, float] | None:
-        """Width and height of its pictures as they are stored, and how many there are a second; None: it has none."""
+    def frame_format(self) -> tuple[int, int, float] | None:
+        """Width and height of its frames as they are stored, and the frames a second; None: it has none."""
 
-    def read(self, start_seconds: float, audio_start_seconds: float, setting: WindowSetting) -> Clip:
-        """Decode the windows of the streams of `setting`; a stream that is not there is None.
+    def read_frames(
+        self, start_seconds: float, seconds: float, num_frames: int, decoder: str = "auto"
+    ) -> tuple[Tensor, Tensor, int]:
+        """Decode frames at evenly spaced times of a window.
 
         Args:
-            start_seconds: start of the window of pictures on the media's time line.
-            audio_start_seconds: start of the window of sound on the same time line.
-            setting: lengths of the windows, number of pictures, sample rate; its `short_side` is not looked at.
+            start_seconds: start of the window on the media's time line.
+            seconds: its length.
+            num_frames: how many frames, T.
+            decoder: who decodes them, see `read_clip`.
+
+        Returns:
+            The frames, uint8 (T, H, W, 3); when each is first shown, float64 (T,) in seconds; how many of the times lie
+            inside the video stream.
 
         Raises:
-            ClipError: the media cannot be read.
+            ClipError: there is no video stream, or it cannot be read.
+        """
+
+    def read_audio(self, start_seconds: float, seconds: float, sample_rate: int) -> tuple[Tensor, tuple[int, int]]:
+        """Decode a window of audio.
+
+        Args:
+            start_seconds: start of the window on the media's time line.
+            seconds: its length.
+            sample_rate: of the result, in Hz.
+
+        Returns:
+            The waveform, float32 (N,), and the first and last + 1 sample that are in the media.
+
+        Raises:
+            ClipError: there is no audio stream, or it cannot be read.
         """
 
 
 class Store(Protocol):
-    """Where clips are read from. It travels to the workers of a DataLoader: it holds no open file."""
+    """Where clips are read from. It is sent to the workers of a DataLoader, so it holds no open file."""
 
-    def open(self, example: Example, streams: Sequence[str]) -> Media:
+    def open(self, example: Example, kinds: Sequence[str]) -> Media:
         """Open the media of a row.
 
         Args:
             example: the row.
-            streams: which of `video` and `audio` will be read.
+            kinds: which of `video` and `audio` will be read.
 
         Raises:
-            ClipError: there is no such media, or it cannot be read.
+            ClipError: there are no such media, or they cannot be read.
         """
 
 
 class Files:
-    """A media file for each clip, and perhaps another one for its sound."""
+    """A media file for each clip, and perhaps another one for its audio."""
 
-    def open(self, example: Example, streams: Sequence[str]) -> MediaFile:
-        """Probe the file with the pictures, or with the sound where no pictures are wanted."""
-        main = example.video if "video" in streams else example.audio
+    def open(self, example: Example, kinds: Sequence[str]) -> MediaFile:
+        """Probe the file with the frames, or the one with the audio if no frames are wanted."""
+        kind = "video" if "video" in kinds else "audio"
+        main = example.video if kind == "video" else example.audio
         if main is None:
-            content = "pictures" if "video" in streams else "sound"
             other = example.video or example.audio or example.clip_id
-            raise ClipError(other, f"the manifest names no file with {content} for this clip")
+            raise ClipError(other, f"the manifest names no {kind} file for this clip")
         return MediaFile(probe_once(main), example.audio)
 
 
@@ -75,74 +96,49 @@ class MediaFile:
 
     Args:
         info: what `probe` found in it.
-        audio: the file with the sound; None: the same.
+        audio: the file with the audio; None: the same.
     """
 
     def __init__(self, info: MediaInfo, audio: str | None = None):
         self.info, self.audio = info, audio
         self.path, self.seconds = info.path, info.duration_seconds
 
-    def pictures(self) -> tuple[int, int, float] | None:
-        """What its packets tell of its pictures."""
+    def frame_format(self) -> tuple[int, int, float] | None:
+        """Size and rate of its frames, as its packets give them."""
         video = self.info.video
         if video is None or video.problem or not video.end_seconds:
             return None
         return video.width, video.height, len(video.seconds) / video.end_seconds
 
-    def read(self, start_seconds: float, audio_start_seconds: float, setting: WindowSetting) -> Clip:
-        """Decode a window of each stream."""
-        return read_clip(
-            self.path,
-            start_seconds=start_seconds,
-            window_seconds=setting.rgb_seconds or setting.seconds,
-            num_frames=setting.num_frames,
-            sample_rate=setting.sample_rate,
-            decoder=setting.decoder,
-            audio_path=self.audio,
-            audio_start_seconds=audio_start_seconds,
-            audio_window_seconds=setting.seconds,
-            streams=setting.streams,
-            info=self.info,
-        )
+    def read_frames(
+        self, start_seconds: float, seconds: float, num_frames: int, decoder: str = "auto"
+    ) -> tuple[Tensor, Tensor, int]:
+        """Decode frames."""
+        return read_video(self.info, start_seconds, seconds, num_frames, decoder)
+
+    def read_audio(self, start_seconds: float, seconds: float, sample_rate: int) -> tuple[Tensor, tuple[int, int]]:
+        """Decode audio, of the other file if there is one."""
+        info = self.info if self.audio in (None, self.path) else probe_once(str(self.audio))
+        return read_audio(info, start_seconds, seconds, sample_rate)
 
 
-def readable_seconds(media: Media, example: Example) -> float:
+def readable_seconds(media: Media | None, example: Example) -> float:
     """Length of a clip's labelled segment, as far as its media go; 0 or less: they end before it starts."""
-    return min(media.seconds, math.inf if example.end_seconds is None else example.end_seconds) - example.start_seconds
-
-
-def read_sound(media: Media, start_seconds: float, seconds: float, sample_rate: int) -> tuple[Tensor, tuple[int, int]]:
-    """The sound of a stretch of media, and nothing else of it.
-
-    Args:
-        media: the media.
-        start_seconds: where the stretch begins on their time line.
-        seconds: its length.
-        sample_rate: of the result, in Hz.
-
-    Returns:
-        The waveform, float32 (N,), and its first and last + 1 sample that the media really hold.
-
-    Raises:
-        ClipError: they have no sound, or cannot be read.
-    """
-    setting = WindowSetting(seconds, 1, None, True, sample_rate, 1, "auto", ("audio",))
-    clip = media.read(start_seconds, start_seconds, setting)
-    if clip.waveform is None:
-        raise ClipError(media.path, "no audio stream")
-    return clip.waveform, clip.real_samples
+    ends = [media.seconds] if media else []
+    ends += [] if example.end_seconds is None else [example.end_seconds]
+    return min(ends) - example.start_seconds
 
 
 STORES: dict[str, Callable[[], Store]] = {"files": Files, "jpeg-shards": JpegShards}
-"""The kinds of stores, as `store` in a manifest's metadata names them."""
+"""The kinds of stores by their name in a manifest's metadata (`store`)."""
 
 
 def store_of(manifest: Manifest) -> Store:
-    """The store that a manifest's clips lie in, as its metadata say; media files if they say nothing."""
+    """The store with a manifest's clips, which its metadata name; media files if they name none."""
     kind = manifest.metadata.get("store", "files")
     if kind not in STORES:
         raise UserError(
-            f"{os.fspath(manifest.path)}: its clips lie in a store {kind!r}, which this version does not know; "
-            f"it knows {', '.join(STORES)}"
+            f"{os.fspath(manifest.path)}: its clips are in a store {kind!r}, which this version cannot read; "
+            f"it reads {', '.join(STORES)}"
         )
     return STORES[kind]()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mbt_lightning.model.flops import Inputs, multiply_adds, on_meta
+from mbt_lightning.model.flops import Inputs, multiply_adds
 from mbt_lightning.model.fusion import Blocks, Bottleneck, CrossAttention, Fusion, JointSelfAttention, Tokens
 from mbt_lightning.model.heads import ClsHead, MaxPoolHead, MeanPoolHead, SumPoolHead
 from mbt_lightning.model.mbt import MBT
@@ -38,22 +38,13 @@ def gflops_as_coded(network: MBT, inputs: Inputs) -> float | None:
         network: the encoder.
         inputs: shape of one example of each modality, (C, *grid).
     """
-    strategy = coded_strategy(network)
-    if strategy is None or type(network.head) not in HEADS:
+    fusion, is_shared = network.fusion, network.shares_encoder
+    is_symmetric = isinstance(fusion, Bottleneck) and fusion.update == "symmetric"
+    is_coded = {Fusion: True, JointSelfAttention: is_shared, CrossAttention: True, Bottleneck: is_symmetric}
+    if not is_coded.get(type(fusion), False) or type(network.head) not in HEADS:
         return None
-    as_coded = on_meta(network)
-    as_coded.fusion = strategy
-    three_channels = {m: (network.tokens_of(m).weight.shape[1], *grid) for m, (_, *grid) in inputs.items()}
-    return multiply_adds(as_coded, three_channels, full=True) / 1e9
-
-
-def coded_strategy(network: MBT) -> Fusion | None:
-    """The strategy that the authors' code runs in the place of a network's; None: it has none."""
-    fusion = network.fusion
+    instead = None
     if type(fusion) is CrossAttention:  # with one encoder that is joint self-attention, and is run so
-        return (JointSelfAttention if network.shares_encoder else CrossAttentionAsCoded)(fusion.geometry)
-    if type(fusion) is JointSelfAttention:
-        return fusion if network.shares_encoder else None
-    if type(fusion) is Bottleneck:
-        return fusion if fusion.update == "symmetric" else None
-    return fusion if type(fusion) is Fusion else None
+        instead = (JointSelfAttention if is_shared else CrossAttentionAsCoded)(fusion.geometry)
+    three_channels = {m: (network.tokens_of(m).weight.shape[1], *inputs[m][1:]) for m in network.modalities}
+    return multiply_adds(network, three_channels, full=True, fusion=instead) / 1e9

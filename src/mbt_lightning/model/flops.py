@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mbt_lightning.model.blocks import Block
+from mbt_lightning.model.fusion import Fusion
 from mbt_lightning.model.mbt import MBT
 
 Inputs = dict[str, tuple[int, ...]]
@@ -33,15 +34,17 @@ def gflops_per_clip(network: MBT, inputs: Inputs) -> float:
     return multiply_adds(network, inputs) / 1e9
 
 
-def multiply_adds(network: MBT, inputs: Inputs, full: bool = False) -> int:
+def multiply_adds(network: MBT, inputs: Inputs, full: bool = False, fusion: Fusion | None = None) -> int:
     """Multiply-adds of one clip's forward pass at evaluation.
 
     Args:
         network: the encoder, which is not changed.
         inputs: shape of one example of each modality, (C, *grid).
         full: whether the last layer updates all its tokens, also those that the head does not read.
+        fusion: a strategy in the place of the network's.
     """
     shadow, calls = on_meta(network), list[tuple[int, ...]]()
+    shadow.fusion = fusion or shadow.fusion
 
     def counted_below(block: Block, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         clips, queries, keys = len(x), x.shape[1], (x if context is None else context).shape[1]
@@ -51,7 +54,7 @@ def multiply_adds(network: MBT, inputs: Inputs, full: bool = False) -> int:
     for module in shadow.modules():
         if type(module) is Block:
             module.forward = partial(counted_below, module)  # type: ignore[method-assign]
-    with FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         if full:
             shadow.head(*shadow.encode(one_clip(inputs)))
         else:
@@ -79,7 +82,7 @@ def by_module(network: MBT, inputs: Inputs) -> dict[str, int]:
         Multiply-adds by the module's name; `""` is the whole network.
     """
     shadow = on_meta(network)
-    with FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         shadow(one_clip(inputs))
     root = type(shadow).__name__
     return {
@@ -89,9 +92,21 @@ def by_module(network: MBT, inputs: Inputs) -> dict[str, int]:
 
 
 def on_meta(network: MBT) -> MBT:
-    """A copy of a network that computes shapes alone, and takes no memory."""
-    known = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in network.parameters()}
-    return copy.deepcopy(network, known).to("meta").eval()
+    """A twin of a network that computes shapes alone, takes no memory, and is evaluated."""
+    twins: dict[nn.Module, nn.Module] = {}
+
+    def twin_of(module: nn.Module) -> nn.Module:
+        if module not in twins:
+            twins[module] = twin = copy.copy(module)
+            for kind in ("_parameters", "_buffers"):
+                own = getattr(module, kind)
+                setattr(twin, kind, {name: x if x is None else x.detach().to("meta") for name, x in own.items()})
+            twin._modules = {name: child and twin_of(child) for name, child in module._modules.items()}
+        return twins[module]
+
+    twin = twin_of(network)
+    assert isinstance(twin, MBT)
+    return twin.eval()
 
 
 def one_clip(inputs: Inputs) -> dict[str, Tensor]:

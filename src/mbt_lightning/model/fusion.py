@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -62,11 +61,6 @@ class Fusion(nn.Module):
         super().__init__()
         self.geometry = geometry
 
-    @property
-    def handles_absence(self) -> bool:
-        """Whether nobody reads an absent modality: its `forward` then takes `present` too."""
-        return takes_present(self.forward)
-
     def start(self, tokens: Tokens) -> tuple[Tokens, Tensor | None]:
         """Prepare the first fused layer: `tokens`, and the shared tokens if the strategy has any."""
         return tokens, None
@@ -78,9 +72,11 @@ class Fusion(nn.Module):
         blocks: Blocks,
         layer: int,
         keep: slice | None = None,
-        present: Present | None = None,
     ) -> tuple[Tokens, Tensor | None]:
         """Run one layer.
+
+        A strategy that can leave out an absent modality takes one more argument, `present`: the modalities that each
+        clip has, or None for all. The encoder gives clips with an absent modality to no other strategy.
 
         Args:
             tokens: of each modality, (B, N_m, D).
@@ -88,8 +84,6 @@ class Fusion(nn.Module):
             blocks: the block of each modality: `block(x)`, or `block(x, context=..., mask=...)`.
             layer: number of the fused layer, 0 to num_fused_layers - 1.
             keep: the tokens of each modality that are wanted; None: all, and the shared ones.
-            present: the modalities that each clip has; None: all. A strategy whose `forward` does not take it cannot
-                represent absence, and the encoder refuses such clips.
 
         Returns:
             The updated tokens, only those of `keep` if it is given, and the shared tokens.
@@ -237,13 +231,9 @@ class TrainOnlyBottleneck(Bottleneck):
         present: Present | None = None,
     ) -> tuple[Tokens, Tensor | None]:
         """Run one layer; see `Fusion`."""
-        exchange = Bottleneck.forward if self.training else Fusion.forward
-        return exchange(self, tokens, shared, blocks, layer, keep, present)
-
-
-def takes_present(forward: Callable) -> bool:
-    """Whether the `forward` of a strategy or a head takes `present`, and so can leave out an absent modality."""
-    return "present" in signature(forward).parameters
+        if self.training:
+            return super().forward(tokens, shared, blocks, layer, keep, present)
+        return Fusion.forward(self, tokens, shared, blocks, layer, keep)
 
 
 def readable(tokens: Tokens, present: Present | None) -> Tensor | None:

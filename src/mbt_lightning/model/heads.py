@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mbt_lightning.errors import UserError
-from mbt_lightning.model.fusion import Geometry, Present, Tokens, takes_present
+from mbt_lightning.model.fusion import Geometry, Present, Tokens
 
 
 class Head(nn.Module):
@@ -33,13 +33,11 @@ class Head(nn.Module):
         super().__init__()
         self.num_classes = num_classes
 
-    @property
-    def handles_absence(self) -> bool:
-        """Whether it can leave out an absent modality: its `forward` then takes `present` too."""
-        return takes_present(self.forward)
-
     def forward(self, tokens: Tokens, shared: Tensor | None) -> dict[str, Tensor]:
-        """Read tokens {modality: (B, N_m, D)} and `shared` (B, S, D), or None, out as {entry: (B, num_classes)}."""
+        """Read tokens {modality: (B, N_m, D)} and `shared` (B, S, D), or None, out as {entry: (B, num_classes)}.
+
+        A head that can leave out an absent modality takes one more argument, `present`, as a strategy does.
+        """
         raise NotImplementedError
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -174,10 +175,10 @@ def absent_masks(present: Present | None, modalities: Sequence[str]) -> Present 
 
 
 def absence_for(part: Fusion | Head, present: Present | None) -> dict[str, Present]:
-    """The argument that a strategy or a head is given if a modality is absent."""
-    if present is None:
+    """The argument that a strategy or a head is given if a clip lacks a modality."""
+    if present is None or type(part) is Fusion:  # which lets no modality read another
         return {}
-    if not part.handles_absence:
+    if "present" not in signature(part.forward).parameters:
         raise UserError(
             f"{type(part).__name__} cannot leave out an absent modality, as its forward takes no `present`: "
             "use clips with all modalities, or another class"

@@ -34,17 +34,13 @@ EDGE = 1e-3
 
 @dataclass(frozen=True)
 class Axis:
-    """One parameter as Optuna searches it.
-
-    Args:
-        space: Optuna's distribution.
-        value: from Optuna's number to the sweep's value.
-        number: from the sweep's value to Optuna's number; None if it lies outside of the sweep.
-    """
+    """One parameter as Optuna searches it."""
 
     space: Any
     value: Callable[[Any], Any]
+    """From Optuna's number to the sweep's value."""
     number: Callable[[Any], Any]
+    """From the sweep's value to Optuna's number; None if it lies outside of the sweep."""
 
 
 def suggest(
@@ -72,8 +68,6 @@ def suggest(
     spaces = {name: a.space for name, a in axes.items()}
     finite = [score for _, score in history if math.isfinite(score)]
     worst = (min if sweep.goal == "maximize" else max)(finite, default=0.0)
-    known = [(numbers(sweep, axes, point), score) for point, score in history]
-    running = [numbers(sweep, axes, point) for point in pending]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -81,14 +75,11 @@ def suggest(
             seed=Random(f"{seed}/{number}").getrandbits(32), n_startup_trials=NUM_RANDOM
         )
     study = optuna.create_study(direction=sweep.goal, sampler=sampler)
-    for params, score in known:
-        if params is not None:
-            value = score if math.isfinite(score) else worst
-            study.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, value=value))
-    for params in running:
-        if params is not None:
-            state = optuna.trial.TrialState.RUNNING
-            study.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, state=state))
+    for point, score in [*history, *((point, None) for point in pending)]:
+        if (params := numbers(sweep, axes, point)) is not None:
+            running = {"state": optuna.trial.TrialState.RUNNING}
+            outcome = running if score is None else {"value": score if math.isfinite(score) else worst}
+            study.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, **outcome))
     suggested = point_of(sweep, axes, study.ask(spaces).params)
 
     taken = {as_text(point) for point in (*pending, *(point for point, _ in history))}
@@ -178,27 +169,18 @@ def axis(optuna: Any, parameter: Parameter) -> Axis:
             return min(max(bell.cdf((x - s["mu"]) / s["sigma"]), EDGE), 1 - EDGE)
 
         return Axis(spaces.FloatDistribution(EDGE, 1 - EDGE), from_quantile, quantile_of)
-    if kind not in LIMITS_OF:
+    if not kind.endswith(("uniform", "uniform_values")):
         raise UserError(
             f"parameter {parameter.name} is {kind}, which the bayes search does not have: "
             "give values or a uniform, log_uniform_values or normal range, or use `method: random`"
         )
-    low, high = LIMITS_OF[kind](s["min"], s["max"])
+    low, high = s["min"], s["max"]
+    if kind == "inv_log_uniform":  # limits are exponents
+        low, high = math.exp(-high), math.exp(-low)
+    elif kind.endswith("log_uniform"):
+        low, high = math.exp(low), math.exp(high)
     space = spaces.FloatDistribution(low, high, log="log" in kind)
     return Axis(space, rounded, lambda value: inside(value, low, high, (q or 0) / 2 + 1e-9 * abs(high)))
-
-
-LIMITS_OF: Mapping[str, Callable[[float, float], tuple[float, float]]] = {
-    "uniform": lambda low, high: (low, high),
-    "q_uniform": lambda low, high: (low, high),
-    "log_uniform": lambda low, high: (math.exp(low), math.exp(high)),
-    "q_log_uniform": lambda low, high: (math.exp(low), math.exp(high)),
-    "inv_log_uniform": lambda low, high: (math.exp(-high), math.exp(-low)),
-    "log_uniform_values": lambda low, high: (low, high),
-    "q_log_uniform_values": lambda low, high: (low, high),
-    "inv_log_uniform_values": lambda low, high: (low, high),
-}
-"""Smallest and largest value of a range, from its `min` and `max`."""
 
 
 def inside(value: float, low: float, high: float, slack: float) -> float | None:

@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from random import Random
 from statistics import NormalDist
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from mbt_lightning.errors import UserError, did_you_mean, one_line
 
 Settings = Mapping[str, Any]
+Draw = Callable[[Settings, Random], Any]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Distribution:
         grid: settings to the values of a grid; None where a grid is impossible.
     """
 
-    draw: Callable[[Settings, Random], Any]
+    draw: Draw
     required: tuple[str, ...] = ()
     defaults: Settings = field(default_factory=dict)
     grid: Callable[[Settings], list[Any]] | None = None
@@ -44,14 +44,30 @@ def uniform_number(random: Random) -> float:
     return (math.floor(random.random() * 2**53) + 0.5) / 2**53
 
 
-def between(low: float, high: float, random: Random) -> float:
-    """A uniform number of a range."""
-    return low + (high - low) * uniform_number(random)
+def uniform(s: Settings, random: Random) -> float:
+    """A number between `min` and `max`."""
+    return s["min"] + (s["max"] - s["min"]) * uniform_number(random)
 
 
 def normal(s: Settings, random: Random) -> float:
     """A number of a Gaussian with mean `mu` and standard deviation `sigma`."""
     return s["mu"] + s["sigma"] * NormalDist().inv_cdf(uniform_number(random))
+
+
+def beta(s: Settings, random: Random) -> float:
+    """A number of a beta distribution."""
+    return random.betavariate(s["a"], s["b"])
+
+
+def log_uniform_values(s: Settings, random: Random) -> float:
+    """A number between `min` and `max` whose logarithm is uniform; that of its inverse then is too."""
+    low, high = math.log(s["min"]), math.log(s["max"])
+    return math.exp(low + (high - low) * uniform_number(random))
+
+
+def integer(s: Settings, random: Random) -> int:
+    """A whole number from `min` to `max`."""
+    return s["min"] + math.floor(uniform_number(random) * (s["max"] - s["min"] + 1))
 
 
 def choose(s: Settings, random: Random) -> Any:
@@ -70,9 +86,14 @@ def quantise(value: float, q: float) -> float:
     return round(value / q) * q
 
 
-def quantised(draw: Callable[[Settings, Random], float], s: Settings, random: Random) -> float:
-    """A drawn number, rounded to a multiple of `q`."""
-    return quantise(draw(s, random), s["q"])
+def quantised(draw: Draw) -> Draw:
+    """Numbers rounded to a multiple of `q`."""
+    return lambda s, random: quantise(draw(s, random), s["q"])
+
+
+def exponential(draw: Draw) -> Draw:
+    """Numbers whose logarithm is drawn."""
+    return lambda s, random: math.exp(draw(s, random))
 
 
 def steps(s: Settings) -> list[float]:
@@ -87,57 +108,29 @@ Q = {"q": 1.0}
 BELL = {"mu": 0.0, "sigma": 1.0}
 
 
-def kinds() -> dict[str, Distribution]:
-    """Every distribution that W&B knows, by its name."""
+SHAPE = {"a": 1, "b": 1}
 
-    def uniform(s: Settings, random: Random) -> float:
-        return between(s["min"], s["max"], random)
-
-    def log_uniform(s: Settings, random: Random) -> float:
-        return math.exp(uniform(s, random))
-
-    def log_uniform_values(s: Settings, random: Random) -> float:
-        return math.exp(between(math.log(s["min"]), math.log(s["max"]), random))
-
-    def inv_log_uniform(s: Settings, random: Random) -> float:
-        return math.exp(-uniform(s, random))
-
-    def log_normal(s: Settings, random: Random) -> float:
-        return math.exp(normal(s, random))
-
-    def beta(s: Settings, random: Random) -> float:
-        return random.betavariate(s["a"], s["b"])
-
-    def integer(s: Settings, random: Random) -> int:
-        return s["min"] + math.floor(uniform_number(random) * (s["max"] - s["min"] + 1))
-
-    def whole(s: Settings) -> list[int]:
-        return list(range(s["min"], s["max"] + 1))
-
-    shape = {"a": 1, "b": 1}
-    return {
-        "constant": Distribution(lambda s, random: s["value"], ("value",), grid=lambda s: [s["value"]]),
-        "categorical": Distribution(choose, ("values",), grid=lambda s: list(s["values"])),
-        "categorical_w_probabilities": Distribution(choose, ("values", "probabilities")),
-        "int_uniform": Distribution(integer, LIMITS, grid=whole),
-        "uniform": Distribution(uniform, LIMITS),
-        "q_uniform": Distribution(partial(quantised, uniform), LIMITS, Q, steps),
-        "log_uniform": Distribution(log_uniform, LIMITS),
-        "log_uniform_values": Distribution(log_uniform_values, LIMITS),
-        "q_log_uniform": Distribution(partial(quantised, log_uniform), LIMITS, Q),
-        "q_log_uniform_values": Distribution(partial(quantised, log_uniform_values), LIMITS, Q),
-        "inv_log_uniform": Distribution(inv_log_uniform, LIMITS),
-        "inv_log_uniform_values": Distribution(log_uniform_values, LIMITS),  # 1/x is log-uniform if x is
-        "normal": Distribution(normal, (), BELL),
-        "q_normal": Distribution(partial(quantised, normal), (), BELL | Q),
-        "log_normal": Distribution(log_normal, (), BELL),
-        "q_log_normal": Distribution(partial(quantised, log_normal), (), BELL | Q),
-        "beta": Distribution(beta, (), shape),
-        "q_beta": Distribution(partial(quantised, beta), (), shape | Q),
-    }
-
-
-DISTRIBUTIONS = kinds()
+DISTRIBUTIONS = {
+    "constant": Distribution(lambda s, random: s["value"], ("value",), grid=lambda s: [s["value"]]),
+    "categorical": Distribution(choose, ("values",), grid=lambda s: list(s["values"])),
+    "categorical_w_probabilities": Distribution(choose, ("values", "probabilities")),
+    "int_uniform": Distribution(integer, LIMITS, grid=lambda s: list(range(s["min"], s["max"] + 1))),
+    "uniform": Distribution(uniform, LIMITS),
+    "q_uniform": Distribution(quantised(uniform), LIMITS, Q, steps),
+    "log_uniform": Distribution(exponential(uniform), LIMITS),
+    "log_uniform_values": Distribution(log_uniform_values, LIMITS),
+    "q_log_uniform": Distribution(quantised(exponential(uniform)), LIMITS, Q),
+    "q_log_uniform_values": Distribution(quantised(log_uniform_values), LIMITS, Q),
+    "inv_log_uniform": Distribution(lambda s, random: math.exp(-uniform(s, random)), LIMITS),
+    "inv_log_uniform_values": Distribution(log_uniform_values, LIMITS),
+    "normal": Distribution(normal, (), BELL),
+    "q_normal": Distribution(quantised(normal), (), BELL | Q),
+    "log_normal": Distribution(exponential(normal), (), BELL),
+    "q_log_normal": Distribution(quantised(exponential(normal)), (), BELL | Q),
+    "beta": Distribution(beta, (), SHAPE),
+    "q_beta": Distribution(quantised(beta), (), SHAPE | Q),
+}
+"""Every distribution that W&B has, by its name."""
 KEYS = sorted({"distribution", "parameters"} | {k for d in DISTRIBUTIONS.values() for k in (*d.required, *d.defaults)})
 """Keys of a parameter in a sweep file."""
 

@@ -264,11 +264,6 @@ def read_ledger(folder: Path) -> Ledger | None:
     return ledger if ledger.plan_file.is_file() else None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Who is alive
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def is_alive(owner: Mapping[str, Any], claim: Path) -> bool:
     """Whether the owner of a claim is alive: by its process on this machine, by the age of the claim on another one."""
     if owner.get("machine") == machine():
@@ -298,11 +293,6 @@ def end_leftovers(claim: Mapping[str, Any]) -> None:
             os.killpg(trial["pid"], signal.SIGKILL)
         while is_running(trial):
             time.sleep(0.05)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Files
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def read(path: Path) -> dict[str, Any]:

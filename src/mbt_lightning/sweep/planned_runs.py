@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mbt_lightning.config.settings import nested
-from mbt_lightning.config.upgrade import upgrade
+from mbt_lightning.config.upgrade import new_name, upgrade
 from mbt_lightning.errors import UserError
 from mbt_lightning.runs.read import MEND, Run, is_run, read_run
 from mbt_lightning.sweep.ledger import Ledger, TrialStatus, read_ledger
@@ -32,12 +32,15 @@ class Plan:
     @property
     def parameters(self) -> list[str]:
         """The swept settings by dotted names."""
-        return list(self.content.get("parameters", []))
+        return [new_name(name) for name in self.content.get("parameters", [])]
 
     @property
     def points(self) -> list[dict[str, Any]]:
         """Every point of the sweep: its `values` and the `trial` that computes it."""
-        return list(self.content.get("points", []))
+        return [
+            point | {"values": {new_name(name): value for name, value in point["values"].items()}}
+            for point in self.content.get("points", [])
+        ]
 
     def planned_run(self, trial: str) -> Run:
         """A trial that has no run yet."""

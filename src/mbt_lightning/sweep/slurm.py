@@ -153,15 +153,7 @@ class Jobs:
 
 @dataclass
 class Job:
-    """What a job does, in each of its tasks; submitit carries it to the nodes.
-
-    Args:
-        planner: the sweep's planner, with the plan that was made where the job was submitted.
-        nodes: number of nodes.
-        tasks: number of tasks a node.
-        retries: how often a failed trial is retried.
-        count: how many trials are started at most; None: all.
-    """
+    """What a job does, in each of its tasks; submitit carries it to the nodes, with the plan that was made here."""
 
     planner: Planner
     nodes: int

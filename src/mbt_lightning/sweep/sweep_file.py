@@ -161,11 +161,6 @@ def leaves(parameters: Mapping[str, Parameter]) -> list[Parameter]:
     return [leaf for p in parameters.values() for leaf in (leaves(p.parameters) if p.distribution == "nested" else [p])]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Points
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def points(sweep: SweepFile) -> list[dict[str, Any]]:
     """Every point of a grid, in W&B's order: names sorted on each level, the last varies fastest, none twice.
 
@@ -208,11 +203,6 @@ def arranged(parameters: Mapping[str, Parameter], values: Iterator[Any]) -> dict
         name: arranged(p.parameters, values) if p.distribution == "nested" else next(values)
         for name, p in parameters.items()
     }
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Commands
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def command_words(sweep: SweepFile) -> list[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from mbt_lightning.config.settings import flat, may_be_absent
 from mbt_lightning.runs.read import Run, is_finite
 from mbt_lightning.table.strategies import show
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SEED = "seed_everything"
 
@@ -99,6 +100,8 @@ def run_frame(runs: Sequence[Run], identities: Sequence[Settings]) -> pd.DataFra
         runs: the runs.
         identities: their `identity_settings`; empty where they are not known.
     """
+    import pandas as pd
+
     about: dict[str, list[Any]] = {
         "run": [run.name for run in runs],
         "source": [run.source for run in runs],

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 
+from mbt_lightning.config.upgrade import upgrade
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.model.mbt import MBT
 from mbt_lightning.model.pretrained import torch_files as files
@@ -33,16 +34,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path}: no such file")
     if is_weights_only(path):
-        about, tensors = files.read_about(path), files.read_safetensors(path)
+        about, tensors = read_about(path), files.read_safetensors(path)
         return {"mbt_lightning": about, "state_dict": {f"network.{name}": x for name, x in tensors.items()}}
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: not a checkpoint of mbt (or cut off)")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        content["mbt_lightning"]["config"], content["mbt_lightning"]["spec"]
+        about = content["mbt_lightning"]
+        about["config"], about["spec"]
     except (RuntimeError, OSError, EOFError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"{path}: not a checkpoint of mbt ({type(error).__name__}: {text[:120]})") from None
+    about["config"] = upgrade(about["config"])
     return content
 
 
@@ -56,7 +59,8 @@ def read_about(path: str | Path) -> dict[str, Any]:
         UserError: a file that is no checkpoint of this program.
     """
     if Path(path).is_file() and is_weights_only(path):
-        return files.read_about(path)
+        about = files.read_about(path)
+        return about | {"config": upgrade(about["config"])}
     return read_checkpoint(path)["mbt_lightning"]
 
 

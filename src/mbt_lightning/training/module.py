@@ -82,7 +82,7 @@ class AudioVisualClassifier(L.LightningModule):
         self.task = task(spec)
         self.network = MBT(inputs, len(spec.classes), **network)
         if mixup and mixup.per_modality and not self.network.head.per_modality:
-            raise UserError("ModalityMixup needs logits a modality: use head cls, or Mixup")
+            raise UserError("ModalityMixup needs logits for each modality: use ClsHead, or Mixup")
         self.optimizer, self.warmup_fraction = optimizer, warmup_fraction
         self.label_smoothing, self.mixup = label_smoothing, mixup
         self.average_views = average_views

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mbt_lightning.disk import write_json
+from mbt_lightning.model.authors_flops import gflops_as_coded
 from mbt_lightning.model.flops import count_parameters, gflops_per_clip
 from mbt_lightning.runs.folder import save_config
 from mbt_lightning.runs.state import RunState
@@ -140,6 +141,7 @@ class RunRecorder(L.Callback):
             "seed": data.seed,
             "parameters": count_parameters(pl_module.network),
             "gflops_per_clip": gflops_per_clip(pl_module.network, pl_module.spec.inputs),
+            "gflops_as_coded": gflops_as_coded(pl_module.network, pl_module.spec.inputs),
             "peak_memory_gb": max(peak_memory_gb(), summary.get("peak_memory_gb") or 0.0),
             "processes": trainer.world_size,
             "machine": machine(trainer),

@@ -161,7 +161,7 @@ class TestClasses:
             ("name,group\n,pets\ndog,pets\n", r"classes\.csv: a class has no name"),
             ("name\ntimpani, tympany\n", r"classes\.csv:2: the row does not have 1 columns as the header"),
             ('name\n"dog\n', r"classes\.csv:2: unexpected end of data; check the quotes"),
-            ("name\ndog\ncat\ndog\n", r"classes\.csv: class 'dog' stands there twice"),
+            ("name\ndog\ncat\ndog\n", r"classes\.csv: class 'dog' occurs twice"),
             ("name\ncat\ndoge\n", r"manifest\.csv:2: label 'dog' is not in .*classes\.csv; did you mean 'doge'\?"),
             ("name\nxylophone\n", r"manifest\.csv:2: label 'dog' is not in .*classes\.csv$"),
         ],
@@ -237,7 +237,7 @@ WRONG_CSV = {
     "long row": (HEAD + "b,b.mp4,dog,train,,,Male, adult\n", r"m\.csv:3: the row does not have 6 columns"),
     "id twice": (
         HEAD + "b,b.mp4,dog,train,,\na,c.mp4,dog,val,,\n",
-        r"m\.csv:4: clip_id 'a' stands at .*m\.csv:2 already",
+        r"m\.csv:4: clip_id 'a' is already used at .*m\.csv:2",
     ),
     "nan": (HEAD + "b,b.mp4,dog,train,nan,\n", r"m\.csv:3: start_seconds is 'nan'; write seconds, 0 or more"),
     "infinite": (HEAD + "b,b.mp4,dog,train,,inf\n", r"m\.csv:3: end_seconds is 'inf'; write seconds"),
@@ -291,7 +291,7 @@ def test_wrong_files_are_refused(write, tmp_path) -> None:
         read_manifest(tmp_path / "nowhere.csv")
     with pytest.raises(UserError, match=r"a manifest ends in \.parquet, \.jsonl, \.csv, not '\.txt'"):
         read_manifest(write("", "m.txt"))
-    with pytest.raises(UserError, match=r"column video stands there twice"):
+    with pytest.raises(UserError, match=r"column video occurs twice"):
         read_manifest(write("video,labels,split,video\na.mp4,dog,train,b.mp4\n"))
 
 
@@ -342,7 +342,7 @@ class TestParquet:
             ({"end_seconds": [float("nan"), 1.0]}, r"m\.parquet: row 1: end_seconds is nan; write seconds"),
             (
                 {"video": ["a.mp4", "a.mp4"]},
-                r"m\.parquet: row 2: clip_id 'a\.mp4' stands at .*m\.parquet: row 1 already",
+                r"m\.parquet: row 2: clip_id 'a\.mp4' is already used at .*m\.parquet: row 1",
             ),
             ({"labels": [["dog"], None]}, r"m\.parquet: row 2: labels is None; write a list of class names"),
             ({"labels": [["dog"], ["cat", None]]}, r"m\.parquet: row 2: labels is \['cat', None\]; write a list of"),
@@ -367,7 +367,7 @@ class TestParquet:
         columns = {"video": ["a.mp4"], "labels": [["dog"]], "split": ["train"], "audio": ["a.wav"]}
         table = pa.table(columns).rename_columns(["video", "labels", "split", "video"])
         pq.write_table(table, tmp_path / "m.parquet")
-        with pytest.raises(UserError, match=r"m\.parquet: column video stands there twice"):
+        with pytest.raises(UserError, match=r"m\.parquet: column video occurs twice"):
             read_manifest(tmp_path / "m.parquet")
 
     @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ class TestParquet:
     def test_metadata_that_makes_no_sense(self, tmp_path, metadata) -> None:
         table = pa.table({"video": ["a.mp4"], "labels": [["dog"]], "split": ["train"]})
         pq.write_table(table.replace_schema_metadata({"mbt_lightning": metadata}), tmp_path / "m.parquet")
-        with pytest.raises(UserError, match=r"m\.parquet: the metadata's (classes|groups) are no list of texts"):
+        with pytest.raises(UserError, match=r"m\.parquet: the metadata's (classes|groups) are not a list of texts"):
             read_manifest(tmp_path / "m.parquet")
 
 
@@ -444,7 +444,7 @@ class TestWriting:
         meta = json.loads((tmp_path / "m.csv.meta.json").read_text())
         assert meta.keys() == {"dataset", "counts", "hash"} and meta["dataset"] == "ave"
         write_manifest(tmp_path / "m.jsonl", ROWS, NAMES)  # the same class list
-        with pytest.raises(UserError, match=r"classes\.csv: is another class list; write into a folder of its own, or"):
+        with pytest.raises(UserError, match=r"classes\.csv: is another class list; write into a new folder, or"):
             write_manifest(tmp_path / "m.csv", [], ["owl"])
 
     def test_a_file_appears_when_it_is_complete(self, path) -> None:
@@ -464,7 +464,7 @@ class TestWriting:
         [
             ({"labels": ["dogs"]}, r"row 2: label 'dogs' is not in the class list; did you mean 'dog'\?"),
             ({"labels": "dog"}, r"row 2: labels is 'dog'; write a list of class names"),
-            ({"clip_id": "007"}, r"row 2: clip_id '007' stands at .*row 1 already"),
+            ({"clip_id": "007"}, r"row 2: clip_id '007' is already used at .*row 1"),
             ({"start_seconds": 2.0, "end_seconds": 1.0}, r"row 2: end_seconds 1 is not after start_seconds 2"),
             ({"segment_end_seconds": float("inf")}, r"row 2: segment_end_seconds is inf; write seconds, 0 or more"),
             ({"video": Path("v.mp4")}, r"row 2: video is PosixPath\('v\.mp4'\); write a text"),
@@ -479,7 +479,7 @@ class TestWriting:
         assert not list(path.parent.iterdir())
 
     def test_class_lists_that_make_no_sense(self, path) -> None:
-        with pytest.raises(UserError, match="class 'dog' stands there twice"):
+        with pytest.raises(UserError, match="class 'dog' occurs twice"):
             write_manifest(path, ROWS, ["dog", "dog"])
         with pytest.raises(UserError, match="there are 1 classes and 2 groups"):
             write_manifest(path, ROWS, ["dog"], ["a", "b"])

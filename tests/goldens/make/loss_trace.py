@@ -67,9 +67,6 @@ def batches() -> list[Batch]:
         targets = (torch.rand(CLIPS, len(SPEC.classes), generator=generator) < 0.3).float()
         made.append(
             Batch(
-                frames=None,
-                sizes=None,
-                waveform=None,
                 targets=targets,
                 index=torch.arange(CLIPS) + number * CLIPS,
                 view=torch.zeros(CLIPS, dtype=torch.long),

@@ -1,4 +1,4 @@
-"""Checks of a manifest's rows, which also count and hash them: what makes no sense is refused by file and line."""
+"""Checks of a manifest's rows, which also count and hash them: nonsense is refused with its file and line."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mbt_lightning.data.manifest.formats import COLUMNS, SECONDS, Rows, nonsense
-from mbt_lightning.data.manifest.shared_table import STORED
+from mbt_lightning.data.manifest.shared_table import STORED, stored_with
 from mbt_lightning.errors import UserError, did_you_mean
 
 
 class Check:
-    """Takes batches of rows, refuses what makes no sense, and counts and hashes what there is.
+    """Takes batches of rows, refuses nonsense, and counts and hashes the rows.
 
     Args:
         classes: the class names that labels must have; empty: any.
-        source: what the class list is called in messages.
+        source: name of the class list in messages.
+        extra: further columns that are stored.
     """
 
-    def __init__(self, classes: Sequence[str], source: str):
+    def __init__(self, classes: Sequence[str], source: str, extra: Sequence[str] = ()):
+        self.stored = stored_with(extra)
         self.index = {name: i for i, name in enumerate(classes)}
         self.closed, self.source = bool(classes), source
         self.counts: dict[str, dict[str, int]] = {}
@@ -36,7 +38,7 @@ class Check:
         self.where = ""
 
     def take(self, rows: Rows) -> dict[str, pa.RecordBatch]:
-        """Check a batch; returns its usable rows by split, with the columns of `STORED`."""
+        """Check a batch; returns its usable rows by split, with the columns that are stored."""
         self.count(rows.batch)
         self.hash(rows.batch)
         usable = np.flatnonzero(pc.equal(rows.batch["status"], "ok").to_numpy(zero_copy_only=False))
@@ -46,9 +48,9 @@ class Check:
         self.places.append(rows.places[usable])
         self.where = rows.where
 
-        cells = {name: batch[name] for name in STORED.names} | {"labels": self.label_indices(rows, batch, usable)}
+        cells = {name: batch[name] for name in self.stored.names} | {"labels": self.label_indices(rows, batch, usable)}
         cells["start_seconds"] = pc.fill_null(batch["start_seconds"], 0.0)
-        stored = pa.RecordBatch.from_arrays(list(cells.values()), schema=STORED)
+        stored = pa.RecordBatch.from_arrays(list(cells.values()), schema=self.stored)
         splits = pc.unique(batch["split"]).to_pylist()
         if len(splits) == 1:
             return {splits[0]: stored}
@@ -62,8 +64,8 @@ class Check:
             by_status[row["status"]] = by_status.get(row["status"], 0) + row["count_all"]
 
     def hash(self, batch: pa.RecordBatch) -> None:
-        """Hash every column by itself, lengths apart from contents: it does not matter how rows come in batches."""
-        for name in COLUMNS.names:
+        """Hash every column by itself, lengths apart from contents, so that the size of the batches does not matter."""
+        for name in batch.schema.names:
             cells = batch[name]
             if pa.types.is_list(cells.type):
                 self.hashes[name, "lists"].update(pc.fill_null(pc.list_value_length(cells), 0).to_numpy().tobytes())
@@ -75,9 +77,12 @@ class Check:
                 self.hashes[name, "lengths"].update(pc.binary_length(cells).to_numpy().tobytes())
                 self.hashes[name, "texts"].update(text_of(cells))
 
-    def digest(self, classes: Sequence[str], groups: Sequence[str]) -> str:
-        """Hash of all rows and a class list."""
-        parts = [(*key, part.hexdigest()) for key, part in sorted(self.hashes.items())]
+    def digest(self, classes: Sequence[str], groups: Sequence[str], extra: bool = False) -> str:
+        """Hash of all rows and a class list, with the further columns or without them."""
+        names = None if extra else COLUMNS.names
+        parts = [
+            (*key, part.hexdigest()) for key, part in sorted(self.hashes.items()) if names is None or key[0] in names
+        ]
         return hashlib.sha256(json.dumps([parts, classes, groups]).encode()).hexdigest()[:16]
 
     def label_indices(self, rows: Rows, batch: pa.RecordBatch, usable: NDArray[np.int64]) -> pa.ListArray:
@@ -96,14 +101,14 @@ class Check:
         return to_lists(indices, batch["labels"])
 
     def unique_ids(self) -> None:
-        """Refuse a clip_id that stands there twice."""
+        """Refuse a clip_id that occurs twice."""
         ids = pa.chunked_array(self.ids, pa.string())
         if pc.count_distinct(ids).as_py() == len(ids):
             return
         seen: dict[str, int] = {}
         for clip_id, place in zip(ids.to_pylist(), np.concatenate(self.places).tolist(), strict=True):
             if (first := seen.setdefault(clip_id, place)) != place:
-                raise UserError(f"{self.where}{place}: clip_id {clip_id!r} stands at {self.where}{first} already")
+                raise UserError(f"{self.where}{place}: clip_id {clip_id!r} is already used at {self.where}{first}")
 
 
 def sort_classes(
@@ -122,13 +127,13 @@ def sort_classes(
 
 
 def to_lists(values: NDArray, like: pa.ListArray) -> pa.ListArray:
-    """Values in lists that are as long as others."""
+    """Values in lists that are as long as those of `like`."""
     ends = np.cumsum(pc.list_value_length(like).to_numpy(), dtype=np.int32)
     return pa.ListArray.from_arrays(np.concatenate([np.zeros(1, np.int32), ends]), values)
 
 
 def check_cells(rows: Rows, batch: pa.RecordBatch, usable: NDArray[np.int64]) -> None:
-    """Refuse cells that make no sense; `batch` are the usable rows of `rows`."""
+    """Refuse nonsense in cells; `batch` are the usable rows of `rows`."""
 
     def first(wrong: pa.Array) -> int | None:
         index = pc.index(wrong, True).as_py()
@@ -153,7 +158,7 @@ def check_cells(rows: Rows, batch: pa.RecordBatch, usable: NDArray[np.int64]) ->
 
 
 def text_of(cells: pa.Array) -> memoryview:
-    """All texts of a column without nulls, one behind the other."""
+    """All texts of a column without nulls, one after the other."""
     if not len(cells):
         return memoryview(b"")
     _, offsets, content = cells.buffers()

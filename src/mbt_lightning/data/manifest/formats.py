@@ -68,8 +68,14 @@ COLUMNS = pa.schema([(name, column_type(name)) for name in ManifestRow._fields])
 
 SECONDS = tuple(name for name in COLUMNS.names if name.endswith("_seconds"))
 
-NUMBERS_TOO = ("clip_id", "source_id", "annotation", "label")
-"""Texts for which a number is taken as its digits."""
+TEXTS_ONLY = ("video", "audio", "split", "status")
+"""Texts in whose place a number is refused; elsewhere it is read as its digits."""
+
+
+def schema_with(extra: Sequence[str]) -> pa.Schema:
+    """`COLUMNS` and further columns of texts."""
+    return pa.schema([*COLUMNS, *(pa.field(name, pa.string()) for name in extra if name not in COLUMNS.names)])
+
 
 METADATA_KEY = "mbt_lightning"
 """Where a Parquet file's own metadata holds ours, as JSON."""
@@ -80,9 +86,9 @@ class Rows:
     """A batch of rows on its way in or out.
 
     Args:
-        batch: the rows, with the types of `COLUMNS`, empty cells null (see `tidy`).
+        batch: the rows, with the types of `schema_with`, empty cells null (see `tidy`).
         places: line or number of each row.
-        where: how a place is told: what stands before its number, e.g. `m.csv:`.
+        where: what precedes the number of a place in messages, e.g. `m.csv:`.
         given: the cells as they were given, by column, for messages.
     """
 
@@ -101,16 +107,16 @@ class Rows:
         return repr(value.as_py() if isinstance(value, pa.Scalar) else value)
 
 
-def read_csv(path: Path) -> Iterator[Rows]:
-    """The rows of a CSV file with a header."""
+def read_csv(path: Path, extra: Sequence[str] = ()) -> Iterator[Rows]:
+    """The rows of a CSV file with a header, with `extra` columns besides ours."""
     lines = csv_rows(path)
     header = [name.strip() for name in next(lines, (0, []))[1]]
-    check_columns(path, header)
+    check_columns(path, header, extra)
     while batch := list(islice(lines, BATCH_ROWS)):
         places, cells = zip(*batch, strict=True)
         given: dict[str, Sequence] = {n: c for n, c in zip(header, zip(*cells, strict=True), strict=True)}
         given["labels"] = [split_labels(text, f"{path}:{n}") for text, n in zip(given["labels"], places, strict=True)]
-        yield to_rows(given, places, f"{path}:")
+        yield to_rows(given, places, f"{path}:", extra)
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -129,8 +135,8 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             raise UserError(f"{path}:{reader.line_num}: {error}; check the quotes") from None
 
 
-def read_jsonl(path: Path) -> Iterator[Rows]:
-    """The rows of a file with a JSON object a line."""
+def read_jsonl(path: Path, extra: Sequence[str] = ()) -> Iterator[Rows]:
+    """The rows of a file with a JSON object a line, with `extra` columns besides ours."""
     check_text(path)
     with open(path, encoding="utf-8-sig") as file:
         lines = ((number, line) for number, line in enumerate(file, start=1) if not line.isspace())
@@ -143,30 +149,30 @@ def read_jsonl(path: Path) -> Iterator[Rows]:
                     raise UserError(f"{path}:{number}: not a JSON object: {error}") from None
                 if not isinstance(row, dict):
                     raise UserError(f"{path}:{number}: not a JSON object, but {type(row).__name__}")
-                check_columns(f"{path}:{number}", row)
+                check_columns(f"{path}:{number}", row, extra)
                 if not isinstance(row["labels"], list):
                     raise UserError(f"{path}:{number}: labels is {row['labels']!r}; write a list of class names")
                 objects.append(row)
-            given = {name: [row.get(name) for row in objects] for name in COLUMNS.names}
-            yield to_rows(given, [number for number, _ in batch], f"{path}:")
+            given = {name: [row.get(name) for row in objects] for name in schema_with(extra).names}
+            yield to_rows(given, [number for number, _ in batch], f"{path}:", extra)
 
 
-def read_parquet(path: Path) -> Iterator[Rows]:
-    """The rows of a Parquet file."""
+def read_parquet(path: Path, extra: Sequence[str] = ()) -> Iterator[Rows]:
+    """The rows of a Parquet file, with `extra` columns besides ours."""
     with open_parquet(path) as file:
-        schema = file.schema_arrow
-        check_columns(path, schema.names)
-        for name in [name for name in COLUMNS.names if name in schema.names]:
+        schema, wanted = file.schema_arrow, schema_with(extra)
+        check_columns(path, schema.names, extra)
+        names = [name for name in wanted.names if name in schema.names]
+        for name in names:
             if not fits(name, schema.field(name).type):
-                wanted = "lists of texts" if name == "labels" else "numbers" if name in SECONDS else "texts"
-                raise UserError(f"{path}: column {name} is of type {schema.field(name).type}; write {wanted}")
-        names = [name for name in COLUMNS.names if name in schema.names]
+                kind = "lists of texts" if name == "labels" else "numbers" if name in SECONDS else "texts"
+                raise UserError(f"{path}: column {name} is of type {schema.field(name).type}; write {kind}")
         done = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=names):
             batch.validate(full=True)  # that text is UTF-8
-            columns = {name: batch[name].cast(COLUMNS.field(name).type) for name in names}
+            columns = {name: batch[name].cast(wanted.field(name).type) for name in names}
             places = np.arange(done + 1, done + 1 + batch.num_rows)
-            yield Rows(tidy(columns, batch.num_rows), places, f"{path}: row ", columns)
+            yield Rows(tidy(columns, batch.num_rows, wanted), places, f"{path}: row ", columns)
             done += batch.num_rows
 
 
@@ -199,13 +205,13 @@ def fits(name: str, kind: pa.DataType) -> bool:
     if name == "labels":
         nested = pa.types.is_list(kind) or pa.types.is_large_list(kind)
         return nested and fits("clip_id", kind.value_type)
-    return number if name in SECONDS else text or (name in NUMBERS_TOO and pa.types.is_integer(kind))
+    return number if name in SECONDS else text or (name not in TEXTS_ONLY and pa.types.is_integer(kind))
 
 
-def to_rows(given: Mapping[str, Sequence], places: Sequence[int], where: str) -> Rows:
+def to_rows(given: Mapping[str, Sequence], places: Sequence[int], where: str, extra: Sequence[str] = ()) -> Rows:
     """Columns of Python values as checked columns of Arrow."""
-    columns = {}
-    for name in given.keys() & set(COLUMNS.names):
+    columns, schema = {}, schema_with(extra)
+    for name in given.keys() & set(schema.names):
         cells = given[name]
         if name in SECONDS:
             columns[name] = pa.array([to_seconds(value) for value in cells], pa.float64())
@@ -213,29 +219,27 @@ def to_rows(given: Mapping[str, Sequence], places: Sequence[int], where: str) ->
         try:
             if name == "labels" and str in set(map(type, cells)):
                 raise TypeError("Arrow would take a text for a list of its letters")
-            columns[name] = pa.array(cells, COLUMNS.field(name).type)
+            columns[name] = pa.array(cells, schema.field(name).type)
         except (pa.ArrowException, TypeError, ValueError):
             columns[name] = pa.array(
                 [to_cell(name, value, f"{where}{n}") for value, n in zip(cells, places, strict=True)],
-                COLUMNS.field(name).type,
+                schema.field(name).type,
             )
-    return Rows(tidy(columns, len(places)), np.array(places, np.int64), where, given)
+    return Rows(tidy(columns, len(places), schema), np.array(places, np.int64), where, given)
 
 
-def tidy(columns: Mapping[str, pa.Array], count: int) -> pa.RecordBatch:
-    """Columns with the types of `COLUMNS` as a batch: nothing missing, empty cells null, the defaults filled in."""
-    tidied = {
-        name: columns.get(name, pa.nulls(count, kind)) for name, kind in zip(COLUMNS.names, COLUMNS.types, strict=True)
-    }
+def tidy(columns: Mapping[str, pa.Array], count: int, schema: pa.Schema) -> pa.RecordBatch:
+    """Columns as a batch of a schema: nothing missing, empty cells null, the defaults filled in."""
+    tidied = {field.name: columns.get(field.name, pa.nulls(count, field.type)) for field in schema}
     for name, cells in tidied.items():
         if cells.type == pa.string() and pc.any(pc.equal(cells, "")).as_py():
             tidied[name] = pc.if_else(pc.equal(cells, ""), None, cells)
     tidied["status"] = pc.fill_null(tidied["status"], "ok")
     tidied["clip_id"] = pc.coalesce(tidied["clip_id"], tidied["video"], tidied["audio"])
     unusable = pc.not_equal(tidied["status"], "ok")
-    for name in SECONDS:  # whatever stands in a row that is not used
+    for name in SECONDS:  # whatever an unused row holds
         tidied[name] = pc.if_else(pc.and_(unusable, nonsense(tidied[name])), None, tidied[name])
-    return pa.RecordBatch.from_arrays([tidied[name] for name in COLUMNS.names], schema=COLUMNS)
+    return pa.RecordBatch.from_arrays(list(tidied.values()), schema=schema)
 
 
 def nonsense(seconds: pa.Array) -> pa.Array:
@@ -247,7 +251,7 @@ def to_cell(name: str, value: Any, where: str) -> Any:
     """One cell as text, or as a list of texts; refuses what is neither."""
     if name == "labels" and isinstance(value, list | tuple):
         return [to_cell("label", label, where) for label in value]
-    if name in NUMBERS_TOO and isinstance(value, int | float):
+    if name not in (*TEXTS_ONLY, "labels") and isinstance(value, int | float):
         return str(value)
     if value is not None and (name == "labels" or not isinstance(value, str)):
         wanted = "a list of class names" if name == "labels" else "a text"
@@ -355,9 +359,9 @@ def check_text(path: Path) -> None:
                 raise UserError(f"{path}:{number}: {path.name}: not UTF-8 text; save it as UTF-8") from None
 
 
-def check_columns(where: str | Path, columns: Collection[str]) -> None:
-    """Refuse a table without the columns that every manifest has, or with one of ours twice."""
-    missing = [name for name in ("labels", "split") if name not in columns]
+def check_columns(where: str | Path, columns: Collection[str], extra: Sequence[str] = ()) -> None:
+    """Refuse a table that lacks a column which all manifests have or a modality reads, or has one of ours twice."""
+    missing = [name for name in ("labels", "split", *extra) if name not in columns]
     if missing or not ("video" in columns or "audio" in columns):
         lacking = ", ".join(missing) or "video or audio"
         there = one_line(", ".join(columns))[:200] or "none"
@@ -365,4 +369,4 @@ def check_columns(where: str | Path, columns: Collection[str]) -> None:
     if len(columns) > len(set(columns)):
         twice = [name for name, count in Counter(columns).items() if count > 1 and name in COLUMNS.names]
         if twice:
-            raise UserError(f"{where}: column {twice[0]} stands there twice")
+            raise UserError(f"{where}: column {twice[0]} occurs twice")

@@ -1,24 +1,24 @@
 """The one table format that training reads: a Parquet, JSON-lines or CSV file with a row a clip, and its classes.
 
-Columns (others are ignored):
+Columns (others are ignored, unless a modality reads them, see `mbt_lightning.data.modalities.ColumnModality`):
 
 - `clip_id` (optional): unique name; by default the media path.
 - `source_id`, `segment_start_seconds`, `segment_end_seconds` (optional): the official segment on the time line of the
   video that it was cut from; empty: all of it.
 - `video`, `audio`: media files; relative paths are taken from `media_root`, by default the manifest's folder. An empty
-  `audio` means the sound of the video file; an empty `video` a clip of sound only.
+  `audio` means the audio of the video file; an empty `video` a clip of audio only.
 - `start_seconds`, `end_seconds` (optional): the labelled segment in the media file's own time; empty: the whole file.
 - `labels`: class names; in CSV separated by `|`, or a JSON list. May be empty in a multi-label task.
 - `split`: `train`, `val`, `test`, or any name of your own.
 - `status` (optional): rows whose status is neither empty nor `ok` are left out, and counted.
 - `annotation` (optional): file:line that the row comes from.
 
-The classes in index order stand in a Parquet file's own metadata, or in `classes.csv` beside the manifest: a column
+The classes in index order are in a Parquet file's own metadata, or in `classes.csv` beside the manifest: a column
 `name` and, if scores are wanted for groups of classes too, a column `group`. Without either the classes are the sorted
 labels of all rows.
 
-A table goes through here in batches of columns, so that two million rows cost seconds and little memory; what training
-needs of a large one ends in a memory-mapped file that all processes share.
+A table is read in batches of columns, so that two million rows cost seconds and little memory; what training needs of a
+large one is put into a memory-mapped file that all processes share.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Manifest:
         groups: one group name a class, or empty.
         counts: rows of every split by status, the unusable ones included: {split: {status: rows}}.
         digest: hash of all rows and the class list (first 16 hex digits of SHA-256); the same whatever the suffix.
-        metadata: what `write_manifest` noted down about the table: data set, variant, options; or empty.
+        metadata: what `write_manifest` recorded about the table: data set, variant, options; or empty.
     """
 
     path: Path
@@ -87,7 +87,7 @@ class Manifest:
 
     @property
     def left_out(self) -> dict[str, int]:
-        """Rows that are not used, counted by status."""
+        """Rows that are not used, by status."""
         total: Counter[str] = Counter()
         for by_status in self.counts.values():
             total.update({status: rows for status, rows in by_status.items() if status != "ok"})
@@ -95,20 +95,23 @@ class Manifest:
 
     @property
     def about(self) -> dict[str, Any]:
-        """The metadata that a manifest made of this one keeps: all but what `write_manifest` finds out itself."""
+        """The metadata that a manifest made of this one keeps: all but what `write_manifest` determines itself."""
         return {
             key: value for key, value in self.metadata.items() if key not in ("classes", "groups", "counts", "hash")
         }
 
     @property
     def coverage(self) -> dict[str, tuple[int, int]]:
-        """Of every split the clips that are used, and all official ones."""
+        """The clips that are used and all official ones, by split."""
         splits = {split: by_status for split, by_status in self.counts.items() if split}
         return {split: (by_status.get("ok", 0), sum(by_status.values())) for split, by_status in splits.items()}
 
 
 def read_manifest(
-    path: str | Path, media_root: str | Path | None = None, classes: str | Path | None = None
+    path: str | Path,
+    media_root: str | Path | None = None,
+    classes: str | Path | None = None,
+    extra: Sequence[str] = (),
 ) -> Manifest:
     """Read a manifest and its class list.
 
@@ -117,11 +120,12 @@ def read_manifest(
         media_root: folder that relative media paths start from; default: the manifest's folder.
         classes: the class list; default: that of a Parquet file's metadata, or `classes.csv` beside the manifest, or
             else the labels that occur.
+        extra: further columns, of texts, that `Example.extra` must hold; they enter the hash.
 
     Raises:
         UserError: a missing file, a missing column, or a row that makes no sense, by file and line.
     """
-    path = Path(path)
+    path, extra = Path(path), tuple(dict.fromkeys(extra))
     if not path.is_file():
         raise UserError(
             f"{path}: no such manifest; give a .parquet, .jsonl or .csv file, or `demo` for the embedded data"
@@ -138,33 +142,35 @@ def read_manifest(
         names, groups = read_classes(class_file) if class_file.is_file() else ((), ())
 
     source = f"the class list of {path}" if class_file == path else str(class_file)
-    table, ranges, names, counts, digest = read_table(path, names, groups, source)
+    table, ranges, names, check = read_table(path, names, groups, source, extra)
     pa.default_memory_pool().release_unused()
+    digest = check.digest(names, groups)
     if metadata.get("hash", digest) != digest and not classes:
         log.warning("%s: rows or classes have changed since it was written; its hash is now %s", path, digest)
     root = str(media_root or path.parent)
     splits = {split: Clips(table, rows, names, root) for split, rows in ranges.items()}
-    return Manifest(path, splits, names, groups, counts, digest, metadata)
+    return Manifest(path, splits, names, groups, check.counts, check.digest(names, groups, extra=True), metadata)
 
 
 def read_table(
-    path: Path, classes: tuple[str, ...], groups: tuple[str, ...], source: str
-) -> tuple[SharedTable, dict[str, range], tuple[str, ...], dict[str, dict[str, int]], str]:
+    path: Path, classes: tuple[str, ...], groups: tuple[str, ...], source: str, extra: tuple[str, ...]
+) -> tuple[SharedTable, dict[str, range], tuple[str, ...], Check]:
     """Read and check all rows.
 
     Args:
         path: the manifest.
         classes: class names in index order; empty: the labels that occur.
         groups: of the classes; they enter the hash.
-        source: what the class list is called in messages.
+        source: name of the class list in messages.
+        extra: further columns that are kept.
 
     Returns:
-        The usable rows, one split behind the other; where each split lies; the classes; counts of all rows by split and
-        status; their hash.
+        The usable rows, split after split; the range of each split; the classes; the check, which has counted and
+        hashed all rows.
     """
-    check = Check(classes, source)
+    check = Check(classes, source, extra)
     parts: dict[str, list[pa.RecordBatch]] = {}
-    for rows in READERS[path.suffix](path):
+    for rows in READERS[path.suffix](path, extra):
         for split, part in check.take(rows).items():
             parts.setdefault(split, []).append(part)
     check.unique_ids()
@@ -172,9 +178,9 @@ def read_table(
         classes, parts = sort_classes(check.index, parts)
     ends = np.cumsum([0, *(sum(part.num_rows for part in of_split) for of_split in parts.values())]).tolist()
     ranges = {split: range(*pair) for split, pair in zip(parts, pairwise(ends), strict=True)}
-    digest = check.digest(classes, groups)
-    table = share([part for of_split in parts.values() for part in of_split], digest)
-    return table, ranges, classes, check.counts, digest
+    batches = [part for of_split in parts.values() for part in of_split]
+    table = share(batches, check.stored, check.digest(classes, groups, extra=True))
+    return table, ranges, classes, check
 
 
 def write_manifest(
@@ -186,15 +192,15 @@ def write_manifest(
 ) -> dict[str, Any]:
     """Write a manifest; the file appears when it is complete.
 
-    Rows are taken in batches from any iterable, and are held to what `read_manifest` wants. A Parquet file carries its
-    metadata; that of the others lies beside them, in `classes.csv` and `<manifest>.meta.json`.
+    Rows are taken in batches from any iterable, and checked as `read_manifest` does. A Parquet file holds its metadata;
+    that of the other formats is beside them, in `classes.csv` and `<manifest>.meta.json`.
 
     Args:
         path: the file; its suffix, `.parquet`, `.jsonl` or `.csv`, is its format.
         rows: the rows, unusable clips included.
         classes: class names in index order.
         groups: one group name a class, or empty.
-        about: what else is known of the table, as plain data: `dataset`, `variant`, `options`.
+        about: what else is known about the table, as plain data: `dataset`, `variant`, `options`.
 
     Returns:
         The metadata: `about`, and `classes`, `groups`, `counts` of rows by split and status, and `hash`.
@@ -208,7 +214,7 @@ def write_manifest(
     check_classes(path, names, groups)
     class_file = path.parent / "classes.csv"
     if path.suffix != ".parquet" and class_file.is_file() and read_classes(class_file) != (names, groups):
-        raise UserError(f"{class_file}: is another class list; write into a folder of its own, or delete it")
+        raise UserError(f"{class_file}: is another class list; write into a new folder, or delete it")
     check = Check(names, "the class list")
 
     def checked() -> Iterator[pa.RecordBatch]:
@@ -247,7 +253,7 @@ def check_classes(path: Path, names: Sequence[str], groups: Sequence[str]) -> No
     if not names or "" in names:
         raise UserError(f"{path}: {'a class has no name' if names else 'the class list is empty'}")
     if twice:
-        raise UserError(f"{path}: class {twice[0]!r} stands there twice")
+        raise UserError(f"{path}: class {twice[0]!r} occurs twice")
     if any(groups) and not all(groups):
         raise UserError(f"{path}: class {names[groups.index('')]!r} has no group, others have; give every class one")
     if groups and len(groups) != len(names):
@@ -255,7 +261,7 @@ def check_classes(path: Path, names: Sequence[str], groups: Sequence[str]) -> No
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What is noted down about a manifest, in a Parquet file itself or else beside it; empty if nothing is."""
+    """The metadata of a manifest, from a Parquet file itself or else from beside it; empty if there are none."""
     where = path if path.suffix == ".parquet" else meta_file(path)
     text: bytes = b"{}"
     if path.suffix == ".parquet":
@@ -268,11 +274,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
     except ValueError:
         metadata = None
     if not isinstance(metadata, dict):
-        raise UserError(f"{where}: the metadata is no JSON object; write the manifest again, or delete it")
+        raise UserError(f"{where}: the metadata are not a JSON object; write the manifest again, or delete it")
     for name in ("classes", "groups"):
         texts = metadata.get(name, [])
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{where}: the metadata's {name} are no list of texts; write the manifest again")
+            raise UserError(f"{where}: the metadata's {name} are not a list of texts; write the manifest again")
     return metadata
 
 
@@ -291,12 +297,12 @@ def write_beside(path: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def relative(path: str | os.PathLike[str], folder: Path) -> str:
-    """A media path as a manifest in a folder names it: from there if it lies inside, else the whole path."""
+    """A media path as a manifest in a folder names it: relative to it if it is inside, else the whole path."""
     full = os.path.abspath(path)
     inside = os.path.relpath(full, os.path.abspath(folder))
     return full if inside.startswith("..") else inside
 
 
 def meta_file(path: Path) -> Path:
-    """The file beside a manifest that holds what is known of it."""
+    """The file beside a manifest with its metadata."""
     return path.with_name(path.name + ".meta.json")

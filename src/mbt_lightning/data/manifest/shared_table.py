@@ -23,12 +23,17 @@ SHARED_BYTES = 16 * 2**20
 """Tables larger than this are memory-mapped; smaller ones each process may have for itself."""
 
 RESIDENT_ROWS = 100
-"""After so many rows a process lets go of the pages that it has read: each may have brought in half a megabyte."""
+"""After so many rows a process releases the pages that it has read: each may have brought in half a megabyte."""
 
 STORED = pa.schema([COLUMNS.field(n) for n in ("clip_id", "video", "audio", "start_seconds", "end_seconds")]).append(
     pa.field("labels", pa.list_(pa.int32()))
 )
 """What an Example is made of: the labels are indices of classes."""
+
+
+def stored_with(extra: Sequence[str]) -> pa.Schema:
+    """`STORED` and further columns of texts."""
+    return pa.schema([*STORED, *(pa.field(name, pa.string()) for name in extra if name not in STORED.names)])
 
 
 class Clips(Sequence[Example]):
@@ -62,7 +67,7 @@ class Clips(Sequence[Example]):
         for start in range(0, len(self), BATCH_ROWS):
             for row in zip(*map(to_list, self.part(start, BATCH_ROWS).columns), strict=True):
                 yield self.example(*row)
-            self.table.forget()
+            self.table.release_pages()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(self) != len(other):
@@ -73,12 +78,22 @@ class Clips(Sequence[Example]):
         return f"<{len(self)} clips>"
 
     def example(
-        self, clip_id: str, video: str | None, audio: str | None, start: float, end: float | None, labels: list[int]
+        self,
+        clip_id: str,
+        video: str | None,
+        audio: str | None,
+        start: float,
+        end: float | None,
+        labels: list[int],
+        *cells: str | None,
     ) -> Example:
         """An Example of the cells of a row."""
         video = os.path.join(self.root, video) if video else None
         audio = os.path.join(self.root, audio) if audio else video
-        return Example(clip_id, video, audio, start, end, tuple(self.classes[label] for label in labels))
+        extra = dict(zip(self.table.extra, cells, strict=True))
+        return Example(
+            clip_id, video, audio, start, end, tuple(self.classes[label] for label in labels), extra, self.root
+        )
 
     def part(self, start: int, length: int) -> pa.Table:
         """Some rows of the view as a table."""
@@ -95,7 +110,7 @@ class Clips(Sequence[Example]):
         return clips, pc.list_flatten(labels).to_numpy().astype(np.int64)
 
     def unique_label_sets(self) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """Every combination of labels that occurs, once, with the place of the first clip that has it."""
+        """Every combination of labels that occurs, once, with the place of its first clip."""
         labels = self.part(0, len(self))["labels"]
         ends = np.cumsum(pc.list_value_length(labels).to_numpy(), dtype=np.int64)
         indices = pc.list_flatten(labels).to_numpy().astype(np.int32, copy=False)
@@ -110,17 +125,17 @@ class Clips(Sequence[Example]):
 
 
 class SharedTable:
-    """A table that costs a further process nothing: it is mapped into memory from a file, if it is large.
+    """A table that costs further processes no memory: if it is large, it is mapped from a file.
 
     Args:
-        table: the table itself; it travels to other processes as it is.
-        path: the file that it is mapped from; another process gets this name only.
+        table: the table itself; it is sent to other processes as it is.
+        path: the file that it is mapped from; other processes get only its name.
         mapped: that file in memory.
     """
 
     def __init__(self, table: pa.Table, path: Path | None = None, mapped: mmap.mmap | None = None):
         self.table, self.path, self.mapped = table, path, mapped
-        self.columns = table.columns
+        self.columns, self.extra = table.columns, table.column_names[len(STORED) :]
         self.read = 0
 
     def __reduce__(self):
@@ -130,11 +145,11 @@ class SharedTable:
         """The cells of a row."""
         self.read += 1
         if self.read % RESIDENT_ROWS == 0:
-            self.forget()
+            self.release_pages()
         return [column[number].as_py() for column in self.columns]
 
-    def forget(self) -> None:
-        """Let the pages that were read count as the system's, which keeps them for all, and not as this process's."""
+    def release_pages(self) -> None:
+        """Have the pages that were read count as the system's, which keeps them for all, not as this process's."""
         if self.mapped and hasattr(mmap, "MADV_DONTNEED"):
             self.mapped.madvise(mmap.MADV_DONTNEED)
 
@@ -146,7 +161,7 @@ def open_table(path: Path) -> SharedTable:
     return SharedTable(pa.ipc.open_file(pa.py_buffer(mapped)).read_all(), path, mapped)
 
 
-def share(batches: list[pa.RecordBatch], digest: str) -> SharedTable:
+def share(batches: list[pa.RecordBatch], schema: pa.Schema, digest: str) -> SharedTable:
     """Put a large table into a file in `$MBT_CACHE` (default `~/.cache/mbt-lightning`), named by its content.
 
     The processes of a run, and later runs, find it there.
@@ -154,7 +169,7 @@ def share(batches: list[pa.RecordBatch], digest: str) -> SharedTable:
     Raises:
         UserError: the file cannot be written.
     """
-    table = pa.Table.from_batches(batches, STORED)
+    table = pa.Table.from_batches(batches, schema)
     if table.nbytes <= SHARED_BYTES:
         return SharedTable(table)
     folder = cache_folder("tables")
@@ -163,7 +178,7 @@ def share(batches: list[pa.RecordBatch], digest: str) -> SharedTable:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.is_file():
-                with replacing(path) as unfinished, pa.ipc.new_file(str(unfinished), STORED) as file:
+                with replacing(path) as unfinished, pa.ipc.new_file(str(unfinished), schema) as file:
                     file.write_table(table, max_chunksize=BATCH_ROWS)
         mark_used(path)
     except OSError as error:

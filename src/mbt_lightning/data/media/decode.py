@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from mbt_lightning.data import sampling
 from mbt_lightning.data.media.frames import check_decoder, read_frames
@@ -96,14 +97,51 @@ def read_clip(
     frames = frame_seconds = waveform = None
     num_real_frames, real_samples = 0, (0, 0)
     if video_info and video:
-        _check_window(video_info, video, start_seconds)
-        times = sampling.frame_times(start_seconds, window_seconds, num_frames)
-        frames, frame_seconds = read_frames(video_info, video, times, decoder)
-        num_real_frames = int(np.sum(times < video.end_seconds - sampling.TOLERANCE_SECONDS))
+        frames, frame_seconds, num_real_frames = read_video(
+            video_info, start_seconds, window_seconds, num_frames, decoder
+        )
     if audio_info and audio:
-        _check_window(audio_info, audio, audio_start_seconds)
-        waveform, real_samples = read_sound(audio_info, audio, audio_start_seconds, audio_window_seconds, sample_rate)
+        waveform, real_samples = read_audio(audio_info, audio_start_seconds, audio_window_seconds, sample_rate)
     return Clip(frames, frame_seconds, num_real_frames, waveform, real_samples, sample_rate)
+
+
+def read_video(
+    info: MediaInfo, start_seconds: float, window_seconds: float, num_frames: int, decoder: str
+) -> tuple[Tensor, Tensor, int]:
+    """Frames at evenly spaced times of a window, uint8 (T, H, W, 3); when each is shown, (T,); how many are no padding.
+
+    Args:
+        info: what `probe` found in the file.
+        start_seconds: start of the window on the clip's time line.
+        window_seconds: its length.
+        num_frames: how many frames, T.
+        decoder: see `read_clip`.
+
+    Raises:
+        ClipError: no video stream, one that is damaged, or one that ends before the window starts.
+    """
+    video = _readable(info, info.video, "video", start_seconds)
+    times = sampling.frame_times(start_seconds, window_seconds, num_frames)
+    frames, frame_seconds = read_frames(info, video, times, decoder)
+    return frames, frame_seconds, int(np.sum(times < video.end_seconds - sampling.TOLERANCE_SECONDS))
+
+
+def read_audio(
+    info: MediaInfo, start_seconds: float, window_seconds: float, sample_rate: int
+) -> tuple[Tensor, tuple[int, int]]:
+    """The waveform of a window, float32 (N,), and the first and last + 1 sample that are in the file.
+
+    Args:
+        info: what `probe` found in the file.
+        start_seconds: start of the window on the clip's time line.
+        window_seconds: its length.
+        sample_rate: of the result, in Hz.
+
+    Raises:
+        ClipError: no audio stream, one that is damaged, or one that ends before the window starts.
+    """
+    audio = _readable(info, info.audio, "audio", start_seconds)
+    return read_sound(info, audio, start_seconds, window_seconds, sample_rate)
 
 
 def _check_numbers(kind: type, **values: float) -> None:
@@ -129,10 +167,13 @@ def _check_choices(path: Any, audio_path: Any, streams: Sequence[str], decoder: 
     check_decoder(decoder)
 
 
-def _check_window(info: MediaInfo, track: Track, start_seconds: float) -> None:
-    """Raise ClipError for a stream that cannot be read, and for a window that starts behind the clip's end."""
+def _readable(info: MediaInfo, track: Track | None, kind: str, start_seconds: float) -> Track:
+    """The track; raises ClipError if there is none, if it is damaged, or if the clip ends before the window starts."""
+    if track is None:
+        raise ClipError(info.path, f"no {kind} stream")
     if track.problem:
         raise ClipError(info.path, track.problem)
     if start_seconds >= info.duration_seconds:
         end = f"the clip ends at {info.duration_seconds:.3f} s"
         raise ClipError(info.path, f"{end}, before the window starts at {start_seconds:g} s")
+    return track

@@ -1,7 +1,7 @@
-"""Clips as records in litdata chunks: every picture a JPEG, the sound FLAC, any of them read without the others.
+"""Clips as records in litdata chunks: every frame a JPEG, the audio FLAC, any of them read without the others.
 
-A record is the length of its header (4 bytes, little-endian), the header (JSON, see `Header`), the JPEGs one behind the
-other, and the packets of sound. Picture i is the one on display at i / fps. A manifest names a record by the folder of
+A record is the length of its header (4 bytes, little-endian), the header (JSON, see `Header`), the JPEGs one after the
+other, and the packets of audio. Frame i is the one on display at i / fps. A manifest names a record by the folder of
 the chunks and its number there: `shards#12`.
 """
 
@@ -13,7 +13,8 @@ import json
 import math
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import accumulate
@@ -27,12 +28,12 @@ from numpy.typing import NDArray
 from mbt_lightning.data import sampling
 from mbt_lightning.data.media.probe import ClipError
 from mbt_lightning.data.media.sound import MARGIN_SECONDS, lay_out
-from mbt_lightning.data.records import Clip, Example, WindowSetting
+from mbt_lightning.data.records import Example
 from mbt_lightning.errors import UserError
 
 VERSION = 1
 PACKAGES = ("litdata", "simplejpeg")
-"""What reading and writing needs beside the core: the extra `shards`."""
+"""Packages of the extra `shards`, which reading and writing need."""
 
 LENGTH = struct.Struct("<I")
 FULL_SCALE = 2**15 - 1
@@ -40,20 +41,20 @@ FULL_SCALE = 2**15 - 1
 
 @dataclass(frozen=True)
 class Header:
-    """What stands before the pictures and the sound of a record.
+    """The start of a record, before its frames and audio.
 
     Args:
         clip_id: name of the clip.
         seconds: its length.
-        fps: pictures a second.
-        video_seconds: where the pictures end.
-        jpegs: bytes of each picture; none: the clip has no pictures.
-        packets: bytes of each packet of sound; none: the clip has no sound.
+        fps: frames a second.
+        video_seconds: where the frames end.
+        jpegs: bytes of each frame; none: the clip has no frames.
+        packets: bytes of each packet of audio; none: the clip has no audio.
         packet_samples: samples in each packet but the last.
-        first_sample: where the sound begins, in samples from the begin of the clip.
+        first_sample: where the audio starts, in samples from the start of the clip.
         num_samples: how many there are.
         sample_rate: in Hz.
-        peak: what full scale stands for.
+        peak: the value that full scale means.
         stream_info: FLAC's own header, in hexadecimal digits.
         version: of this format.
     """
@@ -83,79 +84,81 @@ class Record:
     """A record that has been read: the media of one clip.
 
     Args:
-        path: what messages call it.
+        path: its name in messages.
         content: its bytes.
 
     Raises:
-        ClipError: it is damaged, or of a version that is not known.
+        ClipError: it is damaged, or of an unknown version.
     """
 
     def __init__(self, path: str, content: bytes | memoryview):
         self.path, self.content = path, memoryview(content)
         try:
-            begin = LENGTH.size + LENGTH.unpack_from(self.content)[0]
-            self.header = Header(**json.loads(bytes(self.content[LENGTH.size : begin])))
+            start = LENGTH.size + LENGTH.unpack_from(self.content)[0]
+            self.header = Header(**json.loads(bytes(self.content[LENGTH.size : start])))
         except (struct.error, ValueError, TypeError) as error:
             raise ClipError(path, "damaged: the record has no header") from error
         if self.header.version != VERSION:
             raise ClipError(path, f"the record is of version {self.header.version}; this program reads {VERSION}")
         sizes = [*self.header.jpegs, *self.header.packets]
-        self.offsets = list(accumulate(sizes, initial=begin))
+        self.offsets = list(accumulate(sizes, initial=start))
         if self.offsets[-1] != len(self.content):
             raise ClipError(path, f"damaged: the record has {len(self.content)} bytes, not {self.offsets[-1]}")
         self.seconds = self.header.seconds
 
-    def pictures(self) -> tuple[int, int, float] | None:
-        """Width and height, and pictures a second."""
+    def frame_format(self) -> tuple[int, int, float] | None:
+        """Width and height, and frames a second."""
         if not self.header.jpegs:
             return None
         height, width, _ = decode_jpeg(self.part(0)).shape
         return width, height, self.header.fps
 
     def part(self, number: int) -> memoryview:
-        """The bytes of a picture, or behind these of a packet."""
+        """The bytes of a frame, or, numbered after the frames, of a packet."""
         return self.content[self.offsets[number] : self.offsets[number + 1]]
 
-    def read(self, start_seconds: float, audio_start_seconds: float, setting: WindowSetting) -> Clip:
-        """Decode a window of each stream: only the pictures that are shown, only the packets that are heard."""
-        frames = frame_seconds = waveform = None
-        num_real_frames, real_samples = 0, (0, 0)
-        if max(start_seconds, audio_start_seconds) >= self.seconds:
+    def read_frames(
+        self, start_seconds: float, seconds: float, num_frames: int, decoder: str = "auto"
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Decode only the frames that are shown: frames, when each is shown, how many are no padding."""
+        with self.reading("video", self.header.jpegs, start_seconds):
+            times = sampling.frame_times(start_seconds, seconds, num_frames)
+            starts = np.arange(len(self.header.jpegs)) / self.header.fps
+            shown, back = np.unique(sampling.frames_on_display(times, starts), return_inverse=True)
+            frames = np.stack([decode_jpeg(self.part(i)) for i in shown])
+            num_real_frames = int(np.sum(times < self.header.video_seconds - sampling.TOLERANCE_SECONDS))
+            return torch.from_numpy(frames[back]), torch.from_numpy(starts[shown][back]), num_real_frames
+
+    def read_audio(
+        self, start_seconds: float, seconds: float, sample_rate: int
+    ) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Decode only the packets of the window: the waveform, and its first and last + 1 sample in the record."""
+        header = self.header
+        with self.reading("audio", header.packets, start_seconds):
+            audio_start = header.first_sample / header.sample_rate
+            first, last = (
+                math.floor((t - audio_start) * header.sample_rate / header.packet_samples)
+                for t in (start_seconds - MARGIN_SECONDS, start_seconds + seconds + MARGIN_SECONDS)
+            )
+            wanted = range(max(first, 0), min(last + 1, len(header.packets)))
+            packets = [self.part(len(header.jpegs) + number) for number in wanted]
+            samples = decode_flac(packets, bytes.fromhex(header.stream_info)) * np.float32(header.peak / FULL_SCALE)
+            at = audio_start + wanted.start * header.packet_samples / header.sample_rate
+            end = audio_start + header.num_samples / header.sample_rate
+            waveform, real, _ = lay_out([(at, samples)], header.sample_rate, start_seconds, seconds, sample_rate, end)
+            return waveform, real
+
+    @contextmanager
+    def reading(self, kind: str, parts: Sequence[int], start_seconds: float) -> Iterator[None]:
+        """Refuse a stream that is not there and a window after the end; damage comes out as a ClipError."""
+        if not parts:
+            raise ClipError(self.path, f"no {kind} stream")
+        if start_seconds >= self.seconds:
             raise ClipError(self.path, f"the clip ends at {self.seconds:.3f} s, before the window starts")
         try:
-            if "video" in setting.streams and self.header.jpegs:
-                window = setting.rgb_seconds or setting.seconds
-                times = sampling.frame_times(start_seconds, window, setting.num_frames)
-                frames, frame_seconds = self.shown(times)
-                num_real_frames = int(np.sum(times < self.header.video_seconds - sampling.TOLERANCE_SECONDS))
-            if "audio" in setting.streams and self.header.packets:
-                waveform, real_samples = self.sound(audio_start_seconds, setting.seconds, setting.sample_rate)
+            yield
         except (ValueError, av.FFmpegError) as error:
             raise ClipError(self.path, f"damaged ({type(error).__name__}: {error})") from error
-        return Clip(frames, frame_seconds, num_real_frames, waveform, real_samples, setting.sample_rate)
-
-    def shown(self, times: NDArray[np.float64]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The pictures on display at some times: uint8 (T, H, W, 3), and float64 (T,) when each is first shown."""
-        seconds = np.arange(len(self.header.jpegs)) / self.header.fps
-        shown, back = np.unique(sampling.frames_on_display(times, seconds), return_inverse=True)
-        frames = np.stack([decode_jpeg(self.part(i)) for i in shown])
-        return torch.from_numpy(frames[back]), torch.from_numpy(seconds[shown][back])
-
-    def sound(self, start_seconds: float, seconds: float, sample_rate: int) -> tuple[torch.Tensor, tuple[int, int]]:
-        """The window's waveform, float32 (N,), and its first and last + 1 sample that the record holds."""
-        header = self.header
-        sound_start = header.first_sample / header.sample_rate
-        begin, end = (
-            math.floor((t - sound_start) * header.sample_rate / header.packet_samples)
-            for t in (start_seconds - MARGIN_SECONDS, start_seconds + seconds + MARGIN_SECONDS)
-        )
-        wanted = range(max(begin, 0), min(end + 1, len(header.packets)))
-        packets = [self.part(len(header.jpegs) + number) for number in wanted]
-        samples = decode_flac(packets, bytes.fromhex(header.stream_info)) * np.float32(header.peak / FULL_SCALE)
-        at = sound_start + wanted.start * header.packet_samples / header.sample_rate
-        sound_end = sound_start + header.num_samples / header.sample_rate
-        waveform, real, _ = lay_out([(at, samples)], header.sample_rate, start_seconds, seconds, sample_rate, sound_end)
-        return waveform, real
 
 
 class JpegShards:
@@ -168,12 +171,12 @@ class JpegShards:
     def __init__(self) -> None:
         need_packages()
 
-    def open(self, example: Example, streams: Sequence[str]) -> Record:
-        """Read a record as a whole."""
+    def open(self, example: Example, kinds: Sequence[str]) -> Record:
+        """Read a whole record."""
         address = example.video or example.audio or example.clip_id
         folder, _, number = address.rpartition("#")
         try:
-            # A reader has a file open, which a process that is forked off must not share.
+            # A reader has a file open, which a forked process must not share.
             content = open_chunks(folder, os.getpid())[int(number)]
         except Exception as error:  # litdata has no errors of its own
             raise ClipError(address, f"no such record, or its chunk is damaged ({error})") from error
@@ -181,7 +184,7 @@ class JpegShards:
 
 
 def need_packages() -> None:
-    """Refuse to go on without the packages of the extra `shards`."""
+    """Refuse to continue without the packages of the extra `shards`."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"jpeg-shards need {' and '.join(missing)}: pip install 'mbt-lightning[shards]'")
@@ -195,18 +198,18 @@ def open_chunks(folder: str, process: int) -> Any:
     return litdata.StreamingDataset(folder)
 
 
-def encode_jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
-    """A picture (H, W, 3) as JPEG, with colours at half the resolution, as films have them."""
+def encode_jpeg(frame: NDArray[np.uint8], quality: int) -> bytes:
+    """A frame (H, W, 3) as JPEG, with colours at half the resolution, as in video files."""
     import simplejpeg
 
-    return simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality, "RGB", "420")
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality, "RGB", "420")
 
 
 def decode_jpeg(content: memoryview) -> NDArray[np.uint8]:
-    """A picture (H, W, 3)."""
+    """A frame (H, W, 3)."""
     import simplejpeg
 
-    # The fast ways: a fifth less time, and nearer to what film decoders make of their own half-resolution colours.
+    # Fast: a fifth less time, and nearer to what video decoders make of their own half-resolution colours.
     return simplejpeg.decode_jpeg(content, "RGB", fastdct=True, fastupsample=True)
 
 
@@ -223,7 +226,7 @@ def encode_flac(samples: NDArray[np.int16], sample_rate: int) -> tuple[list[byte
         frame.sample_rate, frame.pts = sample_rate, start
         packets += encoder.encode(frame)
     packets += encoder.encode(None)
-    # The last packet has no data: it tells the header again, with what is known only at the end.
+    # The last packet has no data: it repeats the header, with what is known only at the end.
     return [bytes(packet) for packet in packets if packet.size], step, bytes(encoder.extradata)
 
 

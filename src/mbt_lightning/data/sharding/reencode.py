@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mbt_lightning.data.dataset import shrink
 from mbt_lightning.data.media.probe import ClipError, probe, probe_once
 from mbt_lightning.data.media.shard_records import (
     FULL_SCALE,
@@ -31,9 +30,10 @@ from mbt_lightning.data.media.shard_records import (
     need_packages,
     pack,
 )
-from mbt_lightning.data.records import Example, WindowSetting
+from mbt_lightning.data.records import Example
 from mbt_lightning.data.sampling import TOLERANCE_SECONDS
-from mbt_lightning.data.store import Files, Media, MediaFile, read_sound, readable_seconds
+from mbt_lightning.data.store import Files, Media, MediaFile, readable_seconds
+from mbt_lightning.data.streams import shrink
 from mbt_lightning.data.worker_pool import Failure
 from mbt_lightning.disk import replacing
 
@@ -148,9 +148,8 @@ class Segment:
     def read_block(self, first: int) -> Tensor:
         """Picture `first` and up to `BLOCK` - 1 that follow it, as small as wanted: uint8 (T, H, W, 3)."""
         num_frames = min(BLOCK, self.num_pictures - first)
-        setting = window(self.target, num_frames / self.target.fps, num_frames)
-        frames = self.media.read(self.start + first / self.target.fps, 0.0, setting).frames
-        assert frames is not None
+        start = self.start + first / self.target.fps
+        frames, *_ = self.media.read_frames(start, num_frames / self.target.fps, num_frames)
         frames = shrink(frames, self.target.short_side)
         height, width = (side - side % 2 for side in frames.shape[1:3])  # video codecs want even sides
         if not height or not width:
@@ -165,7 +164,7 @@ class Segment:
     @functools.cached_property
     def sound(self) -> tuple[Tensor, tuple[int, int]]:
         """The sound of the whole segment, float32 (N,), and its first and last + 1 sample that is really there."""
-        return read_sound(self.media, self.start, self.seconds, self.target.sample_rate)
+        return self.media.read_audio(self.start, self.seconds, self.target.sample_rate)
 
     @property
     def heard(self) -> tuple[int, NDArray[np.float32]]:
@@ -176,11 +175,6 @@ class Segment:
         waveform, (first, last) = self.sound
         first, last = (first if self.num_pictures else 0, last) if first < last else (0, len(waveform))
         return first, waveform[first:last].numpy()
-
-
-def window(target: Target, seconds: float, num_frames: int) -> WindowSetting:
-    """How to read a window of pictures, as many a second as are written."""
-    return WindowSetting(seconds, num_frames, None, True, target.sample_rate, target.short_side, "auto", ("video",))
 
 
 # ---- formats --------------------------------------------------------------------------------------------------------
@@ -352,19 +346,19 @@ def compare(segment: Segment, media: Media) -> Written:
         raise wrong(segment, f"{media.seconds:.3f} s long, not {segment.seconds:.3f} s")
     values = []
     for first, frames in segment.blocks():
-        clip = media.read(first / target.fps, 0.0, window(target, len(frames) / target.fps, len(frames)))
-        if clip.frames is None or clip.frame_seconds is None or clip.frames.shape != frames.shape:
-            raise wrong(segment, "pictures are missing or of another size")
+        written, seconds, _ = media.read_frames(first / target.fps, len(frames) / target.fps, len(frames))
+        if written.shape != frames.shape:
+            raise wrong(segment, "frames are of another size")
         times = torch.arange(first, first + len(frames), dtype=torch.float64) / target.fps
-        if (clip.frame_seconds - times).abs().max() > TOLERANCE_SECONDS:
-            raise wrong(segment, "pictures are shown at other times")
-        values += psnr(frames, clip.frames)
+        if (seconds - times).abs().max() > TOLERANCE_SECONDS:
+            raise wrong(segment, "frames are shown at other times")
+        values += psnr(frames, written)
     if values and min(values) < MIN_PSNR:
         raise wrong(segment, f"the picture at {np.argmin(values) / target.fps:.2f} s has {min(values):.1f} dB")
     correlation = None
     if segment.has_audio:
         source, real = segment.sound
-        waveform, real_now = read_sound(media, 0.0, segment.seconds, target.sample_rate)
+        waveform, real_now = media.read_audio(0.0, segment.seconds, target.sample_rate)
         correlation = compare_sound(segment, source, waveform)
         moved = max(abs(a - b) for a, b in zip(real, real_now, strict=True)) / target.sample_rate
         if real[0] < real[1] and moved > max(1 / target.fps, AAC_SAMPLES / target.sample_rate) + TOLERANCE_SECONDS:
