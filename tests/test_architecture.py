@@ -166,7 +166,7 @@ def test_codecs_are_known_where_they_are_used() -> None:
     "package",
     [
         *("wandb", "matplotlib", "timm", "decord", "torchcodec", "tensorboard", "sklearn", "litdata", "simplejpeg"),
-        *("optuna", "scipy", "submitit"),
+        *("optuna", "scipy", "submitit", "pandas", "jinja2", "bokeh", "tabulate"),
     ],
 )
 def test_heavy_packages_wait_until_they_are_needed(package) -> None:

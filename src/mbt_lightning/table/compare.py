@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -23,6 +23,9 @@ from mbt_lightning.table import paper
 from mbt_lightning.table.points import Point, by_number, collect
 from mbt_lightning.table.run_frame import SEED, Settings, differences, explained, key_of, run_frame, settings_of, text
 from mbt_lightning.table.strategies import class_of, show, with_distinct_names
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STRATEGY = ("model.modalities", "model.fusion", "model.fusion_layer")
 """Swept settings that a row is named by."""
@@ -249,7 +252,7 @@ def axes_of(runs: Sequence[Run], settings: Iterable[Settings], plans: Sequence[P
         *dict.fromkeys(name for chosen in values for name in chosen),
         *(n for p in plans if not p.points for n in p.parameters),
     ]
-    of_plans = dict.fromkeys(key_of(new_name(name)) for name in names if name != SEED)
+    of_plans = dict.fromkeys(key_of(name) for name in names if name != SEED)
     folders = {plan.folder.resolve() for plan in plans}
     inside = all(Path(run.source).parent.resolve() in folders for run in runs)
     if of_plans and inside and of_plans.keys() <= known:

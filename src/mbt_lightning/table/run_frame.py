@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mbt_lightning.config.settings import flat, may_be_absent
 from mbt_lightning.runs.read import Run, is_finite
 from mbt_lightning.table.strategies import show
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SEED = "seed_everything"
 
