@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mbt_lightning.config.settings import flat, identity_settings, may_be_absent, nested
-from mbt_lightning.config.upgrade import new_name
 from mbt_lightning.runs.read import Run
 from mbt_lightning.sweep.planned_runs import Plan
 from mbt_lightning.table import paper
