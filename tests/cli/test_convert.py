@@ -167,13 +167,15 @@ def test_an_unused_bottleneck_is_reported(capsys) -> None:
 def test_picked_frames_span_the_whole_window() -> None:
     """8 of 32 frames at every 2nd of 25 a second are 2.56 seconds apart as a whole, not 0.64."""
     overlay = imported(theirs(patch=(16, 16), tokens=(4, 32)), *SIZES)
-    assert overlay["data"]["num_frames"] == 8 and overlay["data"]["rgb_window_seconds"] == 2.56
+    rgb = overlay["data"]["inputs"]["rgb"]["init_args"]
+    assert rgb["num_frames"] == 8 and rgb["window_seconds"] == 2.56
 
 
 def test_tubelets_are_all_the_frames() -> None:
     overlay = imported(theirs(tokens=(4, 8)), *SIZES)
-    assert overlay["data"]["num_frames"] == 4 and overlay["data"]["rgb_window_seconds"] == 0.32
-    log_mel = overlay["data"]["spectrogram"]["init_args"]
+    rgb = overlay["data"]["inputs"]["rgb"]["init_args"]
+    assert rgb["num_frames"] == 4 and rgb["window_seconds"] == 0.32
+    log_mel = overlay["data"]["inputs"]["spectrogram"]["init_args"]["transform"]["init_args"]
     assert (log_mel["mean"], log_mel["std"]) == (-1.7, 3.8) and overlay["data"]["window_seconds"] == 0.32
 
 

@@ -13,8 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from mbt_lightning.config.settings import flat, identity_settings, may_be_absent, nested
 from mbt_lightning.runs.read import Run
 from mbt_lightning.sweep.planned_runs import Plan

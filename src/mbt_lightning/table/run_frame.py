@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from mbt_lightning.config.settings import flat, may_be_absent
 from mbt_lightning.runs.read import Run, is_finite
 from mbt_lightning.table.strategies import show
@@ -102,6 +100,8 @@ def run_frame(runs: Sequence[Run], identities: Sequence[Settings]) -> pd.DataFra
         runs: the runs.
         identities: their `identity_settings`; empty where they are not known.
     """
+    import pandas as pd
+
     about: dict[str, list[Any]] = {
         "run": [run.name for run in runs],
         "source": [run.source for run in runs],
