@@ -41,7 +41,7 @@ class AST(EncoderInit):
     AST's patches overlap (16 x 16 every 10 rows and bins); this encoder's do not. The filters are kept, and each patch
     takes AST's position at its place, interpolated, so nothing is stretched; the same filters
     then see fewer patches than in training. AST reads the mean of a CLS and a distillation token: only the first is
-    loaded. Its GELU is exact (see `TimmViT`), its features are `data.spectrogram: KaldiFbank`.
+    loaded. Its GELU is exact (see `TimmViT`), its features are those of `KaldiFbank`.
 
     Args:
         path: a `.pth`, `.bin` or `.safetensors` file.
