@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from functools import cache
 from typing import Any
@@ -113,9 +113,14 @@ def without_unused(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-@cache
-def is_under(name: str, settings: tuple[str, ...]) -> bool:
+def is_under(name: str, settings: Iterable[str]) -> bool:
     """Whether a dotted name is one of some settings or a part of one."""
+    return known_to_be_under(name, tuple(settings))
+
+
+@cache
+def known_to_be_under(name: str, settings: tuple[str, ...]) -> bool:
+    """`is_under`, remembered: a table asks the same of every run."""
     return any(name == setting or name.startswith(f"{setting}.") for setting in settings)
 
 
@@ -142,7 +147,7 @@ def identity_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         without += OF_SEVERAL_MODALITIES
     elif is_late(config):
         without.append("model.fusion")
-    return {name: value for name, value in flat(without_unused(config)).items() if not is_under(name, tuple(without))}
+    return {name: value for name, value in flat(without_unused(config)).items() if not is_under(name, without)}
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
