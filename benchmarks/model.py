@@ -24,6 +24,7 @@ import measure
 import torch
 from torch import Tensor, nn
 
+from mbt_lightning.model.authors_flops import CrossAttentionAsCoded
 from mbt_lightning.model.flops import count_parameters, gflops_per_clip
 from mbt_lightning.model.fusion import Bottleneck, CrossAttention, Fusion, JointSelfAttention
 from mbt_lightning.model.mbt import MBT, named_size
@@ -47,24 +48,12 @@ STRATEGIES: dict[str, tuple[Callable, int]] = {  # with L_f
 TIMM, AUTHORS = "peer: two timm ViTs, late", "peer: cross-attention as the authors'"
 
 
-class AuthorsCrossAttention(Fusion):
-    """Peer: the whole block over [the others' tokens, its own]; only its own are kept (scenic, projects/mbt)."""
-
-    def forward(self, tokens, shared, blocks, keep=None):
-        updated = {}
-        for m, x in tokens.items():
-            others = [y for other, y in tokens.items() if other != m]
-            own = blocks[m](torch.cat([*others, x], dim=1))[:, -x.shape[1] :]
-            updated[m] = own if keep is None else own[:, keep]
-        return updated, shared
-
-
 class TimmLateFusion(nn.Module):
-    """Peer: a timm ViT per modality; the frames of a clip are stacked to one tall image, for equal tokens."""
+    """Peer: a timm ViT for each modality; a clip's frames are stacked to one tall image, for equal tokens."""
 
     def __init__(self, size):
         super().__init__()
-        self.pictures = self.encoder(size, 3, (8 * 112, 112))
+        self.frames = self.encoder(size, 3, (8 * 112, 112))
         self.spectrogram = self.encoder(size, 1, (400, 128))
 
     @staticmethod
@@ -75,7 +64,7 @@ class TimmLateFusion(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         stacked = inputs["rgb"].flatten(2, 3)  # (B, 3, 8 * 112, 112)
-        return {"rgb": self.pictures(stacked), "spectrogram": self.spectrogram(inputs["spectrogram"])}
+        return {"rgb": self.frames(stacked), "spectrogram": self.spectrogram(inputs["spectrogram"])}
 
 
 def networks(size) -> dict[str, nn.Module]:
@@ -85,7 +74,7 @@ def networks(size) -> dict[str, nn.Module]:
         print("timm is not installed: its peer is missing (pip install timm)\n")
     else:
         built[TIMM] = TimmLateFusion(size)
-    built[AUTHORS] = build(fusion=AuthorsCrossAttention, fusion_layer=FUSION_LAYER)
+    built[AUTHORS] = build(fusion=CrossAttentionAsCoded, fusion_layer=FUSION_LAYER)
     for network in built.values():
         for layer in network.modules():
             if isinstance(layer, nn.Linear) and layer.out_features == NUM_CLASSES:

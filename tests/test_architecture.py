@@ -137,6 +137,16 @@ def test_file_names_are_unique_and_folders_small() -> None:
     assert {name for name in FILES if "." not in name} == {"__init__", "__main__", "disk", "errors", "process"}
 
 
+def test_shared_helpers_exist_once() -> None:
+    """Files that replace others, hints at similar names and the liveness of processes each have one home."""
+    calls = {
+        name: {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)} for name, tree in TREES.items()
+    }
+    assert {name for name in FILES if "difflib" in theirs(name)} == {"errors"}
+    assert {name for name, used in calls.items() if "os.fsync" in used} == {"disk"}
+    assert {name for name, used in calls.items() if "os.kill" in used and "signal" not in theirs(name)} <= {"process"}
+
+
 def test_codecs_are_known_where_they_are_used() -> None:
     for package in ("decord", "torchcodec"):
         assert {name for name in FILES if package in theirs(name)} == {"data.media.frames"}
@@ -156,7 +166,7 @@ def test_codecs_are_known_where_they_are_used() -> None:
     "package",
     [
         *("wandb", "matplotlib", "timm", "decord", "torchcodec", "tensorboard", "sklearn", "litdata", "simplejpeg"),
-        *("optuna", "scipy", "submitit"),
+        *("optuna", "scipy", "submitit", "pandas", "jinja2", "bokeh", "tabulate"),
     ],
 )
 def test_heavy_packages_wait_until_they_are_needed(package) -> None:

@@ -111,11 +111,16 @@ def refusal(capsys, *words: str) -> str:
 
 
 SETTINGS = {  # what the parameters look like -> (words, strategy, other facts of the overlay)
-    "bottleneck": ({}, [], Bottleneck, {"head": "cls", "share_encoder": False}),
+    "bottleneck": ({}, [], Bottleneck, {"head": {"class_path": "ClsHead", "init_args": {}}, "share_encoder": False}),
     "cross": ({"bottleneck": 0}, [], CrossAttention, {}),
     "joint": ({"bottleneck": 0, "shared": True}, [], JointSelfAttention, {"share_encoder": True}),
-    "pool": ({"head": "gap"}, [], Bottleneck, {"head": "mean"}),
-    "max": ({"head": "gap"}, ["--classifier", "gmp"], Bottleneck, {"head": "max"}),
+    "pool": ({"head": "gap"}, [], Bottleneck, {"head": {"class_path": "MeanPoolHead", "init_args": {}}}),
+    "max": (
+        {"head": "gap"},
+        ["--classifier", "gmp"],
+        Bottleneck,
+        {"head": {"class_path": "MaxPoolHead", "init_args": {}}},
+    ),
     "train only": ({}, ["--test_with_bottlenecks", "false"], TrainOnlyBottleneck, {}),
     "frames": (
         {"patch": (16, 16), "tokens": (4, 12)},
@@ -162,13 +167,15 @@ def test_an_unused_bottleneck_is_reported(capsys) -> None:
 def test_picked_frames_span_the_whole_window() -> None:
     """8 of 32 frames at every 2nd of 25 a second are 2.56 seconds apart as a whole, not 0.64."""
     overlay = imported(theirs(patch=(16, 16), tokens=(4, 32)), *SIZES)
-    assert overlay["data"]["num_frames"] == 8 and overlay["data"]["rgb_window_seconds"] == 2.56
+    rgb = overlay["data"]["inputs"]["rgb"]["init_args"]
+    assert rgb["num_frames"] == 8 and rgb["window_seconds"] == 2.56
 
 
 def test_tubelets_are_all_the_frames() -> None:
     overlay = imported(theirs(tokens=(4, 8)), *SIZES)
-    assert overlay["data"]["num_frames"] == 4 and overlay["data"]["rgb_window_seconds"] == 0.32
-    log_mel = overlay["data"]["spectrogram"]["init_args"]
+    rgb = overlay["data"]["inputs"]["rgb"]["init_args"]
+    assert rgb["num_frames"] == 4 and rgb["window_seconds"] == 0.32
+    log_mel = overlay["data"]["inputs"]["spectrogram"]["init_args"]["transform"]["init_args"]
     assert (log_mel["mean"], log_mel["std"]) == (-1.7, 3.8) and overlay["data"]["window_seconds"] == 0.32
 
 
@@ -380,7 +387,7 @@ class TestCheckpoints:
     def test_a_training_does_not_go_on_from_weights(self, capsys) -> None:
         imported(theirs(tokens=(4, 8)), *SIZES)
         message = refusal(capsys, "fit", "--ckpt_path", "weights/model.safetensors")
-        assert "holds a model and no training to go on with; to start from it, give --model.init Checkpoint" in message
+        assert "holds a model and no training to resume; to start from it, give --model.init Checkpoint" in message
 
     def test_a_start_that_fails_leaves_no_folder(self, manifest, capsys) -> None:
         point = PROJECT / "experiments" / "cross_lf8.yaml"

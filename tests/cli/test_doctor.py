@@ -76,7 +76,7 @@ BROKEN = {
     ),
     "decord that hangs": (
         ("decord", "import time; time.sleep(600)"),
-        ("broken", "hangs: not done after 10 s", "data.decoder: pyav"),
+        ("broken", "hangs: not done after 10 s", "data.inputs.rgb.decoder: pyav"),
     ),
     "decord that returns other frames": (
         (
@@ -89,7 +89,7 @@ BROKEN = {
             "    def asnumpy(self): import numpy; return numpy.zeros((5, 64, 64, 3), numpy.uint8)\n"
             "VideoReader, cpu = Black, int\n",
         ),
-        ("broken", "frames decoded by decord differ from the encoded ones by", "data.decoder: pyav"),
+        ("broken", "frames decoded by decord differ from the encoded ones by", "data.inputs.rgb.decoder: pyav"),
     ),
 }
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ import yaml
 from paths import PROJECT
 from program import POINT, refusal, tiny
 
+from mbt_lightning.cli import arguments
 from mbt_lightning.cli.arguments import expand
 from mbt_lightning.cli.main import main
 from mbt_lightning.data.demo import DemoSize, demo_manifest
 from mbt_lightning.errors import UserError
 from mbt_lightning.runs.folder import find_checkpoint, new_run_folder
+from mbt_lightning.training import checkpoint
 from mbt_lightning.training.checkpoint import load_checkpoint, read_checkpoint
 from mbt_lightning.training.metrics_csv import MetricsCsv
 
@@ -384,3 +387,27 @@ def test_metrics_go_on_where_a_run_resumes(tmp_path: Path) -> None:
             {"step": "2", "a": "2", "b": ""},
             {"step": "3", "a": "", "b": "9"},
         ]
+
+
+def test_a_checkpoint_is_found_and_opened_once(finished: Path, manifest: Path, tmp_path: Path, monkeypatch) -> None:
+    """What `best` means is decided once: a run that ends meanwhile changes neither configuration nor weights."""
+    runs = tmp_path / "runs"
+    shutil.copytree(finished.parent, runs / "mine")
+    found, opened = [], []
+    real_find, real_read = arguments.find_checkpoint, checkpoint.read_checkpoint
+
+    def find(*places):
+        found.append(real_find(*places))
+        later = runs / "mine" / "later" / "checkpoints"
+        later.mkdir(parents=True)
+        (later / "best.ckpt").write_bytes(b"of another run that has just ended")
+        return found[-1]
+
+    def read(path):
+        opened.append(Path(path))
+        return real_read(path)
+
+    monkeypatch.setattr(arguments, "find_checkpoint", find)
+    monkeypatch.setattr(checkpoint, "read_checkpoint", read)
+    main(["test", "--runs", str(runs), "--experiment", "mine", "--ckpt_path", "best", "--trainer.accelerator", "cpu"])
+    assert len(found) == 1 and opened == found

@@ -130,9 +130,9 @@ class TestBoxes:
             (lambda: random_crop_boxes(SIZES, ratio=(2.0, 1.0)), "ratio .* least value, then the greatest"),
             (lambda: jittered_crop_boxes(SIZES, jitter=(1.5, 1.0)), "jitter is"),
             (lambda: jittered_crop_boxes(SIZES, crop_fraction=0.95), "crop_fraction is 0.95 and the least jitter 0.9"),
-            (lambda: central_crop_boxes(SIZES, 0.0), r"fraction is 0; it must lie in \(0, 1\]"),
+            (lambda: central_crop_boxes(SIZES, 0.0), r"fraction is 0; it must be in \(0, 1\]"),
             (lambda: central_crop_boxes(SIZES, 1.01), "fraction is 1.01"),
-            (lambda: draw_flips(2, 1.5), r"probability is 1.5; it must lie in \[0, 1\]"),
+            (lambda: draw_flips(2, 1.5), r"probability is 1.5; it must be in \[0, 1\]"),
         ],
     )
     def test_refuses(self, call: Callable[[], object], message: str) -> None:
@@ -276,10 +276,10 @@ class TestColour:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"probability": 1.1}, r"probability is 1.1; it must lie in \[0, 1\]"),
+            ({"probability": 1.1}, r"probability is 1.1; it must be in \[0, 1\]"),
             ({"grey_probability": -0.1}, "grey_probability is -0.1"),
             ({"brightness": 2.0}, "brightness is 2"),
-            ({"hue": 0.6}, r"hue is 0.6; it must lie in \[0, 0.5\]"),
+            ({"hue": 0.6}, r"hue is 0.6; it must be in \[0, 0.5\]"),
             ({"contrast": (1.4, 0.6)}, r"contrast is \(1.4, 0.6\); give the least value, then the greatest, from 0"),
             ({"saturation": (-1.0, 1.0)}, "saturation is"),
         ],

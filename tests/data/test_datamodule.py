@@ -96,7 +96,7 @@ def test_only_training_is_sampled(holed, sampler) -> None:
 def test_a_decoder_that_is_not_here_is_told_before_a_worker_starts(holed, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torchcodec", None)
     data = AudioVisualData(str(holed), inputs={"rgb": Rgb(decoder="torchcodec")})
-    with pytest.raises(UserError, match=r"decoder is 'torchcodec', but torchcodec is not installed here: pip install"):
+    with pytest.raises(UserError, match=r"decoder is 'torchcodec', but torchcodec is not installed: pip install"):
         data.setup("fit")
 
 

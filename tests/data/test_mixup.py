@@ -43,7 +43,7 @@ class TestMixup:
         for alpha in (0.0, -1.0, math.inf, math.nan):
             with pytest.raises(UserError, match=f"alpha is {alpha}; it must be above 0"):
                 draw_mix(alpha)
-        with pytest.raises(UserError, match=r"weight is 1\.5; it must lie in \[0, 1\]"):
+        with pytest.raises(UserError, match=r"weight is 1\.5; it must be in \[0, 1\]"):
             mix(torch.zeros(2), 1.5)
 
 

@@ -108,7 +108,7 @@ def test_a_compiled_model_records_too() -> None:
 
 
 def test_what_is_no_mbt_is_refused() -> None:
-    with pytest.raises(UserError, match=r"attention_scores wants an MBT, e.g. model.network, not OptimizedModule"):
+    with pytest.raises(UserError, match=r"attention_scores needs an MBT, e.g. model.network, not OptimizedModule"):
         attention_scores(torch.compile(build(SYMMETRIC), backend="eager")).__enter__()
 
 

@@ -199,7 +199,7 @@ HEAD_WORDS: dict[str, tuple[list[str], dict]] = {
 def test_a_head_is_named_by_its_class_and_trained(words, resolved) -> None:
     parser = build_parser("fit")
     size = ["--model.size", "{dim: 16, depth: 3, num_heads: 2}", "--model.fusion_layer", "1"]
-    settings = parse(parser, expand(["fit", *size, *words])[1:])
+    settings = parse(parser, expand("fit", [*size, *words]))
     assert as_plain(parser, settings)["model"]["head"] == resolved
 
     chosen = vars(parser.instantiate_classes(settings).model)

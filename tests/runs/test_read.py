@@ -103,13 +103,13 @@ def test_configurations_of_version_0_1_are_upgraded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "problem"),
     [
-        ("summary.json", "{", "is no JSON"),
-        ("summary.json", "[]", "holds no JSON object"),
-        ("config.yaml", "a: [", "is no YAML"),
-        ("config.yaml", "a: \udcff", "is no text in UTF-8 (invalid start byte at byte 3)"),
-        ("summary.json", '"\udcff"', "is no text in UTF-8"),
-        ("state.json", '"\udcff"', "is no text in UTF-8"),
-        ("state.json", "", "is no JSON"),
+        ("summary.json", "{", "is not JSON"),
+        ("summary.json", "[]", "is not a JSON object"),
+        ("config.yaml", "a: [", "is not YAML"),
+        ("config.yaml", "a: \udcff", "is not UTF-8 text (invalid start byte at byte 3)"),
+        ("summary.json", '"\udcff"', "is not UTF-8 text"),
+        ("state.json", '"\udcff"', "is not UTF-8 text"),
+        ("state.json", "", "is not JSON"),
         ("summary.json", None, "cannot be read (Is a directory)"),
     ],
 )

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from mbt_lightning.data.mixup import Mixup, ModalityMixup
 from mbt_lightning.data.records import Batch, DataSpec
 from mbt_lightning.errors import UserError
+from mbt_lightning.model.heads import ClsHead, MeanPoolHead
 from mbt_lightning.model.mbt import EncoderSize
 from mbt_lightning.training.module import AudioVisualClassifier, first_of_each, warmup_cosine
 from mbt_lightning.training.tasks import Multiclass, Multihead, Multilabel
@@ -159,7 +160,7 @@ class TestLoss:
         torch.testing.assert_close(loss, expected)
 
     def test_the_mean_heads_targets_are_mixed_too(self) -> None:
-        model, data = build(mixup=Mixup(0.5), head="mean").eval(), batch([0, 1, 2, 3])
+        model, data = build(mixup=Mixup(0.5), head=MeanPoolHead).eval(), batch([0, 1, 2, 3])
         torch.manual_seed(5)
         loss = model.training_step(data, 0)
         torch.manual_seed(5)
@@ -280,7 +281,7 @@ class TestAverageOfViews:
 
 
 class TestTrainer:
-    @pytest.mark.parametrize("head", ["cls", "mean"])
+    @pytest.mark.parametrize("head", [ClsHead, MeanPoolHead])
     def test_scores_of_a_test(self, head) -> None:
         """Two views of four clips in batches that cross clips, with repeated and empty ones, scored in one go."""
         model = build(task=Multiclass, head=head)
@@ -350,8 +351,8 @@ class TestRefusals:
             ({"label_smoothing": -0.1}, "label_smoothing is -0.1: give a part from 0 to below 1"),
             ({"modalities": ["rgb", "flow"]}, "modality 'flow' is not in the data, which has rgb, spectrogram"),
             (
-                {"mixup": ModalityMixup(), "head": "mean"},
-                "ModalityMixup needs logits a modality: use head cls, or Mixup",
+                {"mixup": ModalityMixup(), "head": MeanPoolHead},
+                "ModalityMixup needs logits for each modality: use ClsHead, or Mixup",
             ),
         ],
     )

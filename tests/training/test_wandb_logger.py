@@ -186,7 +186,8 @@ def test_sweeps_by_the_real_agent(place: Place) -> None:
         assert {"train/loss", "val/score", "test/score"} <= {key for row in run.history for key in row}
         assert run.config["trainer.max_epochs"] == 2 and run.config["model.size.num_heads"] == 2
         assert run.config["model.optimizer.class_path"] == "torch.optim.AdamW"
-        assert run.config["data.window_seconds"] == 1.6 and run.config["data.spec_augment"] is None
+        assert run.config["data.window_seconds"] == 1.6
+        assert run.config["data.inputs.spectrogram.init_args.augment"] is None
     assert json.loads((place.runs / "kinds" / good.name / "summary.json").read_text())["processes"] == 2
 
     given = {name: kind["value"] for name, kind in kinds.items() if "value" in kind} | {"model.fusion_layer": 1}

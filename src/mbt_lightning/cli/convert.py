@@ -25,7 +25,7 @@ from mbt_lightning.errors import UserError
 from mbt_lightning.model.fusion import Bottleneck
 from mbt_lightning.model.mbt import MBT
 from mbt_lightning.model.pretrained.flax import read_params
-from mbt_lightning.model.pretrained.scenic import RELEASED, Settings, UntoldShapeError, from_params
+from mbt_lightning.model.pretrained.scenic import RELEASED, Settings, UnknownShapeError, from_params
 from mbt_lightning.model.pretrained.torch_files import METADATA
 
 FRAMES_PER_SECOND, FRAME_STRIDE = 25, 2
@@ -103,7 +103,7 @@ def import_scenic(
     try:
         with warnings.catch_warnings(record=True) as caught:
             network = from_params(params, {"model": model, "dataset_configs": {"crop_size": frame_size}})
-    except UntoldShapeError as error:
+    except UnknownShapeError as error:
         raise UserError(f"{error.found}: set --frame_size and --num_mels") from None
     if not test_with_bottlenecks and "fusion.bottleneck" not in network.state_dict():
         raise UserError("test_with_bottlenecks is false, but no bottleneck is in use in this checkpoint")
@@ -179,27 +179,26 @@ def data_settings(spec: DataSpec, num_frames: int | None = None) -> dict[str, An
 
     `num_frames` is the number from which those of the input were selected; None: all are used.
     """
-    data: dict[str, Any] = {
-        "num_test_views": TEST_VIEWS,
-        "rgb_crop": {"class_path": "CentralCrop", "init_args": {"fraction": CROP_FRACTION}},
-    }
+    data: dict[str, Any] = {"num_test_views": TEST_VIEWS, "inputs": {}}
+    rgb: dict[str, Any] = {}
     if "rgb" in spec.inputs:
         _, frames, height, width = spec.inputs["rgb"]
         if height != width:
             raise UserError(f"the frames are {height} x {width}; only square ones are supported")
         seconds = (num_frames or frames) * FRAME_STRIDE / FRAMES_PER_SECOND
-        data |= {"window_seconds": seconds, "num_frames": frames, "frame_size": height}
-        data["short_side"] = round(height / CROP_FRACTION)
+        data["window_seconds"] = seconds
+        crop = {"class_path": "CentralCrop", "init_args": {"fraction": CROP_FRACTION}}
+        rgb = {"num_frames": frames, "frame_size": height, "short_side": round(height / CROP_FRACTION), "crop": crop}
+        data["inputs"]["rgb"] = {"class_path": "Rgb", "init_args": rgb}
     if "spectrogram" in spec.inputs:
         _, steps, mels = spec.inputs["spectrogram"]
         log_mel = LogMel(num_mels=mels)
         settings = {"num_mels": mels, "mean": log_mel.mean, "std": log_mel.std}
         if "rgb" in spec.inputs:
-            data["rgb_window_seconds"] = data["window_seconds"]
-        data |= {
-            "window_seconds": steps * log_mel.hop_samples / log_mel.sample_rate,
-            "spectrogram": {"class_path": "LogMel", "init_args": settings},
-        }
+            rgb["window_seconds"] = data["window_seconds"]
+        data["window_seconds"] = steps * log_mel.hop_samples / log_mel.sample_rate
+        transform = {"class_path": "LogMel", "init_args": settings}
+        data["inputs"]["spectrogram"] = {"class_path": "Spectrogram", "init_args": {"transform": transform}}
     return data
 
 

@@ -36,7 +36,7 @@ EXTRAS = {
     "timm": "weights of timm",
     "litdata": "jpeg-shards",
     "simplejpeg": "jpeg-shards",
-    "torchcodec": "data.decoder: torchcodec",
+    "torchcodec": "data.inputs.rgb.decoder: torchcodec",
     "matplotlib": "figures of mbt table",
     "scipy": "paired tests of mbt table",
     "optuna": "bayes in mbt sweep",
@@ -384,12 +384,12 @@ CHECKS = {
         Check(
             "decoder: decord",
             partial(check_decoder, "decord"),
-            "pip install --force-reinstall decord; or pip uninstall decord, or data.decoder: pyav",
+            "pip install --force-reinstall decord; or pip uninstall decord, or data.inputs.rgb.decoder: pyav",
         ),
         Check(
             "decoder: torchcodec",
             partial(check_decoder, "torchcodec"),
-            'pip install --force-reinstall "torchcodec>=0.12,<1"; or use another data.decoder',
+            'pip install --force-reinstall "torchcodec>=0.12,<1"; or use another data.inputs.rgb.decoder',
             is_needed=False,
         ),
         Check("machine", check_machine, "check the machine's limits by hand", is_needed=False),

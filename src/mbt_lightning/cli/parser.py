@@ -14,7 +14,7 @@ from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch import Trainer, __version__
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mbt_lightning.cli.arguments import CommandLine
+from mbt_lightning.cli.arguments import CommandLine, value_of
 from mbt_lightning.config.class_paths import import_public_classes, public_classes
 from mbt_lightning.config.trusted import TRUST_HELP
 from mbt_lightning.data.datamodule import AudioVisualData
@@ -31,6 +31,13 @@ TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
 }
+
+COUNTS_OR_FRACTIONS = (
+    *(f"limit_{part}_batches" for part in ("train", "val", "test", "predict")),
+    "overfit_batches",
+    "val_check_interval",
+)
+"""Settings of the trainer that are a number of batches, or a fraction of all."""
 
 NOISE = (
     r"- Expected a path but \S+ either not accessible or invalid ",
@@ -120,9 +127,23 @@ def parse(parser: Parser, command_line: CommandLine) -> Namespace:
     """
     Parser.command_line = command_line  # of the class: the parsers of nested classes report errors too
     settings = parser.parse_args(command_line.words)
+    keep_counts(settings, command_line)
     if str(settings.trainer.precision) not in PRECISIONS:
         raise UserError(f"trainer.precision is {settings.trainer.precision}: choose one of {', '.join(PRECISIONS)}")
     return settings
+
+
+def keep_counts(settings: Namespace, command_line: CommandLine) -> None:
+    """Keep a number of batches a number: 1 is one batch and 1.0 is all of them.
+
+    The parser tries the types of a union in an order that depends on which of `int | float` and `float | int` this
+    process has seen first.
+    """
+    files = command_line.config.get("trainer") or {}
+    for name in COUNTS_OR_FRACTIONS:
+        given = value_of(f"--trainer.{name}", command_line.options) or files.get(name)
+        if isinstance(given, int) or (isinstance(given, str) and re.fullmatch("[0-9]+", given)):
+            settings.trainer[name] = int(given)
 
 
 def as_text(parser: Parser, settings: Namespace) -> str:

@@ -9,9 +9,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
-from mbt_lightning.model.size import SIZES
+from mbt_lightning.model.size import SIZES, EncoderSize
 
 RUNTIME_ONLY = (
     "base",
@@ -83,6 +84,14 @@ def depth_of(config: Mapping[str, Any]) -> int:
     return SIZES[size].depth if isinstance(size, str) else size["depth"]
 
 
+def size_of(config: Mapping[str, Any]) -> str:
+    """Name of the encoder's size; empty if it is none of the ViT family's."""
+    size = config["model"]["size"]
+    if isinstance(size, str):
+        return size
+    return next((name for name, known in SIZES.items() if known == EncoderSize(**size)), "")
+
+
 def is_late(config: Mapping[str, Any]) -> bool:
     """Whether several modalities are fused by their logits only (L_f = depth), without any strategy."""
     model = config["model"]
@@ -106,6 +115,12 @@ def without_unused(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_under(name: str, settings: Iterable[str]) -> bool:
     """Whether a dotted name is one of some settings or a part of one."""
+    return known_to_be_under(name, tuple(settings))
+
+
+@cache
+def known_to_be_under(name: str, settings: tuple[str, ...]) -> bool:
+    """`is_under`, remembered: a table asks the same of every run."""
     return any(name == setting or name.startswith(f"{setting}.") for setting in settings)
 
 

@@ -1,1 +1,1 @@
-"""What a modality becomes: tokens, their fusion, logits."""
+"""The network: from the inputs of each modality to tokens, their fusion, and logits."""

@@ -50,10 +50,10 @@ def attention_scores(network: MBT) -> Iterator[list[AttentionScores]]:
         The list that grows while the network runs.
 
     Raises:
-        UserError: something else than an `MBT`.
+        UserError: the network is not an `MBT`.
     """
     if not isinstance(network, MBT):
-        raise UserError(f"attention_scores wants an MBT, e.g. model.network, not {type(network).__name__}")
+        raise UserError(f"attention_scores needs an MBT, e.g. model.network, not {type(network).__name__}")
     calls: list[AttentionScores] = []
     hooks = []
     for layer in range(len(network.layers)):

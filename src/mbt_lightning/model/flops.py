@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,8 @@ def multiply_adds(network: MBT, inputs: Inputs, full: bool = False, fusion: Fusi
         fusion: a strategy in the place of the network's.
     """
     shadow, calls = on_meta(network), list[tuple[int, ...]]()
-    shadow.fusion = fusion or shadow.fusion
+    if fusion is not None:
+        shadow.fusion = fusion
 
     def counted_below(block: Block, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         clips, queries, keys = len(x), x.shape[1], (x if context is None else context).shape[1]
@@ -95,18 +97,18 @@ def on_meta(network: MBT) -> MBT:
     """A twin of a network that computes shapes alone, takes no memory, and is evaluated."""
     twins: dict[nn.Module, nn.Module] = {}
 
+    def shape_of(x: Tensor) -> Tensor:
+        return x.detach().to("meta")
+
     def twin_of(module: nn.Module) -> nn.Module:
         if module not in twins:
             twins[module] = twin = copy.copy(module)
-            for kind in ("_parameters", "_buffers"):
+            for kind, copied in (("_parameters", shape_of), ("_buffers", shape_of), ("_modules", twin_of)):
                 own = getattr(module, kind)
-                setattr(twin, kind, {name: x if x is None else x.detach().to("meta") for name, x in own.items()})
-            twin._modules = {name: child and twin_of(child) for name, child in module._modules.items()}
+                setattr(twin, kind, {name: x if x is None else copied(x) for name, x in own.items()})
         return twins[module]
 
-    twin = twin_of(network)
-    assert isinstance(twin, MBT)
-    return twin.eval()
+    return cast(MBT, twin_of(network)).eval()
 
 
 def one_clip(inputs: Inputs) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Where the modalities exchange information: every fusion strategy, side by side.
 
-A strategy runs one fused layer, given that layer's blocks (one a modality). `tokens` maps each modality to
+A strategy runs one fused layer, given that layer's blocks, one for each modality. `tokens` maps each modality to
 (B, N_m, D); `shared` are tokens that belong to no modality (B, S, D), or None. The encoder does not know how a strategy
 works, nor a strategy how a block does. To plug in another one, derive from `Fusion` and name it in the experiment file
 by its dotted path.

@@ -141,7 +141,7 @@ class MBT(nn.Module):
         return name, block
 
     def tokens_of(self, modality: str) -> PatchTokens:
-        """What makes a modality's tokens."""
+        """The tokeniser of a modality."""
         tokens = self.tokens[modality]
         assert isinstance(tokens, PatchTokens)
         return tokens
@@ -175,7 +175,7 @@ def absent_masks(present: Present | None, modalities: Sequence[str]) -> Present 
 
 
 def absence_for(part: Fusion | Head, present: Present | None) -> dict[str, Present]:
-    """The argument that a strategy or a head is given if a clip lacks a modality."""
+    """The extra argument of a strategy or a head where a clip lacks a modality."""
     if present is None or type(part) is Fusion:  # which lets no modality read another
         return {}
     if "present" not in signature(part.forward).parameters:
@@ -203,7 +203,7 @@ def check(inputs, fusion_layer, size, patches, chances) -> None:
         if m not in patches:
             raise UserError(f"modality {m!r} has no patch size: add it to patches, which has {', '.join(patches)}")
     for taken in {SHARED, "fused"} & set(inputs):
-        raise UserError(f"a modality cannot be called {taken!r}: that name has a meaning already")
+        raise UserError(f"a modality cannot be called {taken!r}: that name has another meaning")
     for name in ("dim", "depth", "num_heads", "mlp_ratio"):
         if not getattr(size, name) > 0:
             raise UserError(f"{name} is {getattr(size, name)}: give more than 0")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from mbt_lightning.errors import duration
 from mbt_lightning.table.compare import Comparison, axis_title
 from mbt_lightning.table.points import Point, by_number
 from mbt_lightning.table.run_frame import state_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NONE = "–"
 """Shown where there is no value."""
@@ -255,6 +256,8 @@ def shown_frame(found: Comparison, columns: Sequence[Column], mark: Callable[[st
         columns: its columns.
         mark: how the best scores are marked.
     """
+    import pandas as pd
+
     cells = {}
     for column in columns:
         if column.title:
@@ -268,5 +271,7 @@ def shown_frame(found: Comparison, columns: Sequence[Column], mark: Callable[[st
 
 def value_frame(found: Comparison, columns: Sequence[Column]) -> pd.DataFrame:
     """All columns as numbers with all their digits, or words: a row a point."""
+    import pandas as pd
+
     values: dict[str, list[Any]] = {column.name: [column.get(point) for point in found.points] for column in columns}
     return pd.DataFrame(values, dtype=object)

@@ -11,18 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from mbt_lightning.config.settings import flat, may_be_absent, nested
-from mbt_lightning.config.upgrade import new_name
+from mbt_lightning.config.settings import flat, identity_settings, may_be_absent, nested
 from mbt_lightning.runs.read import Run
 from mbt_lightning.sweep.planned_runs import Plan
 from mbt_lightning.table import paper
 from mbt_lightning.table.points import Point, by_number, collect
 from mbt_lightning.table.run_frame import SEED, Settings, differences, explained, key_of, run_frame, settings_of, text
 from mbt_lightning.table.strategies import class_of, show, with_distinct_names
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STRATEGY = ("model.modalities", "model.fusion", "model.fusion_layer")
 """Swept settings that a row is named by."""
@@ -133,8 +133,8 @@ def compare(runs: Sequence[Run], plans: Sequence[Plan] = (), score: str | None =
         score: name of the score to judge by; default: the main one of the task.
     """
     runs = completed(runs)
-    frame = run_frame(runs)
     hashes = known_hashes(runs)
+    identities: list[Settings] = [{} for _ in runs]
     settings: dict[int, Settings] = {}
     unread, roles = [], {}
     for row, run in enumerate(runs):
@@ -142,10 +142,12 @@ def compare(runs: Sequence[Run], plans: Sequence[Plan] = (), score: str | None =
             roles[row] = "no training"
             continue
         try:
-            settings[row] = settings_of(run, hashes)
+            identities[row] = identity_settings(run.config)
+            settings[row] = settings_of(run, identities[row], hashes)
         except (KeyError, TypeError, AttributeError) as error:
             unread.append((run, f"its configuration lacks {error}" if run.config else "it has no configuration"))
             roles[row] = "not read"
+    frame = run_frame(runs, identities)
     may_vary = axes_of([runs[row] for row in settings], settings.values(), plans)
     family = largest_family(settings, frame["run"]["is_scored"], may_vary)
     inside = {row: settings[row] for row in family}
@@ -247,7 +249,7 @@ def axes_of(runs: Sequence[Run], settings: Iterable[Settings], plans: Sequence[P
         *dict.fromkeys(name for chosen in values for name in chosen),
         *(n for p in plans if not p.points for n in p.parameters),
     ]
-    of_plans = dict.fromkeys(key_of(new_name(name)) for name in names if name != SEED)
+    of_plans = dict.fromkeys(key_of(name) for name in names if name != SEED)
     folders = {plan.folder.resolve() for plan in plans}
     inside = all(Path(run.source).parent.resolve() in folders for run in runs)
     if of_plans and inside and of_plans.keys() <= known:

@@ -21,8 +21,7 @@ from importlib.resources import files
 from pathlib import PurePath
 from typing import Any
 
-from mbt_lightning.config.settings import identity_settings, is_under, may_be_absent
-from mbt_lightning.model.size import SIZES, EncoderSize
+from mbt_lightning.config.settings import identity_settings, is_under, may_be_absent, size_of
 from mbt_lightning.table.strategies import class_of, show, strategy_of
 
 DATASETS = {
@@ -184,14 +183,6 @@ def unmet(config: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
     if not is_theirs:  # Google's folder `imagenet21k+imagenet2012` has files that were trained on
         found.append(f"starting weights {path}, not ViT-{size_of(config).upper()}_16 of ImageNet-21k")
     return found
-
-
-def size_of(config: Mapping[str, Any]) -> str:
-    """Name of the encoder's size; empty if it is none of the ViT family's."""
-    size = config["model"]["size"]
-    if isinstance(size, str):
-        return size
-    return next((name for name, known in SIZES.items() if known == EncoderSize(**size)), "")
 
 
 def varied_by(config: Mapping[str, Any]) -> dict[str, Any]:

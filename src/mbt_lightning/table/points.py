@@ -6,14 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from mbt_lightning.runs.read import Run, is_finite
 from mbt_lightning.table.paper import PaperNumber
 from mbt_lightning.table.run_frame import Settings, seed_of, state_of, text
 from mbt_lightning.table.strategies import Strategy, strategy_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COUNTED, UNSCORED, DUPLICATE = "counted", "without a score", "duplicate"
 
@@ -120,6 +121,8 @@ def collect(
         settings: by row, of the runs to collect.
         swept: the settings that vary.
     """
+    import pandas as pd
+
     values = {row: text({key: own.get(key, "–") for key in swept}) for row, own in settings.items()}
     about = frame["run"].loc[list(settings)].assign(point=pd.Series(values))
     about["point"] = about.groupby("point", sort=False).ngroup()

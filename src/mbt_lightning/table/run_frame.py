@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from mbt_lightning.config.settings import flat, identity_settings, may_be_absent
+from mbt_lightning.config.settings import flat, may_be_absent
 from mbt_lightning.runs.read import Run, is_finite
 from mbt_lightning.table.strategies import show
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SEED = "seed_everything"
 
@@ -29,20 +30,18 @@ def key_of(name: str) -> str:
     return ".".join(name.split(".")[:parts])
 
 
-def settings_of(run: Run, hashes: Mapping[str, str] | None = None) -> Settings:
+def settings_of(run: Run, identity: Settings, hashes: Mapping[str, str]) -> Settings:
     """What a run's score can depend on, without the seed.
 
     The data set is identified by its hash, if that is known: the same file has other paths on other machines.
 
     Args:
         run: the run.
+        identity: its `identity_settings`.
         hashes: of manifests whose hash other runs know, by their path.
-
-    Raises:
-        KeyError: its configuration lacks what every one has.
     """
     found: Settings = {}
-    for name, value in identity_settings(run.config).items():
+    for name, value in identity.items():
         key = key_of(name)
         if key == name:
             found[key] = value
@@ -50,7 +49,7 @@ def settings_of(run: Run, hashes: Mapping[str, str] | None = None) -> Settings:
             found.setdefault(key, {})[name.removeprefix(f"{key}.")] = value
     found.pop(SEED, None)
     path = str(found.get("data.manifest"))
-    digest = (run.summary.get("data") or {}).get("hash") or (hashes or {}).get(path)
+    digest = (run.summary.get("data") or {}).get("hash") or hashes.get(path)
     if digest:
         found["data.manifest"] = digest
         for name in ("data.media_root", "data.classes"):
@@ -94,8 +93,15 @@ def seed_of(run: Run) -> Any:
     return f"drawn ({run.name})" if isinstance(seed, bool) else seed
 
 
-def run_frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a run, in four groups of columns: `run`, `setting`, `test` and `summary`."""
+def run_frame(runs: Sequence[Run], identities: Sequence[Settings]) -> pd.DataFrame:
+    """A row a run, in four groups of columns: `run`, `setting`, `test` and `summary`.
+
+    Args:
+        runs: the runs.
+        identities: their `identity_settings`; empty where they are not known.
+    """
+    import pandas as pd
+
     about: dict[str, list[Any]] = {
         "run": [run.name for run in runs],
         "source": [run.source for run in runs],
@@ -110,7 +116,7 @@ def run_frame(runs: Sequence[Run]) -> pd.DataFrame:
     summaries = [flat({name: value for name, value in run.summary.items() if name != "test"}) for run in runs]
     groups = {
         "run": pd.DataFrame(about, dtype=object),
-        "setting": pd.DataFrame([plain_settings(run) for run in runs], dtype=object),
+        "setting": pd.DataFrame([plain(own) for own in identities], dtype=object),
         "test": pd.DataFrame([numbers(run.test) for run in runs], index=range(len(runs)), dtype=float),
         "summary": pd.DataFrame([numbers(values) for values in summaries], index=range(len(runs)), dtype=float),
     }
@@ -122,12 +128,8 @@ def group_of(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     return frame[name] if name in frame.columns.get_level_values(0) else frame.iloc[:, :0].droplevel(0, axis=1)
 
 
-def plain_settings(run: Run) -> Settings:
-    """The settings by dotted names, lists as text; none of a run whose configuration is not known."""
-    try:
-        settings = identity_settings(run.config)
-    except (KeyError, TypeError, AttributeError):
-        return {}
+def plain(settings: Settings) -> Settings:
+    """Settings with lists and empty mappings as text."""
     return {name: text(value) if isinstance(value, list | dict) else value for name, value in settings.items()}
 
 

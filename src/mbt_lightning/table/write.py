@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -15,6 +15,9 @@ from mbt_lightning.table.compare import Comparison
 from mbt_lightning.table.notes import Section
 from mbt_lightning.table.points import Point
 from mbt_lightning.table.run_frame import group_of, key_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Terminal
@@ -168,6 +171,8 @@ RUN_NUMBERS = {
 
 def run_values(found: Comparison) -> pd.DataFrame:
     """A row a run, those that are not counted too: what it is, the settings that differ among the runs, its scores."""
+    import pandas as pd
+
     run, settings = found.frame["run"], group_of(found.frame, "setting")
     names = {point.number: point.strategy.name for point in found.points}
     about = run[["run", "source", "state", "message", "role", "seed", "git_commit", "data_hash"]]

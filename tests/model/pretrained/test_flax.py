@@ -221,7 +221,7 @@ def endless() -> dict:
         ({"a": {"b": None}}, "parameter 'a/b' is NoneType (object), not an array of numbers"),
         ({"a": "b"}, "parameter 'a' is str (<U1), not an array of numbers"),
         ({"a": np.ones(2, complex)}, "parameter 'a' is ndarray (complex128), not an array of numbers"),
-        (endless(), "parameters lie in more than 16 maps, one in the other"),
+        (endless(), "parameters are nested in more than 16 maps"),
     ],
 )
 def test_flatten_refuses(tree, text) -> None:
@@ -261,7 +261,7 @@ def test_npz_with_bfloat16(tmp_path) -> None:
         (b"\x91" * 10_000, "not a flax checkpoint, or cut off (StackError)"),
         (
             b"\x81\xa6params" + b"\x81\xa1a" * 100 + b"\xc0",
-            "parameters lie in more than 16 maps, one in the other",
+            "parameters are nested in more than 16 maps",
         ),
         (
             b"\xdf\xff\xff\xff\xff" * 20,

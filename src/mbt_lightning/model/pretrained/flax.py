@@ -219,7 +219,7 @@ def _leaves(tree: Mapping[str, Any]) -> dict[str, Any]:
 
     def walk(branch: Mapping[str, Any], prefix: str, depth: int) -> None:
         if depth > MAX_DEPTH:
-            raise UserError(f"parameters lie in more than {MAX_DEPTH} maps, one in the other")
+            raise UserError(f"parameters are nested in more than {MAX_DEPTH} maps")
         for key, value in branch.items():
             if not isinstance(key, str):
                 raise UserError(f"a name that is no text: {key!r}")

@@ -140,14 +140,14 @@ class Init:
         Raises:
             UserError: a file cannot be read, or weights do not fit.
         """
-        placing = WeightLoader(network)
+        loader = WeightLoader(network)
         try:
-            self.fill(placing, network.modalities)
-            return placing.finish(str(self))
+            self.fill(loader, network.modalities)
+            return loader.finish(str(self))
         except UserError as error:
             raise UserError(f"model.init {self}: {error}") from None
 
-    def fill(self, placing: WeightLoader, modalities: Sequence[str]) -> None:
+    def fill(self, loader: WeightLoader, modalities: Sequence[str]) -> None:
         """Load the weights of these modalities."""
         raise NotImplementedError
 
@@ -174,12 +174,12 @@ class FileInit(Init):
             raise UserError(f"inflate is {inflate!r}: choose one of {', '.join(INFLATIONS)}")
         self.inflate, self.leave_cls = inflate, tuple(leave_cls)
 
-    def place(self, placing: WeightLoader, modality: str, encoder: Encoder) -> set[str]:
+    def place(self, loader: WeightLoader, modality: str, encoder: Encoder) -> set[str]:
         """Load an encoder for a modality; returns the names of the parts that were used."""
         for m in self.leave_cls:
-            if m not in placing.network.modalities:
-                raise UserError(f"leave_cls names {m!r}, but the model has {', '.join(placing.network.modalities)}")
-        return place(placing, modality, encoder, self.inflate, modality not in self.leave_cls)
+            if m not in loader.network.modalities:
+                raise UserError(f"leave_cls names {m!r}, but the model has {', '.join(loader.network.modalities)}")
+        return place(loader, modality, encoder, self.inflate, modality not in self.leave_cls)
 
 
 class EncoderInit(FileInit):
@@ -199,13 +199,13 @@ class EncoderInit(FileInit):
         """The encoder in the file."""
         raise NotImplementedError
 
-    def fill(self, placing: WeightLoader, modalities: Sequence[str]) -> None:
+    def fill(self, loader: WeightLoader, modalities: Sequence[str]) -> None:
         """Load the weights of these modalities."""
         encoder = self.read()
-        used = set().union(*(self.place(placing, m, encoder) for m in modalities))
+        used = set().union(*(self.place(loader, m, encoder) for m in modalities))
         if self.bottlenecks_from_positions:
-            place_bottlenecks(placing, encoder)
-        placing.report.unused += [*(name for name in encoder.names if name not in used), *encoder.unknown]
+            place_bottlenecks(loader, encoder)
+        loader.report.unused += [*(name for name in encoder.names if name not in used), *encoder.unknown]
 
 
 class ModelInit(FileInit):
@@ -224,7 +224,7 @@ class ModelInit(FileInit):
         """The model in the file."""
         raise NotImplementedError
 
-    def fill(self, placing: WeightLoader, modalities: Sequence[str]) -> None:
+    def fill(self, loader: WeightLoader, modalities: Sequence[str]) -> None:
         """Load the weights of these modalities."""
         source = self.read()
         known = [m for m in modalities if m in source.modalities]
@@ -232,19 +232,19 @@ class ModelInit(FileInit):
             raise UserError(f"it has {', '.join(source.modalities)}, not {', '.join(modalities)}")
         used: set[str] = set()
         for m in known:
-            used |= {name_in(source, m, part) for part in self.place(placing, m, encoder_of(source, m))}
-        theirs, ours = ({n: p.shape for n, p in m.head.named_parameters()} for m in (source, placing.network))
+            used |= {name_in(source, m, part) for part in self.place(loader, m, encoder_of(source, m))}
+        theirs, ours = ({n: p.shape for n, p in m.head.named_parameters()} for m in (source, loader.network))
         if self.load_head and theirs != ours:
             raise UserError(
                 f"load_head: the head is {shapes_of(theirs)} there and {shapes_of(ours)} here: leave it out"
             )
         for name, value in source.named_parameters():
-            target = placing.parameters.get(name)
+            target = loader.parameters.get(name)
             is_head = name.startswith("head.") and self.load_head
             is_fusion = name.startswith("fusion.") and target is not None and target.shape == value.shape
-            if (is_head or is_fusion) and placing.put(name, value):
+            if (is_head or is_fusion) and loader.put(name, value):
                 used.add(name)
-        placing.report.unused += [name for name, _ in source.named_parameters() if name not in used]
+        loader.report.unused += [name for name, _ in source.named_parameters() if name not in used]
 
 
 class PerModality(Init):
@@ -257,17 +257,17 @@ class PerModality(Init):
     def __init__(self, sources: dict[str, Init]):
         self.sources = sources
 
-    def fill(self, placing: WeightLoader, modalities: Sequence[str]) -> None:
+    def fill(self, loader: WeightLoader, modalities: Sequence[str]) -> None:
         """Load the weights of these modalities."""
         strangers = [m for m in self.sources if m not in modalities]
         if strangers and not set(modalities) <= self.sources.keys():
             raise UserError(f"it has a source for {strangers[0]!r}, but the model has {', '.join(modalities)}")
         for m, source in self.sources.items():
             if m in strangers:
-                placing.report.unused.append(f"the source for {m}")
+                loader.report.unused.append(f"the source for {m}")
                 continue
             try:
-                source.fill(placing, [m])
+                source.fill(loader, [m])
             except UserError as error:
                 raise UserError(f"{m}: {error}") from None
 
@@ -276,11 +276,11 @@ class PerModality(Init):
         return ", ".join(f"{m}: {source}" for m, source in self.sources.items())
 
 
-def place(placing: WeightLoader, modality: str, encoder: Encoder, inflate: str, with_cls: bool) -> set[str]:
+def place(loader: WeightLoader, modality: str, encoder: Encoder, inflate: str, with_cls: bool) -> set[str]:
     """Load an encoder for a modality.
 
     Args:
-        placing: the model.
+        loader: the model.
         modality: whose tokens and blocks get the weights.
         encoder: the weights.
         inflate: see `positions.fit_filter`.
@@ -292,7 +292,7 @@ def place(placing: WeightLoader, modality: str, encoder: Encoder, inflate: str, 
     Raises:
         UserError: patches or positions cannot be fitted, or the number of attention heads differs.
     """
-    parts, network, prefix = encoder.parts, placing.network, f"tokens.{modality}"
+    parts, network, prefix = encoder.parts, loader.network, f"tokens.{modality}"
     tokens = network.tokens_of(modality)
     blocks = [network.block_of(layer, modality) for layer in range(len(network.layers))]
     heads = blocks[0][1].attn.num_heads
@@ -312,9 +312,9 @@ def place(placing: WeightLoader, modality: str, encoder: Encoder, inflate: str, 
         names["cls"] = f"{prefix}.cls"
     for layer, (name, block) in enumerate(blocks):
         names |= {f"blocks.{layer}.{part}": f"layers.{layer}.{name}.{part}" for part in block.state_dict()}
-    used = {part for part, (name, value, how) in fitted.items() if placing.put(name, value, how)}
+    used = {part for part, (name, value, how) in fitted.items() if loader.put(name, value, how)}
     for part, name in names.items():
-        if part in parts and placing.put(name, parts[part].view(1, 1, -1) if part == "cls" else parts[part]):
+        if part in parts and loader.put(name, parts[part].view(1, 1, -1) if part == "cls" else parts[part]):
             used.add(part)
     if "positions" in used and tokens.cls is not None and "cls_position" in parts:
         used.add("cls_position")
@@ -354,25 +354,25 @@ def fit_positions(grid: Tensor, sides: Sequence[int], stride: int | None, patch:
     return spread(grid, sides), f"{there} -> {here}: resampled{tiled}"
 
 
-def place_bottlenecks(placing: WeightLoader, encoder: Encoder) -> None:
+def place_bottlenecks(loader: WeightLoader, encoder: Encoder) -> None:
     """Start bottleneck tokens as positions, as the authors' loader does; does nothing to a model without them.
 
     Args:
-        placing: the model.
+        loader: the model.
         encoder: gives the positions: the CLS token's with a CLS head, then a near-square grid of the others.
     """
     name = "fusion.bottleneck"
-    if name not in placing.parameters:
+    if name not in loader.parameters:
         return
-    count = placing.parameters[name].shape[1]
-    with_cls = placing.network.head.num_cls and "cls_position" in encoder.parts
+    count = loader.parameters[name].shape[1]
+    with_cls = loader.network.head.num_cls and "cls_position" in encoder.parts
     rows = [encoder.parts["cls_position"][None]] if with_cls else []
     how = "position of the CLS token" if with_cls else ""
     if rest := count - len(rows):
         sides = near_square(rest)
         rows.append(spread(encoder.positions, sides))
         how += f"{' and ' * bool(how)}positions resampled to {sides[0]}x{sides[1]}"
-    placing.put(name, torch.cat(rows)[None], how)
+    loader.put(name, torch.cat(rows)[None], how)
 
 
 def encoder_of(network: MBT, modality: str) -> Encoder:

@@ -98,7 +98,7 @@ class Scenic(ModelInit):
         return str(self.path)
 
 
-class UntoldShapeError(UserError):
+class UnknownShapeError(UserError):
     """The number of positions does not fit the given or assumed shape of the input.
 
     Args:
@@ -141,8 +141,8 @@ class Settings:
         if classifier not in HEADS:
             raise UserError(f"classifier is {classifier!r}: choose one of {', '.join(HEADS)}")
         self.head = HEADS[classifier]
-        told = flat["pre_logits/kernel"].shape[-1] if "pre_logits/kernel" in flat else None
-        self.representation_size = self.get("representation_size", told)
+        implied = flat["pre_logits/kernel"].shape[-1] if "pre_logits/kernel" in flat else None
+        self.representation_size = self.get("representation_size", implied)
         if self.representation_size and self.head is not ClsHead:
             raise UserError(
                 f"representation_size is {self.representation_size} with classifier {classifier!r}: "
@@ -198,17 +198,17 @@ class Settings:
         patch = {m: list(self.array(f"{embedding_name(m)}/kernel").shape[:-2]) for m in self.modalities}
         size = self.get("patches", [])
         size = [int(n) for n in (size.get("size", []) if hasattr(size, "get") else np.ravel(size))]
-        told = {"spectrogram": size[:2]}
+        implied = {"spectrogram": size[:2]}
         if "rgb" in patch:
             method = encoding.get("method", self.get("temporal", None))
             method = method or ("3d_conv" if len(patch["rgb"]) == 3 else "temporal_sampling")
             if method not in ("3d_conv", "temporal_sampling"):
                 raise UserError(f"temporal encoding is {method!r}: choose 3d_conv or temporal_sampling")
-            told["rgb"] = [*size[2:], *size[:2]] if method == "3d_conv" else size[:2]
+            implied["rgb"] = [*size[2:], *size[:2]] if method == "3d_conv" else size[:2]
             if len(patch["rgb"]) != (3 if method == "3d_conv" else 2):
                 raise UserError(f"embedding/kernel has a patch {patch['rgb']}, which does not fit {method}")
         for m, kernel in patch.items():
-            if size and kernel != told[m]:
+            if size and kernel != implied[m]:
                 raise UserError(f"patches is {size}, but the patch of {embedding_name(m)}/kernel is {kernel}")
         return patch
 
@@ -219,20 +219,20 @@ class Settings:
         first = f"Transformer/{block_name(self.modalities[0], 0, self.share_encoder)}"
         heads = self.array(f"{first}/MultiHeadDotProductAttention_0/query/kernel").shape[1]
         mlp = self.array(f"{first}/MlpBlock_0/Dense_0/kernel").shape[1]
-        told = {"hidden_size": dim, "num_heads": heads, "mlp_dim": mlp}
-        told["num_classes"] = self.array("output_projection/kernel").shape[-1]
+        implied = {"hidden_size": dim, "num_heads": heads, "mlp_dim": mlp}
+        implied["num_classes"] = self.array("output_projection/kernel").shape[-1]
         for name, kernel in self.flat.items():
             if name.endswith("/query/kernel") and kernel.shape[1:2] + kernel.shape[3:] != (heads,):
                 raise UserError(f"{name} has the shape {list(kernel.shape)}: not (width, {heads} heads, width / heads)")
         if (kind := self.get("model_dtype_str", "float32")) != "float32":
             raise UserError(f"model_dtype_str is {kind!r}: the model computes in float32; use autocast for others")
-        for key, value in told.items():
+        for key, value in implied.items():
             if self.get(key, value) != value:
                 raise UserError(f"{key} is {self.get(key, value)}, but the parameters have {value}")
         fuses = len(self.modalities) > 1 and self.fusion_layer < self.depth
         return MBT(
             {m: tuple(shape) for m, shape in shapes.items()},
-            told["num_classes"],
+            implied["num_classes"],
             fusion=self.fusion() if fuses else CrossAttention,  # not built where nothing is fused
             fusion_layer=self.fusion_layer,
             size=EncoderSize(dim, self.depth, heads, mlp / dim),
@@ -249,11 +249,11 @@ class Settings:
         if not self.use_bottleneck:
             return JointSelfAttention if self.share_encoder else CrossAttention
         tokens = self.array("bottleneck").shape[1]
-        told = self.number("n_bottlenecks", tokens - self.head.num_cls) + self.head.num_cls
-        if told != tokens:
+        implied = self.number("n_bottlenecks", tokens - self.head.num_cls) + self.head.num_cls
+        if implied != tokens:
             raise UserError(
-                f"n_bottlenecks is {self.get('n_bottlenecks', None)}, which makes {told} tokens with this classifier, "
-                f"but 'bottleneck' has {tokens}"
+                f"n_bottlenecks is {self.get('n_bottlenecks', None)}, which makes {implied} tokens with this "
+                f"classifier, but 'bottleneck' has {tokens}"
             )
         at_test = self.get("test_with_bottlenecks", True)
         return partial(Bottleneck if at_test else TrainOnlyBottleneck, num_bottlenecks=tokens, update="symmetric")
@@ -261,11 +261,11 @@ class Settings:
     def input_shape(self, modality: str) -> list[int]:
         """Shape of one example, (C, *grid), with as many tokens as there are positions."""
         tokens = self.array(positions_name(modality)).shape[1] - self.head.num_cls
-        find = self.picture_shape if modality == "rgb" else self.spectrogram_shape
-        shape, told = find(tokens)
+        find = self.frames_shape if modality == "rgb" else self.spectrogram_shape
+        shape, implied = find(tokens)
         if shape is None:
-            found = f"{tokens} tokens of {modality} do not come from {told} in patches {self.patch[modality]}"
-            raise UntoldShapeError(found, f"give the shape of one example, inputs={{{modality!r}: [...]}}")
+            found = f"{tokens} tokens of {modality} do not come from {implied} in patches {self.patch[modality]}"
+            raise UnknownShapeError(found, f"give the shape of one example, inputs={{{modality!r}: [...]}}")
         return shape
 
     def spectrogram_shape(self, tokens: int) -> tuple[list[int] | None, str]:
@@ -279,7 +279,7 @@ class Settings:
         fits = (time // down) * columns == tokens
         return ([1, time, mel] if fits else None), f"{time} x {mel} values"
 
-    def picture_shape(self, tokens: int) -> tuple[list[int] | None, str]:
+    def frames_shape(self, tokens: int) -> tuple[list[int] | None, str]:
         """(3, T, H, W) for a number of tokens, and the sizes that were tried, as text."""
         *duration, down, across = self.patch["rgb"]
         side = self.data.get("crop_size", RELEASED["frame_size"])
