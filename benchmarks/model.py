@@ -45,7 +45,7 @@ STRATEGIES: dict[str, tuple[Callable, int]] = {  # with L_f
     "cross-attention": (CrossAttention, FUSION_LAYER),
     "joint": (JointSelfAttention, FUSION_LAYER),
 }
-TIMM, AUTHORS = "peer: two timm ViTs, late", "peer: cross-attention as the authors'"
+TIMM, AUTHORS = "peer: two timm ViTs, late", "peer: cross-attention as the authors code it"
 
 
 class TimmLateFusion(nn.Module):

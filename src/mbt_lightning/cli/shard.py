@@ -63,7 +63,7 @@ def shard(
             `shards`).
         out: output folder.
         fps: number of frames a second that are kept.
-        short_side: frames with a longer shorter side are shrunk to this one, in pixels.
+        short_side: frames whose shorter side is longer than this are shrunk to it, in pixels.
         sample_rate: of the audio, in Hz.
         crf: quality of the frames in `mp4-intra`, 0 (best) to 51.
         jpeg_quality: quality of the frames in `jpeg-shards`, 1 to 100 (best).

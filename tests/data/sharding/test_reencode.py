@@ -350,7 +350,7 @@ class TestAgain:
         (tmp_path / "thesis.tex").write_text("")
         with pytest.raises(SystemExit):
             shard(source, tmp_path, "mp4-intra")
-        assert "is neither empty nor of mbt shard" in capsys.readouterr().err
+        assert "is neither empty nor made by mbt shard" in capsys.readouterr().err
 
     def test_packages_that_are_missing(self, source, tmp_path, capsys, monkeypatch) -> None:
         monkeypatch.setattr(shards, "PACKAGES", ("litdata", "no_such_package"))
