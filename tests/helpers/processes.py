@@ -62,8 +62,9 @@ def members(process: subprocess.Popen) -> dict[int, list[str]]:
         if folder.name.isdigit():
             try:
                 state, _, group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
-                if int(group) == process.pid and state != "Z":
-                    found[int(folder.name)] = (folder / "cmdline").read_text().split("\0")
+                words = (folder / "cmdline").read_text()  # empty once its memory is freed, before it is a zombie
+                if int(group) == process.pid and state != "Z" and words:
+                    found[int(folder.name)] = words.split("\0")
             except OSError:  # has just ended
                 continue
     return found
