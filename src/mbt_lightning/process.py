@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import platform
 import signal
@@ -127,6 +128,10 @@ def serve_parent() -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     kill_me_with_my_parent()
+    parent = multiprocessing.parent_process()
+    is_served = multiprocessing.get_start_method() == "forkserver"  # its parent is the server
+    if parent and parent.pid != os.getppid() and not is_served:  # it ended before Linux was asked
+        os._exit(0)
     if not hasattr(signal, "sigwaitinfo"):
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -172,6 +172,28 @@ def test_no_rank_outlives_the_first(launch, tmp_path: Path) -> None:
     assert state(folder(tmp_path, "b"))["state"] == "running", "no process was left to change it"
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_worker_that_starts_after_its_parent_has_ended_ends_too(method: str, tmp_path: Path) -> None:
+    """A loader's own watch over the parent would take whoever has adopted the worker for it."""
+    (tmp_path / "late.py").write_text(
+        "import multiprocessing, os, time\n"
+        "from mbt_lightning.process import serve_parent\n"
+        "def worker(parent):\n"
+        "    while os.getppid() == parent:\n"
+        "        time.sleep(0.01)\n"
+        "    open('started', 'w').close()\n"
+        "    serve_parent()\n"
+        "    open('outlived', 'w').close()\n"
+        "if __name__ == '__main__':\n"
+        f"    process = multiprocessing.get_context({method!r}).Process(target=worker, args=(os.getpid(),))\n"
+        "    process.start()\n"
+        "    time.sleep(1)\n"
+        "    os._exit(0)\n"
+    )
+    run = subprocess.run([sys.executable, "late.py"], cwd=tmp_path, stdout=subprocess.PIPE)  # until the pipe is closed
+    assert run.returncode == 0 and (tmp_path / "started").is_file() and not (tmp_path / "outlived").exists()
+
+
 def test_a_rank_that_dies_is_reported_by_the_first(launch, tmp_path: Path) -> None:
     process = launch("b", *TWO, MBT_RUN_ID="x")
     wait_for(lambda: has_begun(tmp_path, "b"), process)
