@@ -229,7 +229,7 @@ def without_option(option: str, words: list[str]) -> list[str]:
 
 
 def name_media(words: list[str]) -> list[str]:
-    """The words of `mbt predict` with the files among them, wherever they stand, as the option that they mean."""
+    """The words of `mbt predict` with the media files among them as the option `--data.media`."""
     media, options = [], []
     words = list(words)
     while words:

@@ -397,7 +397,7 @@ def as_list(value: Any) -> list:
 
 
 def quieten() -> None:
-    """Leave out what libraries say at every start and nobody can act upon."""
+    """Silence the libraries' warnings that appear at every start and that nobody can act upon."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)

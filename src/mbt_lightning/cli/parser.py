@@ -105,7 +105,7 @@ def build_parser(*subcommands: str) -> Parser:
     )
     parser.add_lightning_class_args(Trainer, "trainer")
     parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
-    # What the data and the checkpoint say is given when the classes are built, see `build`.
+    # `spec` comes from the data or the checkpoint, `modalities` of the data from the model; see `build`.
     groups = {"fail_untyped": False, "instantiate": False, "sub_configs": True}
     parser.add_class_arguments(AudioVisualClassifier, "model", skip={"spec"}, **groups)
     parser.add_class_arguments(AudioVisualData, "data", skip={"modalities"}, **groups)

@@ -33,7 +33,7 @@ def _uniform(
     generator: Generator | None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Uniform draws on the CPU, then moved, so that the device has no say in them."""
+    """Uniform draws on the CPU, then moved, so that they are the same on every device."""
     return (low + (high - low) * torch.rand(shape, generator=generator)).to(device)
 
 
@@ -44,7 +44,7 @@ def _place(sizes: Tensor, box_sizes: Tensor, place: Tensor) -> Tensor:
 
 
 def _check_range(name: str, bounds: tuple[float, float], high: float = math.inf, *, zero: bool = False) -> None:
-    """Refuse a (least, greatest) out of order, above `high`, below 0, or at 0 unless `zero` says so."""
+    """Refuse a (least, greatest) out of order, above `high`, below 0, or at 0 unless `zero` is true."""
     first, last = bounds
     if not 0 <= first <= last <= high or (first == 0 and not zero):
         allowed = f"{'from' if zero else 'above'} 0" + (f" and at most {high:g}" if high < math.inf else "")
@@ -366,7 +366,7 @@ def normalise(frames: Tensor) -> Tensor:
 
 
 class RgbAugment:
-    """Decoded frames of a batch -> the model's input; a subclass says how.
+    """Decoded frames of a batch -> the model's input.
 
     Calling it: `(frames, sizes, size, generator=None)`, uint8 (B, T, H, W, 3) -> float32 (B, 3, T, S, S) in [-1, 1].
     """
@@ -400,7 +400,7 @@ class CentralCrop(RgbAugment):
 
 
 class RandomCrop(RgbAugment):
-    """A random crop, a flip and colour jitter; subclasses say how the box is drawn.
+    """A random crop, a flip and colour jitter; subclasses draw the box.
 
     Args:
         flip_probability: of a clip to be mirrored, in [0, 1].

@@ -30,7 +30,7 @@ from mbt_lightning.errors import UserError, one_line
 
 
 class Modality:
-    """One input of the model: what it is made from, its shape, and how it is made; a subclass says how.
+    """One input of the model: what it is made from, its shape, and how it is made.
 
     `model.patches` must give the size of its patches, a number for each dimension of the grid.
     """

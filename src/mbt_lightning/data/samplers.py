@@ -17,7 +17,7 @@ from mbt_lightning.errors import UserError
 
 
 class ClipSampler:
-    """Which clips an epoch reads, and in which order; a subclass says how.
+    """Which clips an epoch reads, and in which order.
 
     Calling it: `(dataset, seed, epoch)` -> the clips' places in the split and their views, int64 (N,) each, N being the
     number of clips times views. Every process calls it alike and takes its own part of the result, see `DrawSampler`.

@@ -1,4 +1,4 @@
-"""Checkpoints as plain data: what they say of their run, and the model built again from it."""
+"""Checkpoints as plain data: the record of their run, and the model built again from it."""
 
 from __future__ import annotations
 

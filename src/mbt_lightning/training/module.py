@@ -139,14 +139,14 @@ class AudioVisualClassifier(L.LightningModule):
             if theirs[name].shape != ours[name].shape
         ]
         if missing or unknown or other:
-            told = [
+            problems = [
                 *sorted(other),
                 *(f"{n} is missing there" for n in missing),
                 *(f"{n} is not known here" for n in unknown),
             ]
             raise UserError(
-                f"the checkpoint does not fit this model: {'; '.join(told[:3])}"
-                f"{f' and {len(told) - 3} more' if len(told) > 3 else ''}; "
+                f"the checkpoint does not fit this model: {'; '.join(problems[:3])}"
+                f"{f' and {len(problems) - 3} more' if len(problems) > 3 else ''}; "
                 "give the settings that it was trained with, or none"
             )
 

@@ -17,7 +17,7 @@ CHUNK_BYTES = 64_000_000
 
 
 class Place:
-    """A folder of re-encoded clips; a subclass says in which form.
+    """A folder of re-encoded clips, in the form of a subclass.
 
     Args:
         folder: the folder of the data set.
