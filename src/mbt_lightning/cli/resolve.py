@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -14,6 +15,7 @@ from mbt_lightning.cli.arguments import expand
 from mbt_lightning.cli.cost import AUDIOSET_CLASSES
 from mbt_lightning.cli.measured import fill_in_measured
 from mbt_lightning.cli.parser import Parser, as_plain, build_network, build_parser, parse
+from mbt_lightning.config.settings import SEED
 from mbt_lightning.data.demo import CLASSES, DemoSize
 from mbt_lightning.data.manifest.manifest import read_manifest
 from mbt_lightning.errors import UserError, one_line
@@ -33,9 +35,15 @@ def resolve(words: Sequence[str], points: Sequence[Mapping[str, Any]]) -> list[R
         UserError: a setting that the program refuses, with the values of its point.
     """
     found = []
+    known: dict[str, Resolved] = {}  # by a point's values without the seed, which changes nothing else
     for point in points:
-        with named_in_errors(point):
-            found.append(resolve_one([*words, "--config", json.dumps(point)]))
+        seed = point.get(SEED)
+        key = json.dumps({name: value for name, value in point.items() if name != SEED or type(seed) is not int})
+        if key not in known:
+            with named_in_errors(point):
+                known[key] = resolve_one([*words, "--config", json.dumps(point)])
+        one = known[key]
+        found.append(replace(one, config=one.config | ({SEED: seed} if type(seed) is int else {})))
     return found
 
 

@@ -14,6 +14,9 @@ from typing import Any
 
 from mbt_lightning.model.size import SIZES, EncoderSize
 
+SEED = "seed_everything"
+"""The setting in which the runs of one point differ."""
+
 RUNTIME_ONLY = (
     "base",
     "ckpt_path",

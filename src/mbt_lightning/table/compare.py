@@ -13,12 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mbt_lightning.config.settings import flat, identity_settings, may_be_absent, nested
+from mbt_lightning.config.settings import SEED, flat, identity_settings, may_be_absent, nested
 from mbt_lightning.runs.read import Run
 from mbt_lightning.sweep.planned_runs import Plan
 from mbt_lightning.table import paper
 from mbt_lightning.table.points import Point, by_number, collect
-from mbt_lightning.table.run_frame import SEED, Settings, differences, explained, key_of, run_frame, settings_of, text
+from mbt_lightning.table.run_frame import Settings, differences, explained, key_of, run_frame, settings_of, text
 from mbt_lightning.table.strategies import class_of, show, with_distinct_names
 
 if TYPE_CHECKING:

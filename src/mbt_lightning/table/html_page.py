@@ -13,12 +13,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mbt_lightning.config.settings import RUNTIME_ONLY, flat, is_under
+from mbt_lightning.config.settings import RUNTIME_ONLY, SEED, flat, is_under
 from mbt_lightning.runs.read import Curves, Run
 from mbt_lightning.table.columns import Column
 from mbt_lightning.table.compare import STRATEGY, Comparison
 from mbt_lightning.table.notes import Section
-from mbt_lightning.table.run_frame import SEED, seed_of, state_of
+from mbt_lightning.table.run_frame import seed_of, state_of
 from mbt_lightning.table.strategies import STYLES, styles
 from mbt_lightning.table.write import group_starts
 

@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from mbt_lightning.config.settings import flat, may_be_absent
+from mbt_lightning.config.settings import SEED, flat, may_be_absent
 from mbt_lightning.runs.read import Run, is_finite
 from mbt_lightning.table.strategies import show
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SEED = "seed_everything"
 
 Settings = dict[str, Any]
 """A value for each setting that a score can depend on, plain or a class with its arguments."""
