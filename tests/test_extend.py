@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from paths import PROJECT
 
+from mbt_lightning.cli.main import main
 from mbt_lightning.data.demo import DemoSize, demo_manifest
 
 PAGE = (PROJECT / "docs" / "extend.md").read_text(encoding="utf-8")
@@ -79,26 +81,38 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def follow(title: str, place: Path) -> list[str]:
-    """Do what a section says; what its commands print."""
-    found = section(title)
-    for name, content in found.files.items():
-        (place / name).write_text(content)
-    for name, diff in found.diffs.items():
-        apply(place / name, diff)
-    source = str(place / "src") if found.diffs else str(PROJECT / "src")
-    variables = {"PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")]), "COLUMNS": "300"}
-    printed = []
-    for command in found.commands:
-        program, word, *words = shlex.split(command)
-        assert program == "mbt"
-        small = SMALL if word == "fit" or (word == "sweep" and "--dry-run" not in words) else []
-        small = small[2:] if word == "sweep" else small
-        line = [sys.executable, "-m", "mbt_lightning", word, *words, *small]
-        done = subprocess.run(line, cwd=place, env=os.environ | variables, capture_output=True, text=True, timeout=280)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        printed.append(done.stdout)
-    return printed
+@pytest.fixture
+def follow(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[[str], list[str]]:
+    """Do what a section says; what its commands print. Those of a changed package run in processes of their own."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def do(title: str) -> list[str]:
+        found = section(title)
+        for name, content in found.files.items():
+            (place / name).write_text(content)
+        for name, diff in found.diffs.items():
+            apply(place / name, diff)
+        printed = []
+        for command in found.commands:
+            program, *words = shlex.split(command)
+            assert program == "mbt"
+            small = SMALL if words[0] == "fit" or (words[0] == "sweep" and "--dry-run" not in words) else []
+            words += small[2:] if words[0] == "sweep" else small
+            if found.diffs:
+                variables = {"PYTHONPATH": os.pathsep.join([str(place / "src"), os.environ.get("PYTHONPATH", "")])}
+                line = [sys.executable, "-m", "mbt_lightning", *words]
+                done = subprocess.run(line, env=os.environ | variables, capture_output=True, text=True, timeout=280)
+                assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+                printed.append(done.stdout)
+            else:
+                monkeypatch.delenv("MBT_RUN_FOLDER", raising=False)
+                main(words)
+                printed.append(capsys.readouterr().out)
+        return printed
+
+    return do
 
 
 def apply(file: Path, diff: str) -> None:
@@ -112,40 +126,40 @@ def apply(file: Path, diff: str) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-def test_a_strategy(place: Path) -> None:
-    trained, cost = follow("A fusion strategy", place)
+def test_a_strategy(place: Path, follow) -> None:
+    trained, cost = follow("A fusion strategy")
     assert "fused" in trained and "MeanToken" in cost
 
 
-def test_a_head(place: Path) -> None:
-    (trained,) = follow("A head", place)
+def test_a_head(place: Path, follow) -> None:
+    (trained,) = follow("A head")
     assert "fused" in trained
 
 
-def test_a_task(place: Path) -> None:
-    (trained,) = follow("A task", place)
+def test_a_task(place: Path, follow) -> None:
+    (trained,) = follow("A task")
     assert "mAP" in trained
 
 
-def test_a_modality_with_media_of_its_own(place: Path) -> None:
-    (trained,) = follow("A modality with media of its own", place)
+def test_a_modality_with_media_of_its_own(place: Path, follow) -> None:
+    (trained,) = follow("A modality with media of its own")
     assert "features 1x16x16" in trained
 
 
-def test_a_modality_made_from_frames_works_everywhere(place: Path) -> None:
+def test_a_modality_made_from_frames_works_everywhere(place: Path, follow) -> None:
     """It is trained, tested, counted, swept and put into a table; another value of its settings is another row."""
-    trained, tested, cost, plan, _, table = follow("A modality made from frames or audio", place)
+    trained, tested, cost, plan, _, table = follow("A modality made from frames or audio")
     assert "motion 3x7x32x32" in trained and "motion" in tested and "motion" in cost
     assert "2 points" in plan and len(list((place / "runs" / "motion_frames").glob("*/summary.json"))) == 2
     rows = [line for line in table.splitlines() if "bottleneck" in line]
     assert len({line.split("│")[0] for line in rows}) >= 1 and len(rows) >= 2
 
 
-def test_a_data_set_and_a_column(place: Path) -> None:
+def test_a_data_set_and_a_column(place: Path, follow) -> None:
     """The last: both change the copy of the package."""
-    (prepared,) = follow("A data set", place)
+    (prepared,) = follow("A data set")
     assert "birds" in prepared and (place / "birds.parquet").is_file()
     if not (place / "runs" / "motion_frames").is_dir():
-        follow("A modality made from frames or audio", place)
-    (table,) = follow("A table column", place)
+        follow("A modality made from frames or audio")
+    (table,) = follow("A table column")
     assert "steps" in table
