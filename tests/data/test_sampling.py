@@ -67,19 +67,8 @@ def test_the_authors_indices_may_be_one_too_many():
     assert len(sampling.authors_frame_indices(32, 6)) == 7
 
 
-def test_uniform_indices_are_always_as_many_as_wanted():
-    assert sampling.uniform_frame_indices(32, 4) == [4, 12, 20, 28]
-    assert sampling.uniform_frame_indices(2, 4) == [0, 0, 1, 1]
-    for available in range(1, 40):
-        for wanted in range(1, 40):
-            indices = sampling.uniform_frame_indices(available, wanted)
-            assert len(indices) == wanted and indices == sorted(indices)
-            assert indices[0] >= 0 and indices[-1] < available
-
-
-@pytest.mark.parametrize("rule", [sampling.authors_frame_indices, sampling.uniform_frame_indices])
-def test_indices_refuse_counts_below_one(rule):
+def test_indices_refuse_counts_below_one():
     with pytest.raises(UserError, match="num_frames_available is 0; it must be 1 or more"):
-        rule(0, 4)
+        sampling.authors_frame_indices(0, 4)
     with pytest.raises(UserError, match="num_wanted is 0; it must be 1 or more"):
-        rule(4, 0)
+        sampling.authors_frame_indices(4, 0)

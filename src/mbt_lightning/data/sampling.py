@@ -81,12 +81,6 @@ def view_starts(duration_seconds: float, window_seconds: float, num_views: int) 
     return [room * view / (num_views - 1) for view in range(num_views)]
 
 
-def uniform_frame_indices(num_frames_available: int, num_wanted: int) -> list[int]:
-    """Indices of `num_wanted` frames, each from the middle of one of as many equal parts; a short clip repeats some."""
-    _check_counts(num_frames_available, num_wanted)
-    return [(2 * i + 1) * num_frames_available // (2 * num_wanted) for i in range(num_wanted)]
-
-
 def authors_frame_indices(num_frames_available: int, num_wanted: int) -> list[int]:
     """Indices as chosen by the MBT authors' released `temporal_sampling`, with its quirks.
 
