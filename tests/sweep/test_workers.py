@@ -115,8 +115,13 @@ def ends(ledger: Ledger) -> dict[str, list[str]]:
     }
 
 
-def test_interrupted_again_and_again_a_sweep_ends_as_an_undisturbed_one(manifest: Path, tmp_path: Path) -> None:
-    """The undisturbed one is shared by two programs; the other is killed in three ways at random moments."""
+@pytest.mark.parametrize(
+    "ways", [("kill everything", "ask it to stop"), pytest.param(("kill the sweep alone",) * 3, marks=pytest.mark.slow)]
+)
+def test_interrupted_again_and_again_a_sweep_ends_as_an_undisturbed_one(
+    ways: tuple[str, ...], manifest: Path, tmp_path: Path
+) -> None:
+    """The undisturbed one is shared by two programs; the other is interrupted at random moments."""
     file = sweep_file(tmp_path, STRATEGIES)
     sharing = [start(file, tmp_path / "a", manifest, "--workers", "1") for _ in range(2)]
     outputs = [finish(process) for process in sharing]
@@ -125,10 +130,10 @@ def test_interrupted_again_and_again_a_sweep_ends_as_an_undisturbed_one(manifest
     assert set(map(tuple, ends(undisturbed).values())) == {("done",)}, "each was run once, by one of the two"
 
     chance, runs = random.Random(0), tmp_path / "b"
-    for how in ("kill everything", "kill the sweep alone", "ask it to stop"):
+    for how in ways:
         sweep = start(file, runs, manifest, "--workers", "2")
         wait_for(lambda: processes_of(runs))
-        time.sleep(chance.uniform(4, 9))
+        time.sleep(chance.uniform(4, 7))
         assert sweep.poll() is None, "it must not be over before it is interrupted"
         if how == "ask it to stop":
             sweep.send_signal(signal.SIGTERM)
