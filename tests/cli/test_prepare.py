@@ -159,6 +159,13 @@ SETS = {
         [f"AVE/{name}.mp4" for name in IDS],
         ("test", 1),
     ),
+    "grid": Miniature(
+        "audioset_mini",
+        {},
+        ["s8/bbaf2n.mp4", "s8/lgwmzs.mp4", "s1/video/mpg_6000/pgij8n.mp4"],
+        ("test", 1),
+        options=["--variant", "words-by-talker"],
+    ),
     "folder": Miniature(
         "vggsound",
         {},

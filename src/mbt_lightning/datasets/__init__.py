@@ -7,6 +7,7 @@ from mbt_lightning.datasets.base import DataSet
 from mbt_lightning.datasets.class_folders import Folder
 from mbt_lightning.datasets.cremad import CremaD
 from mbt_lightning.datasets.epic_kitchens import EpicKitchens
+from mbt_lightning.datasets.grid import Grid
 from mbt_lightning.datasets.kinetics400 import Kinetics400
 from mbt_lightning.datasets.kinetics_sounds import KineticsSounds
 from mbt_lightning.datasets.moments_in_time import MomentsInTime
@@ -23,6 +24,7 @@ DATASETS: dict[str, DataSet] = {
         MomentsInTime(),
         CremaD(),
         AVE(),
+        Grid(),
         Folder(),
         Table(),
     )
