@@ -33,13 +33,13 @@ else
 endif
 
 test: setup  ## the default tests: no network, no GPU; takes minutes
-	$(BIN)/pytest -n 3 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal
 
 check: setup  ## all checks: format, lint, types, tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/pytest -n 3 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal
 
 loss-trace: setup  ## rewrite tests/goldens/loss_trace.json: only for a change that is meant to change numbers
 	$(BIN)/python tests/goldens/make/loss_trace.py

@@ -22,9 +22,9 @@ def one_line(message: object) -> str:
     return " ".join(str(message).split())
 
 
-def abbreviate(names: Sequence[str], most: int = 5) -> str:
+def abbreviate(names: Sequence[str], most: int = 5, separator: str = ", ") -> str:
     """The first names of a list, and the number of the others."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return separator.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

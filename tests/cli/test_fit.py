@@ -278,6 +278,26 @@ def test_command_line_beats_file_beats_checkpoint(finished: Path, tmp_path: Path
     assert content["global_step"] == 4
     assert all(group["initial_lr"] == 0.007 for group in content["optimizer_states"][0]["param_groups"])
     assert content["lr_schedulers"][0]["base_lrs"] == [0.007, 0.007]
+    (stage,) = json.loads((run / "summary.json").read_text())["fit"]["history"]
+    assert stage["steps"] == 2 and stage["continued_from"] == str(finished / "checkpoints/last.ckpt")
+    assert stage["settings"]["model.optimizer.init_args.lr"] == 0.0015 and stage["settings"]["trainer.max_epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trainer.max_epochs", "2", "--model.fusion_layer", "0"], "model.fusion_layer is 2 there and 0 here"),
+        (["--trainer.max_epochs", "2", "--seed_everything", "1"], "seed_everything is 0 there and 1 here"),
+        ([], "has trained to epoch 1 and trainer.max_epochs is 1: nothing is left to train"),
+        (["--trainer.max_epochs", "9", "--trainer.max_steps", "2"], "trainer.max_steps is 2: nothing is left to train"),
+    ],
+)
+def test_another_runs_training_is_continued_as_what_it_is_or_not_at_all(
+    options: list[str], message: str, finished: Path, tmp_path: Path, capsys
+) -> None:
+    checkpoint = ["--ckpt_path", str(finished / "checkpoints/last.ckpt"), "--runs", str(tmp_path)]
+    assert message in refusal(capsys, "fit", *checkpoint, *options)
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_predict_names_the_best_classes(finished: Path, manifest: Path, tmp_path: Path, capsys) -> None:

@@ -1,5 +1,6 @@
 """Losses and scores, against numbers worked out by hand and against scikit-learn."""
 
+import itertools
 import math
 
 import pytest
@@ -8,7 +9,15 @@ from package import defined
 
 from mbt_lightning.data.records import DataSpec
 from mbt_lightning.errors import UserError
-from mbt_lightning.training.tasks import Multiclass, Multihead, Multilabel, Task, average_precisions, topk_hits
+from mbt_lightning.training.tasks import (
+    Multiclass,
+    Multihead,
+    Multilabel,
+    Task,
+    average_precisions,
+    roc_areas,
+    topk_hits,
+)
 
 
 def spec(classes, groups=()) -> DataSpec:
@@ -48,7 +57,9 @@ class TestAveragePrecision:
         theirs = [metrics.average_precision_score(targets[:, c], logits[:, c]) for c in range(20)]
         assert average_precisions(logits, targets).tolist() == pytest.approx(theirs, abs=1e-6)
         ours = Multilabel(spec(map(str, range(20)))).scores(logits, targets)
-        assert ours == {"mAP": pytest.approx(sum(theirs) / 20, abs=1e-6), "classes_with_positives": 20.0}
+        areas = [metrics.roc_auc_score(targets[:, c], logits[:, c]) for c in range(20)]
+        expected = {"mAP": sum(theirs) / 20, "classes_with_positives": 20, "AUC": sum(areas) / 20}
+        assert ours == pytest.approx(expected, abs=1e-6)
 
     def test_large_logits_do_not_tie(self) -> None:
         """float32 probabilities of 101 and 104 are both 1, those of -101 and -104 almost 0."""
@@ -80,15 +91,43 @@ class TestMultilabel:
         logits = torch.cat([column(0.9, 0.8, 0.7, 0.6), column(1, 2, 3, 4), column(4, 3, 2, 1)], 1)
         targets = torch.cat([column(1, 0, 1, 0), column(0, 0, 0, 0), column(0, 0, 0, 1)], 1)
         scores = Multilabel(spec("abc")).scores(logits, targets)
-        assert scores == {"mAP": pytest.approx((5 / 6 + 1 / 4) / 2), "classes_with_positives": 2.0}
+        assert scores == pytest.approx(
+            {"mAP": (5 / 6 + 1 / 4) / 2, "classes_with_positives": 2, "AUC": (3 / 4 + 0) / 2}
+        )
 
     def test_groups(self) -> None:
         logits = torch.cat([column(4, 3, 2, 1), column(1, 2, 3, 4), column(4, 3, 2, 1), column(1, 2, 3, 4)], 1)
         targets = torch.cat([column(1, 0, 0, 0), column(0, 0, 0, 0), column(0, 0, 0, 1), column(0, 0, 0, 0)], 1)
         scores = Multilabel(spec("abcd", ("seen", "seen", "heard", "silent"))).scores(logits, targets)
-        silent = scores.pop("mAP/silent")
-        assert math.isnan(silent)
-        assert scores == {"mAP": 0.625, "classes_with_positives": 2.0, "mAP/seen": 1.0, "mAP/heard": 0.25}
+        assert math.isnan(scores.pop("mAP/silent")) and math.isnan(scores.pop("AUC/silent"))
+        areas = {"AUC": 0.5, "AUC/seen": 1.0, "AUC/heard": 0.0}
+        assert scores == {"mAP": 0.625, "classes_with_positives": 2.0, "mAP/seen": 1.0, "mAP/heard": 0.25} | areas
+
+    def test_an_area_is_the_share_of_pairs_in_order(self) -> None:
+        """Of a positive and a negative; a tie counts half."""
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randint(0, 6, (60, 4), generator=generator).double()
+        targets = (torch.rand(60, 4, generator=generator) < 0.3).double()
+        for c, area in enumerate(roc_areas(logits, targets).tolist()):
+            gaps = logits[targets[:, c] == 1, c][:, None] - logits[targets[:, c] == 0, c]
+            assert area == pytest.approx(((gaps > 0).double() + (gaps == 0).double() / 2).mean().item(), abs=1e-12)
+
+    def test_a_sum_of_one_score_per_modality_on_an_exclusive_or(self) -> None:
+        """What a model that only averages logits can reach: average precision 1 - ln(4/3) = 0.712, and AUC 0.5.
+
+        One of the two matching cases can be put first, with precision 1; the other is then last, where the precision
+        rises from 1/3 to 1/2.
+        """
+        seen, heard = (torch.tensor(facts).double().repeat(2000) for facts in ((0, 0, 1, 1), (0, 1, 0, 1)))
+        targets = (seen == heard).double()[:, None]
+        noise = 1e-3 * torch.rand(len(seen), generator=torch.Generator().manual_seed(0)).double()  # no two clips tie
+        precisions, areas = [], []
+        for a, b in itertools.product((-1.0, -0.5, 0.0, 0.5, 1.0), repeat=2):
+            logits = (a * seen + b * heard + noise)[:, None]
+            precisions.append(average_precisions(logits, targets).item())
+            areas.append(roc_areas(logits, targets).item())
+        assert max(precisions) == pytest.approx(1 - math.log(4 / 3), abs=0.003)
+        assert areas == pytest.approx([0.5] * 25, abs=0.015)
 
 
 class TestMulticlass:
@@ -287,7 +326,11 @@ class TestTies:
     @pytest.mark.parametrize(
         ("task", "expected"),
         [
-            (Multilabel, {"mAP": 1 / 2, "classes_with_positives": 4, "mAP/x": 1 / 2, "mAP/y": 1 / 2}),
+            (
+                Multilabel,
+                {f"{score}{group}": 1 / 2 for score in ("mAP", "AUC") for group in ("", "/x", "/y")}
+                | {"classes_with_positives": 4},
+            ),
             (Multiclass, {"top1": 1 / 4, "top5": 1, "top1/x": 1 / 4, "top1/y": 1 / 4}),
             (Multihead, {f"{head}_top{k}": 1 / 2 if k == 1 else 1 for head in ("verb", "noun") for k in (1, 5)}),
         ],

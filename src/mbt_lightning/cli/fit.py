@@ -40,7 +40,13 @@ from mbt_lightning.training.metrics_csv import MetricsCsv
 from mbt_lightning.training.module import AudioVisualClassifier
 from mbt_lightning.training.recorder import RunRecorder
 from mbt_lightning.training.report import print_predictions, print_scores
-from mbt_lightning.training.resume import is_trained, own_checkpoint, refuse_other_settings
+from mbt_lightning.training.resume import (
+    is_trained,
+    own_checkpoint,
+    refuse_another_experiment,
+    refuse_finished,
+    refuse_other_settings,
+)
 from mbt_lightning.training.saving import LastCheckpoint, WholeFiles
 from mbt_lightning.training.stopping import Stop
 
@@ -188,6 +194,16 @@ def resume_by_id(run: Run) -> None:
         run.is_trained = is_trained(run.checkpoint.path.parent.parent)
 
 
+def check_what_is_left(run: Run) -> None:
+    """Refuse to continue a training that is over, or that of another run with another model, data or seed."""
+    if run.subcommand != "fit" or not run.checkpoint or run.is_resumed_by_id:
+        return
+    if not run.checkpoint.is_own:
+        refuse_another_experiment(run.checkpoint, run.config)
+    if not run.checkpoint.is_own or is_trained(run.checkpoint.path.parent.parent):
+        refuse_finished(run.checkpoint, run.settings.trainer.max_epochs, run.settings.trainer.max_steps)
+
+
 def make_folder(run: Run) -> None:
     """Make or find the run's folder: a resumed run has one; other processes of it learn it from the first."""
     if rank():
@@ -202,6 +218,8 @@ def make_folder(run: Run) -> None:
         run.state.start(run.folder)  # whoever gave the id looks for the run there, whatever becomes of it
     if run.checkpoint and run.checkpoint.is_own:
         print(f"checkpoint: {run.checkpoint}", flush=True)
+    elif run.checkpoint and run.subcommand == "fit":
+        print(f"continues the training of {run.checkpoint}, as a run of its own", flush=True)
 
 
 def place_loggers(run: Run) -> None:
@@ -230,6 +248,7 @@ STEPS: tuple[Callable[[Run], None], ...] = (
     fill_in_scales,
     record_settings,
     resume_by_id,
+    check_what_is_left,
     make_folder,
     place_loggers,
     build,

@@ -72,12 +72,22 @@ class Run:
 
     @property
     def is_scored(self) -> bool:
-        return self.state == "finished" and is_finite(self.test.get("score")) and not divergence(self.test)
+        return self.state == "finished" and is_finite(self.test.get("score")) and not self.flaw
+
+    @property
+    def flaw(self) -> str:
+        """Why its score cannot be trusted, in one line; empty if there is no reason not to."""
+        score = self.test.get("score")
+        if is_finite(score) and not 0 <= score <= 1:
+            return f"its score is {score:g}, not from 0 to 1"
+        if self.test and self.is_training and not part_of(self.summary, "fit").get("steps"):
+            return "its summary has no training"
+        return divergence(self.test)
 
     @property
     def why(self) -> str:
-        """Why it has no score, in one line: why it failed, or that its model has diverged; empty if unknown."""
-        return self.message or divergence(self.test)
+        """Why it has no score, in one line: why it failed, or what is wrong with its score; empty if unknown."""
+        return self.message or self.flaw
 
     @property
     def is_training(self) -> bool:

@@ -17,6 +17,7 @@ from mbt_lightning.config.settings import SEED, flat, identity_settings, may_be_
 from mbt_lightning.runs.read import Run
 from mbt_lightning.sweep.planned_runs import Plan
 from mbt_lightning.table import paper
+from mbt_lightning.table.facts import trained_otherwise
 from mbt_lightning.table.points import Point, by_number, collect
 from mbt_lightning.table.run_frame import Settings, differences, explained, key_of, run_frame, settings_of, text
 from mbt_lightning.table.strategies import class_of, show, with_distinct_names
@@ -152,11 +153,15 @@ def compare(runs: Sequence[Run], plans: Sequence[Plan] = (), score: str | None =
     family = largest_family(settings, frame["run"]["is_scored"], may_vary)
     inside = {row: settings[row] for row in family}
     swept = tuple(key for key in may_vary if varies(key, inside.values()))
+    excluded = []
+    for row, gaps in trained_otherwise(frame, runs, inside, swept).items():
+        del inside[row], settings[row]
+        excluded.append((runs[row], gaps))
+        roles[row] = "excluded"
     points = collect(frame, runs, inside, swept) if inside else []
     known: Settings = {}
     for point in points:
         known = point.settings | known
-    excluded = []
     for row, own in settings.items():
         if row not in inside:
             excluded.append((runs[row], explained(without(own, may_vary), without(known, may_vary))))

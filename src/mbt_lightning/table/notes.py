@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mbt_lightning.errors import abbreviate, duration
-from mbt_lightning.runs.read import Run, is_finite
+from mbt_lightning.runs.read import Run, is_finite, part_of
 from mbt_lightning.table import paper
 from mbt_lightning.table.columns import NONE, is_on_part
 from mbt_lightning.table.compare import Comparison
@@ -38,7 +38,7 @@ def notes_of(found: Comparison) -> list[Section]:
         Section("Rows that are several points of the sweep", same_points(found)),
         Section("Runs without a score", [line for point in found.points for line in unscored(found, point)]),
         Section("Duplicates: settings and seed of another run", duplicates(found)),
-        Section("Excluded: settings differ beyond the swept ones", excluded(found)),
+        Section("Excluded: settings or training differ beyond what is swept", excluded(found)),
         Section("Not read", not_read(found)),
         Section("The paper", papers(found)),
     ]
@@ -71,9 +71,13 @@ def reading(found: Comparison) -> list[str]:
 
 
 def unreadable_clips(runs: Sequence[Run]) -> list[str]:
-    """The runs that could not read some clips of the test split."""
-    counts = [f"{run.source} ({n:g})" for run in runs if is_finite(n := run.test.get("bad_clips")) and n]
-    return [f"Test clips that could not be read: {abbreviate(counts)}."] if counts else []
+    """The runs that could not read some clips in training or test."""
+    lines = []
+    for name, part in {"Test": "test", "Training": "fit"}.items():
+        numbers = {run.source: part_of(run.summary, part).get("bad_clips") for run in runs}
+        if counts := [f"{source} ({n:g})" for source, n in numbers.items() if is_finite(n) and n]:
+            lines.append(f"{name} clips that could not be read: {abbreviate(counts)}.")
+    return lines
 
 
 def data_of(run: Run) -> str:
@@ -86,13 +90,14 @@ def data_of(run: Run) -> str:
 def mixed_code(runs: Iterable[Run]) -> list[str]:
     """Commits, versions of packages and machines, where they differ between the runs."""
     lines = []
-    commits = Counter(short_commit(run) for run in runs)
+    commits = Counter(" and ".join(dict.fromkeys(map(short_commit, environments(run)))) for run in runs)
     if len(commits) > 1:
         lines.append(f"The runs are from several commits: {abbreviate(counted(commits))}.")
     versions: dict[str, set[str]] = defaultdict(set)
     for run in runs:
-        for name, version in (run.summary.get("versions") or {}).items():
-            versions[name].add(version)
+        for environment in environments(run):
+            for name, version in (environment.get("versions") or {}).items():
+                versions[name].add(version)
     mixed = [f"{name} {', '.join(sorted(found))}" for name, found in versions.items() if len(found) > 1]
     lines += [f"The runs used several versions: {'; '.join(mixed)}."] if mixed else []
     machines = Counter(machine_of(run) for run in runs)
@@ -114,9 +119,15 @@ def machine_of(run: Run) -> str:
     return f"{gpus} x " * (gpus > 0) + str(machine.get("device") or "unknown")
 
 
-def short_commit(run: Run) -> str:
+def environments(run: Run) -> list[Mapping[str, Any]]:
+    """Commit, versions and machine of every part of a run: its training, which may have been resumed, and its test."""
+    parts = part_of(run.summary, "provenance").values()
+    return [environment for part in parts for environment in part] or [run.summary]
+
+
+def short_commit(environment: Mapping[str, Any]) -> str:
     """A commit in ten letters, and whether there were uncommitted changes."""
-    commit, changed, _ = str(run.summary.get("git_commit") or "unknown").partition("+")
+    commit, changed, _ = str(environment.get("git_commit") or "unknown").partition("+")
     return commit[:10] + changed + ("changes" if changed else "")
 
 

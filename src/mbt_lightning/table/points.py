@@ -103,8 +103,9 @@ class Point:
 
     @property
     def test_coverage(self) -> float | None:
-        """The same of the split that it is tested on."""
-        return self.coverage(self.config["data"].get("test_split") or "test")
+        """The least part of the official clips of the test split that one of its runs was tested on."""
+        tested = self.statistic("test/coverage", "min")
+        return self.coverage(self.config["data"].get("test_split") or "test") if tested is None else tested
 
 
 def collect(

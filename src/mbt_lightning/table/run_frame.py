@@ -8,11 +8,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mbt_lightning.config.settings import SEED, flat, may_be_absent
-from mbt_lightning.runs.read import Run, is_finite
+from mbt_lightning.runs.read import Run, is_finite, part_of
 from mbt_lightning.table.strategies import show
 
 if TYPE_CHECKING:
     import pandas as pd
+
+EARLIER = "trained before"
+"""Among the settings of a run: how it was trained before, if that was with others."""
 
 Settings = dict[str, Any]
 """A value for each setting that a score can depend on, plain or a class with its arguments."""
@@ -52,7 +55,20 @@ def settings_of(run: Run, identity: Settings, hashes: Mapping[str, str]) -> Sett
         found["data.manifest"] = digest
         for name in ("data.media_root", "data.classes"):
             found.pop(name, None)
+    if stages := earlier_training(run):
+        found[EARLIER] = stages
     return found
+
+
+def earlier_training(run: Run) -> str:
+    """How a run was trained before its settings were changed, or before it was continued in a folder of its own."""
+    history = part_of(run.summary, "fit").get("history")
+    stages = []
+    for stage in history if isinstance(history, list) else []:
+        settings = ", ".join(f"{name} {show(value)}" for name, value in (stage.get("settings") or {}).items())
+        where = " in another run" if "continued_from" in stage else ""
+        stages.append(f"{stage.get('steps')} steps{where}{settings and ' with ' + settings}")
+    return "; ".join(stages)
 
 
 def differences(one: Settings, other: Settings) -> list[str]:

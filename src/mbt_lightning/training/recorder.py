@@ -22,6 +22,7 @@ from mbt_lightning.runs.folder import save_config
 from mbt_lightning.runs.read import read_json
 from mbt_lightning.runs.state import RunState
 from mbt_lightning.training.metrics_csv import MetricsCsv
+from mbt_lightning.training.resume import changed_settings, refuse_other_data
 from mbt_lightning.training.wandb_logger import WandbRun
 
 
@@ -43,6 +44,7 @@ class RunRecorder(L.Callback):
         self.clips = 0
         self.seconds = 0.0
         self.since = 0.0
+        self.history: list[dict[str, Any]] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.folder = trainer.strategy.broadcast(self.folder)
@@ -62,15 +64,26 @@ class RunRecorder(L.Callback):
         spec = pl_module.spec
         checkpoint["mbt_lightning"] = {
             "config": self.config,
-            "trained": {"clips": self.clips, "seconds": self.seconds},
+            "trained": {"clips": self.clips, "seconds": self.seconds, "history": self.history}
+            | {"data_hash": trainer.datamodule.manifest.digest},
             "spec": {"inputs": {m: list(s) for m, s in spec.inputs.items()}}
             | {"classes": list(spec.classes), "groups": list(spec.groups)},
         }
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:
-            trained = checkpoint["mbt_lightning"].get("trained", {"clips": 0, "seconds": 0.0})
-            self.clips, self.seconds = trained["clips"], trained["seconds"]
+        """Take over what was trained, and record under which other settings, or in which other run, it was."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        about = checkpoint["mbt_lightning"]
+        trained = about.get("trained", {"clips": 0, "seconds": 0.0})
+        self.clips, self.seconds = trained["clips"], trained["seconds"]
+        refuse_other_data(trained.get("data_hash"), trainer.datamodule.manifest)
+        stage: dict[str, Any] = {"steps": checkpoint["global_step"]}
+        if changed := changed_settings(about["config"], self.config):
+            stage["settings"] = changed
+        if self.folder and not Path(trainer.ckpt_path).resolve().is_relative_to(self.folder.resolve()):
+            stage["continued_from"] = str(trainer.ckpt_path)
+        self.history = [*trained.get("history", []), *([stage] if len(stage) > 1 else [])]
 
     def on_train_start(self, trainer, pl_module) -> None:
         """Drop the logged steps that a resumed run will log again; save the report of the starting weights."""
@@ -103,13 +116,19 @@ class RunRecorder(L.Callback):
     def write_fit(self, trainer: L.Trainer, pl_module: L.LightningModule, finished: bool) -> None:
         if trainer.is_global_zero:
             fit: dict[str, Any] = {"epochs": trainer.current_epoch, "steps": trainer.global_step, "finished": finished}
+            if (lost := trainer.callback_metrics.get("train/bad_clips")) is not None:
+                fit["bad_clips"] = float(lost)
+            if self.history:
+                fit["history"] = self.history
             if self.seconds:
                 fit |= {"clips_per_second": self.clips / self.seconds, "training_seconds": self.seconds}
             self.write(trainer, pl_module, {"fit": self.summary().get("fit", {}) | fit})
 
     def on_test_end(self, trainer, pl_module) -> None:
         if trainer.is_global_zero:
-            self.write(trainer, pl_module, {"test": numbers(trainer, "test/")})
+            test = numbers(trainer, "test/")
+            _, official = trainer.datamodule.manifest.coverage[trainer.datamodule.test_split]
+            self.write(trainer, pl_module, {"test": test | {"coverage": test["clips"] / official}})
 
     def on_validation_end(self, trainer, pl_module) -> None:
         """Save the scores of `mbt validate`."""
@@ -126,6 +145,17 @@ class RunRecorder(L.Callback):
         summary = self.summary()
         data = trainer.datamodule
         coverage = data.manifest.coverage
+        here = {
+            "processes": trainer.world_size,
+            "machine": machine(trainer),
+            "versions": versions(),
+            "git_commit": git_commit(),
+        }
+        provenance = summary.setdefault("provenance", {})
+        for name in part:
+            if here not in provenance.setdefault(name, []):
+                provenance[name].append(here)
+        summary |= provenance.get("fit", [here])[0]
         summary |= {
             "experiment": self.config.get("experiment"),
             "run": self.folder.name,
@@ -134,10 +164,6 @@ class RunRecorder(L.Callback):
             "gflops_per_clip": gflops_per_clip(pl_module.network, pl_module.spec.inputs),
             "gflops_as_coded": gflops_as_coded(pl_module.network, pl_module.spec.inputs),
             "peak_memory_gb": max(peak_memory_gb(), summary.get("peak_memory_gb") or 0.0),
-            "processes": trainer.world_size,
-            "machine": machine(trainer),
-            "versions": versions(),
-            "git_commit": git_commit(),
             "data": {
                 "name": name_of(data),
                 "manifest": str(data.manifest.path),

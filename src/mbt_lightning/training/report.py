@@ -20,19 +20,20 @@ def print_scores(trainer: Trainer, stage: str, folder: Path | None) -> None:
     if not trainer.is_global_zero:
         return
     values, data = numbers(trainer, f"{stage}/"), trainer.datamodule  # type: ignore[attr-defined]
-    used, official = data.manifest.coverage[{"val": data.val_split, "test": data.test_split}[stage]]
-    rows = list(dict.fromkeys(k.split("/")[0] for k in values if "/" in k))
-    columns = list(dict.fromkeys(k.split("/", 1)[1] for k in values if "/" in k))
+    _, official = data.manifest.coverage[{"val": data.val_split, "test": data.test_split}[stage]]
+    logits = list(dict.fromkeys(k.split("/")[0] for k in values if "/" in k))
+    scores = list(dict.fromkeys(k.split("/", 1)[1] for k in values if "/" in k))
     table = Table(title=f"{stage}: {values['clips']:.0f} clips, {values.get('bad_clips', 0):.0f} unreadable")
-    table.caption = f"{used} of {official} official clips ({used / official:.1%}), data {data.manifest.digest}"
-    table.add_column("logits of")
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
-    for row in rows:
-        scores = {c: values[f"{row}/{c}"] for c in columns}
-        digits = {c: 0 if c.startswith("classes") else 3 for c in columns}
-        table.add_row(row, *("–" if math.isnan(x) else f"{x:.{digits[c]}f}" for c, x in scores.items()))
+    table.add_column("score", overflow="fold")
+    for name in logits:
+        table.add_column(name, justify="right", overflow="fold")
+    for score in scores:
+        digits = 0 if score.startswith("classes") else 3
+        shown = [values[f"{name}/{score}"] for name in logits]
+        table.add_row(score.replace("_", " "), *("–" if math.isnan(x) else f"{x:.{digits}f}" for x in shown))
     Console().print(table)
+    share = values["clips"] / official
+    print(f"scored {values['clips']:.0f} of {official} official clips ({share:.1%}); data {data.manifest.digest}")
     if problem := divergence(values):
         print(problem)
     print(f"summary: {folder}/summary.json")

@@ -90,13 +90,13 @@ class Multilabel(Task):
         return log_mean(F.logsigmoid(logits)) - log_mean(F.logsigmoid(-logits))
 
     def finite_scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
-        """`mAP` over the classes with positives, their number, and `mAP/<group>` for each group of classes."""
+        """`mAP` over the classes with positives, their number, `AUC`, and both for each group as `mAP/<group>`."""
         precisions = average_precisions(logits, targets)
-        known = ~precisions.isnan()
-        result = {"mAP": nanmean(precisions), "classes_with_positives": float(known.sum())}
-        for group in dict.fromkeys(self.groups):
-            chosen = torch.tensor([g == group for g in self.groups])
-            result[f"mAP/{group}"] = nanmean(precisions[chosen])
+        result = {"mAP": nanmean(precisions), "classes_with_positives": float((~precisions.isnan()).sum())}
+        for name, values in {"mAP": precisions, "AUC": roc_areas(logits, targets)}.items():
+            result[name] = nanmean(values)
+            for group in dict.fromkeys(self.groups):
+                result[f"{name}/{group}"] = nanmean(values[torch.tensor([g == group for g in self.groups])])
         return result
 
 
@@ -199,6 +199,23 @@ def average_precisions(logits: Tensor, targets: Tensor) -> Tensor:
         if targets[:, c].any():
             ranks = torch.unique(logits[:, c], return_inverse=True)[1].double()
             result[c] = binary_average_precision(ranks / len(ranks), targets[:, c].long())
+    return result
+
+
+def roc_areas(logits: Tensor, targets: Tensor) -> Tensor:
+    """Area under the ROC curve of every class, float64 (num_classes,); nan for a class of all clips or of none.
+
+    It is the probability that a clip of the class has a larger logit than another clip, a tie counting half. Chance is
+    0.5 whatever the share of positives, as it is not for average precision.
+    """
+    result = torch.full((logits.shape[1],), torch.nan, dtype=torch.double)
+    for c in range(logits.shape[1]):
+        positive = targets[:, c] > 0.5
+        count, others = int(positive.sum()), int((~positive).sum())
+        if count and others:
+            _, place, sizes = torch.unique(logits[:, c], return_inverse=True, return_counts=True)
+            ranks = (sizes.cumsum(0) - (sizes - 1) / 2)[place]  # from 1, equal ones share the mean
+            result[c] = (ranks[positive].double().sum() - count * (count + 1) / 2) / (count * others)
     return result
 
 
