@@ -21,7 +21,7 @@ SEARCHED = {
 
 
 def sweep(parameters: dict, goal: str = "maximize"):
-    said = {"method": "bayes", "metric": {"name": "test/score", "goal": goal}, "parameters": parameters}
+    said = {"method": "bayes", "metric": {"name": "val/score", "goal": goal}, "parameters": parameters}
     return checked(Path("some.yaml"), said | {"command": ["mbt", "fit", "--config", "${args_json_file}"]})
 
 

@@ -20,6 +20,7 @@ from mbt_lightning.sweep.distributions import DISTRIBUTIONS
 from mbt_lightning.sweep.sweep_file import command_words, draw, points, read_sweep
 
 COMMAND = ["${env}", "mbt", "fit", "--config", "experiments/base.yaml", "--config", "${args_json_file}"]
+HYPERBAND = {"type": "hyperband", "min_iter": 3}
 
 
 def written(folder: Path, **given) -> Path:
@@ -48,11 +49,11 @@ def refused(path: Path) -> str:
 
 
 def test_what_a_file_holds(sweep) -> None:
-    given = sweep(metric={"name": "val/score"}, run_cap=7, method="random", name="mine", early_terminate={"type": "x"})
+    given = sweep(metric={"name": "val/score"}, run_cap=7, method="random", name="mine", early_terminate=HYPERBAND)
     assert (given.name, given.method, given.metric, given.goal) == ("mine", "random", "val/score", "minimize")
     assert given.run_cap == 7 and given.early_terminate and given.command == tuple(COMMAND)
     given = sweep()
-    assert (given.name, given.metric, given.goal, given.run_cap) == ("some", "test/score", "maximize", None)
+    assert (given.name, given.metric, given.goal, given.run_cap) == ("some", "val/score", "maximize", None)
     assert not given.early_terminate
 
 
@@ -93,7 +94,16 @@ def test_what_a_file_holds(sweep) -> None:
             "parameter a is normal, which a grid cannot walk through (it can through constant, categorical, "
             "int_uniform, q_uniform): give values, or `method: random`",
         ),
-        ({"metric": "loss"}, "metric is 'loss': give `{name: test/score, goal: maximize}`"),
+        (
+            {"method": "random", "metric": {"name": "test/mAP", "goal": "maximize"}},
+            "metric is test/mAP: a random search that chooses by the test split reports a score that is too good; give "
+            "`metric: {name: val/mAP, goal: maximize}`",
+        ),
+        ({"early_terminate": "nonsense"}, "early_terminate is 'nonsense': give `early_terminate: {type: hyperband"),
+        ({"early_terminate": HYPERBAND | {"etta": 2}}, "early_terminate: unknown key 'etta'; did you mean 'eta'?"),
+        ({"early_terminate": HYPERBAND | {"eta": 1}}, "early_terminate: eta is 1: give a whole number, at least 2"),
+        ({"early_terminate": {"type": "hyperband"}}, "early_terminate needs min_iter, or max_iter and s, and not both"),
+        ({"metric": "loss"}, "metric is 'loss': give `{name: val/score, goal: maximize}`"),
         ({"metric": {"name": "x", "goal": "max"}}, "metric: goal is 'max': choose maximize or minimize"),
         ({"method": "bayes"}, "bayes optimises a metric"),
         ({"run_cap": 0}, "run_cap is 0: give a whole number of trials, at least 1"),

@@ -47,7 +47,7 @@ def sweep_file(folder: Path, parameters: dict, **more) -> Path:
     """A sweep over the embedded data, as a user writes one."""
     command = ["${env}", "mbt", "fit", "--config", str(PROJECT / "experiments/base.yaml")]
     command += ["--config", str(PROJECT / "experiments/loggers/wandb.yaml"), "--config", "${args_json_file}"]
-    content = {"program": "mbt", "method": "grid", "metric": {"name": "test/score", "goal": "maximize"}}
+    content = {"program": "mbt", "method": "grid", "metric": {"name": "val/score", "goal": "maximize"}}
     content |= {"parameters": {name: {"values": v} if isinstance(v, list) else v for name, v in parameters.items()}}
     content |= {"command": command}
     path = folder / "small.yaml"

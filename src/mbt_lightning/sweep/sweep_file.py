@@ -63,7 +63,7 @@ class SweepFile:
         command: items as in the file, or W&B's default.
         program: value of ${program}.
         run_cap: most trials; None: no limit.
-        early_terminate: whether the file asks W&B to stop poor trials early.
+        early_terminate: whether the file asks W&B to stop poor trials early (hyperband).
     """
 
     path: Path
@@ -81,7 +81,7 @@ class SweepFile:
 def read_sweep(path: Path | str) -> SweepFile:
     """Read a sweep file, and refuse what W&B or the program could not read.
 
-    Without `metric` it is test/score, the higher the better; a metric without `goal` is minimised, as in W&B.
+    Without `metric` it is val/score, the higher the better; a metric without `goal` is minimised, as in W&B.
 
     Raises:
         UserError: in one line, with the file, what is wrong and the fix.
@@ -118,6 +118,12 @@ def checked(path: Path, given: Mapping[str, Any]) -> SweepFile:
     metric, goal = read_metric(given.get("metric"))
     if method == "bayes" and "metric" not in given:
         raise UserError("bayes optimises a metric: give `metric: {name: val/score, goal: maximize}`")
+    if method != "grid" and metric.startswith("test/"):
+        raise UserError(
+            f"metric is {metric}: a {method} search that chooses by the test split reports a score that is too good; "
+            f"give `metric: {{name: val/{metric[5:]}, goal: {goal}}}`"
+        )
+    check_early_terminate(given.get("early_terminate"))
     run_cap = given.get("run_cap")
     if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
         raise UserError(f"run_cap is {run_cap!r}: give a whole number of trials, at least 1")
@@ -134,7 +140,7 @@ def checked(path: Path, given: Mapping[str, Any]) -> SweepFile:
         command=tuple(map(str, command)),
         program=str(given.get("program", "")),
         run_cap=run_cap,
-        early_terminate="early_terminate" in given,
+        early_terminate=given.get("early_terminate") is not None,
     )
     check_command(sweep)
     return sweep
@@ -143,10 +149,10 @@ def checked(path: Path, given: Mapping[str, Any]) -> SweepFile:
 def read_metric(given: Any) -> tuple[str, str]:
     """Name and goal of what a sweep optimises."""
     if given is None:
-        return "test/score", "maximize"
+        return "val/score", "maximize"
     known = ("name", "goal", "target", "impute", "impute_while_running")
     if not isinstance(given, dict) or not isinstance(given.get("name"), str):
-        raise UserError(f"metric is {given!r}: give `{{name: test/score, goal: maximize}}`")
+        raise UserError(f"metric is {given!r}: give `{{name: val/score, goal: maximize}}`")
     for key in given:
         if key not in known:
             raise UserError(f"metric: unknown key {key!r}{did_you_mean(str(key), known)} (known: {', '.join(known)})")
@@ -154,6 +160,24 @@ def read_metric(given: Any) -> tuple[str, str]:
     if goal not in ("maximize", "minimize"):
         raise UserError(f"metric: goal is {goal!r}: choose maximize or minimize")
     return given["name"], goal
+
+
+def check_early_terminate(given: Any) -> None:
+    """Refuse what W&B's engine would not take for hyperband: it needs min_iter, or max_iter and s brackets."""
+    if given is None:
+        return
+    example = "give `early_terminate: {type: hyperband, min_iter: 3}`"
+    if not isinstance(given, dict) or given.get("type") != "hyperband":
+        raise UserError(f"early_terminate is {given!r}: {example}")
+    known = ("type", "min_iter", "max_iter", "s", "eta", "strict")
+    for key, value in given.items():
+        if key not in known:
+            hint = did_you_mean(str(key), known)
+            raise UserError(f"early_terminate: unknown key {key!r}{hint} (known: {', '.join(known)})")
+        if key in ("min_iter", "max_iter", "s", "eta") and (type(value) is not int or value < 1 + (key == "eta")):
+            raise UserError(f"early_terminate: {key} is {value!r}: give a whole number, at least {1 + (key == 'eta')}")
+    if ("min_iter" in given) == ("max_iter" in given) or ("max_iter" in given and "s" not in given):
+        raise UserError(f"early_terminate needs min_iter, or max_iter and s, and not both: {example}")
 
 
 def leaves(parameters: Mapping[str, Parameter]) -> list[Parameter]:
