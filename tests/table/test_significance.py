@@ -1,9 +1,11 @@
 """Paired comparisons of the best points, and which points are Pareto-optimal."""
 
 import random
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from made_runs import CROSS, made, notes
+from made_runs import CROSS, cells, made, notes
 from scipy.stats import ttest_rel
 
 from mbt_lightning.runs.read import Run
@@ -39,8 +41,9 @@ def test_p_by_hand() -> None:
     one = only(runs_of([0.71, 0.72, 0.73], [0.70, 0.70, 0.70]))
     assert (one.one.strategy.kind, one.other.strategy.kind, one.seeds) == ("bottleneck", "cross-attention", 3)
     assert one.difference == pytest.approx(0.02) and one.std == pytest.approx(0.01)
-    assert one.p == pytest.approx(0.0742, abs=5e-5) and not one.is_chosen
-    assert one.significance == "+2.00 points, paired over n = 3 seeds, p = 0.074"
+    assert one.p == pytest.approx(0.0742, abs=5e-5) and not one.chosen_by
+    assert one.interval == pytest.approx((0.02 - 0.024841, 0.02 + 0.024841), abs=1e-5)
+    assert one.significance == "+2.00 points, paired over n = 3 seeds, 95 % interval -0.48 to +4.48, p = 0.074"
 
 
 def test_p_is_that_of_scipys_paired_test() -> None:
@@ -74,14 +77,63 @@ def test_equal_means_are_a_tie() -> None:
     assert not plain.is_tie and plain.as_good == ()
 
 
-def test_the_best_layer_of_each_is_compared_and_that_is_called_optimistic() -> None:
+def test_points_chosen_by_the_test_score_are_not_tested_by_it() -> None:
     plain = runs_of([0.71, 0.73], [0.70, 0.69])
     runs = plain + [made(s, 0.8 + s / 50, model__fusion_layer=4) for s in (0, 1)]
     one = only(runs)
-    assert (one.one.strategy.fusion_layer, one.other.strategy.fusion_layer, one.is_chosen) == (4, 8, True)
+    assert (one.one.strategy.fusion_layer, one.other.strategy.fusion_layer, one.chosen_by) == (4, 8, "test")
+    assert one.p is None and one.interval is not None
     lines = notes(compare(runs), "Paired comparisons")
     assert "bottleneck B = 4 (sequential), L_f = 4 against cross-attention, L_f = 8: +11.50 points" in lines
     assert "optimistic" in lines and "optimistic" not in notes(compare(plain), "Paired comparisons")
+
+
+def test_a_point_is_chosen_by_validation_and_compared_by_test() -> None:
+    """The layer with the best test score is not the one with the best validation score."""
+
+    def run(seed: int, score: float, val_score: float, **settings) -> Run:
+        fit = {"epochs": 8, "steps": 256, "finished": True, "val_score": val_score}
+        return made(seed, score, parts={"fit": fit}, **settings)
+
+    gaps = (0.0, 0.01, 0.03)
+    runs = [run(s, 0.70 + g, 0.9, model__fusion_layer=4) for s, g in enumerate(gaps)]
+    runs += [run(s, 0.80 + g, 0.8, model__fusion_layer=6) for s, g in enumerate(gaps)]
+    runs += [run(s, 0.60, 0.5, model__fusion=CROSS) for s in range(3)]
+    one = only(runs)
+    assert (one.one.strategy.fusion_layer, one.chosen_by) == (4, "validation")
+    assert one.difference == pytest.approx(0.1 + sum(gaps) / 3) and one.p is not None
+    found = compare(runs)
+    assert sorted(cell.split(" ")[0] for cell in cells(found)["validation"]) == ["50.00", "80.00", "90.00"]
+    assert "best validation score" in notes(found, "Paired comparisons")
+    runs[0] = run(0, 0.7, float("nan"), model__fusion_layer=4)
+    assert only(runs).chosen_by == "test", "one validation score is missing"
+
+
+class NullPoint:
+    """A point of a table in which all strategies and layers are alike: scores are noise."""
+
+    def __init__(self, kind: str, scores: np.ndarray, val_scores: np.ndarray):
+        self.strategy, self.settings = SimpleNamespace(kind=kind), {}
+        self.scores, self.validation = scores, float(val_scores.mean())
+
+    def mean(self, score: str) -> float:
+        return float(self.scores.mean())
+
+    def by_seed(self, score: str) -> dict[int, float]:
+        return dict(enumerate(self.scores.tolist()))
+
+
+def test_where_nothing_differs_a_table_finds_a_difference_in_at_most_one_of_twenty() -> None:
+    """Four strategies at six layers, three seeds each; validation and test share half of their variance."""
+    random_ = np.random.default_rng(0)
+    hits = 0
+    for _ in range(2000):
+        shared, val, test = random_.normal(0.5, 0.01, (3, 4, 6, 3))
+        points = [NullPoint(f"s{i}", shared[i, j] + test[i, j], shared[i, j] + val[i, j]) for i, j in np.ndindex(4, 6)]
+        pairs = paired_comparisons(SimpleNamespace(points=points, main="x"))
+        assert len(pairs) == 3
+        hits += any(one.p is not None and one.p < 0.05 for one in pairs)
+    assert hits <= 0.05 * 2000
 
 
 def test_strategies_are_compared_on_the_same_data_only() -> None:

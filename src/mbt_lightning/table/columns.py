@@ -83,6 +83,7 @@ def columns_of(found: Comparison) -> list[Column]:
         Column("seeds", lambda p: len(p.runs), "seeds", lambda p: p.seeds, about="Runs with a score, a seed each."),
         Column("without_score", lambda p: len(p.unscored)),
         Column("states", lambda p: "; ".join(f"{state_of(r)}: {r.why}".strip(": ") for r in p.unscored)),
+        *([validation_column()] if any(p.validation is not None for p in found.points) else []),
         *score_columns(found),
         *(paper_columns() if any(p.paper for p in found.points) else []),
         *cost_columns(found),
@@ -100,6 +101,23 @@ def axis_column(key: str) -> Column:
         return point.labels[key] if is_text else number
 
     return Column(key, lambda p: p.labels[key], axis_title(key), sort=sort)
+
+
+def validation_column() -> Column:
+    """The score by which the epoch that is tested was chosen."""
+
+    def std(point: Point) -> float | None:
+        return point.statistic("summary/fit.val_score", "std")
+
+    return Column(
+        "validation mean",
+        lambda p: p.validation,
+        "validation",
+        lambda p: per_cent(p.validation, std(p)),
+        about="Main score on the validation split, of the epoch that is tested, per cent.",
+        rank=2,
+        std=std,
+    )
 
 
 def score_columns(found: Comparison) -> list[Column]:

@@ -138,13 +138,16 @@ def comparisons(found: Comparison) -> list[str]:
     as_good = dict.fromkeys(found.name_of(point) for one in pairs for point in one.as_good)
     if as_good:
         lines.append(f"With the same mean as the point of their strategy that is compared: {'; '.join(as_good)}.")
-    if any(one.is_chosen for one in pairs):
+    chosen = {one.chosen_by for one in pairs}
+    if "validation" in chosen:
+        lines.append("The point of a strategy is the one with the best validation score; its test score is compared.")
+    if "test" in chosen:
         lines.append(
-            "The best point of a strategy is chosen among several by the test score that is compared here, so these "
-            "differences are optimistic, and their p is too small."
+            "The point of a strategy is the one with the best test score, as not all have a validation score: the "
+            "differences are optimistic, and no p is given."
         )
-    if len(pairs) > 1:
-        lines.append(f"p is not corrected for the number of comparisons, {len(pairs)}.")
+    if len(pairs) > 1 and any(one.p is not None for one in pairs):
+        lines.append("p is corrected for the number of pairs of strategies (Bonferroni); the intervals are not.")
     return lines
 
 

@@ -70,6 +70,12 @@ class Point:
         """Sample standard deviation of a test score; None for fewer than two runs."""
         return self.statistic(f"test/{score}", "std")
 
+    @property
+    def validation(self) -> float | None:
+        """Mean over its runs of the validation score of the epoch that is tested; None if it is not known of all."""
+        name = "summary/fit.val_score"
+        return self.statistic(name) if self.statistic(name, "count") == len(self.runs) else None
+
     def count(self, score: str) -> int:
         """Number of runs that have a test score."""
         return int(self.statistic(f"test/{score}", "count") or 0)

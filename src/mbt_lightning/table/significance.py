@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -21,16 +21,18 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """The best points of two strategies, compared seed by seed.
+    """The chosen points of two strategies, compared seed by seed.
 
     Args:
-        one: the better point.
+        one: the point of the best strategy.
         other: the other one.
         seeds: number of seeds that both have.
-        difference: mean of the differences; None without common seeds.
+        difference: mean of the differences of the test score; None without common seeds.
         std: their sample standard deviation; None for fewer than two.
-        p: two-sided, of a paired t-test; None for fewer than two seeds or equal differences.
-        is_chosen: whether one of them was chosen among several by the very score that is tested.
+        interval: 95 % confidence interval of the difference (Student's t); None without a spread.
+        p: two-sided, of a paired t-test, times the number of pairs of strategies (Bonferroni); None where there is no
+            spread, or where a point was chosen among several by the very score that is tested.
+        chosen_by: the score by which a strategy's point was chosen among several: `validation`, `test`, or `` for none.
         is_tie: whether their mean scores are equal.
         as_good: further points of either strategy whose mean is equal to that of the compared one.
     """
@@ -40,8 +42,9 @@ class PairedComparison:
     seeds: int
     difference: float | None
     std: float | None
+    interval: tuple[float, float] | None
     p: float | None
-    is_chosen: bool
+    chosen_by: str
     is_tie: bool
     as_good: tuple[Point, ...]
 
@@ -54,50 +57,68 @@ class PairedComparison:
         text = f"{'a tie, ' * self.is_tie}{100 * self.difference:+.2f} points, paired over n = {seeds}"
         if self.seeds < 2:
             return f"{text}; no test: it needs two seeds or more"
-        if self.p is None:
+        if self.interval is None:
             return f"{text}; no test: the difference is the same for every seed"
-        return f"{text}, p = {self.p:.2g}"
+        low, high = (100 * bound for bound in self.interval)
+        spread = f"{text}, 95 % interval {low:+.2f} to {high:+.2f}"
+        if self.p is None:
+            return f"{spread}; no test: the points were chosen by the score that is compared"
+        return f"{spread}, p = {self.p:.2g}"
 
 
 def paired_comparisons(found: Comparison) -> list[PairedComparison]:
-    """The best point of the best strategy against the best of every other, on each data set by itself."""
+    """The point of the best strategy against that of every other, on each data set by itself.
+
+    A strategy's point is the one with the best validation score, if all points of the data set have one; else the one
+    with the best test score.
+    """
     on_data: dict[str, list[Point]] = defaultdict(list)
     for point in found.points:
         if point.mean(found.main) is not None:
             on_data[str(point.settings.get("data.manifest"))].append(point)
     comparisons = []
     for points in on_data.values():
+        validated = all(point.validation is not None for point in points)
         by_kind: dict[str, list[Point]] = defaultdict(list)
         for point in points:
             by_kind[point.strategy.kind].append(point)
-        groups = sorted(
-            by_kind.values(), key=lambda group: mean_of(best_of(group, found.main), found.main), reverse=True
-        )
-        comparisons += [paired_comparison(groups[0], group, found.main) for group in groups[1:]]
+
+        def worth(point: Point, validated: bool = validated) -> float:
+            """What points are chosen by, without the last digits that rounding decides."""
+            return round((point.validation if validated else point.mean(found.main)) or 0.0, 9)
+
+        groups = sorted(by_kind.values(), key=lambda group: max(map(worth, group)), reverse=True)
+        pairs = math.comb(len(groups), 2)
+        comparisons += [
+            paired_comparison(groups[0], group, found.main, worth, "validation" if validated else "test", pairs)
+            for group in groups[1:]
+        ]
     return comparisons
 
 
-def best_of(points: Sequence[Point], score: str) -> Point:
-    """The point with the best mean; the first of equal ones."""
-    return max(points, key=lambda point: mean_of(point, score))
-
-
-def mean_of(point: Point, score: str) -> float:
-    """A mean score, without the last digits that rounding decides."""
-    return round(point.mean(score) or 0.0, 9)
-
-
-def paired_comparison(ones: Sequence[Point], others: Sequence[Point], score: str) -> PairedComparison:
-    """The best points of two strategies, seed by seed."""
-    one, other = best_of(ones, score), best_of(others, score)
+def paired_comparison(
+    ones: Sequence[Point],
+    others: Sequence[Point],
+    score: str,
+    worth: Callable[[Point], float],
+    chosen_by: str,
+    pairs: int,
+) -> PairedComparison:
+    """The chosen points of two strategies, seed by seed."""
+    one, other = max(ones, key=worth), max(others, key=worth)
     ours, theirs = one.by_seed(score), other.by_seed(score)
     gaps = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
     std = stdev(gaps) if len(gaps) > 1 else None
-    p = None
+    interval = p = None
+    chosen_by = chosen_by if len(ones) > 1 or len(others) > 1 else ""
     if std and std > 1e-12:  # else rounding is all the spread there is
-        from scipy.special import stdtr  # what scipy.stats.ttest_rel computes; scipy.stats takes a second to import
+        from scipy.special import stdtr, stdtrit  # what scipy.stats uses, which takes a second to import
 
-        p = float(2 * stdtr(len(gaps) - 1, -abs(fmean(gaps)) / (std / math.sqrt(len(gaps)))))
+        mean, error, freedom = fmean(gaps), std / math.sqrt(len(gaps)), len(gaps) - 1
+        half = float(stdtrit(freedom, 0.975)) * error
+        interval = (mean - half, mean + half)
+        if chosen_by != "test":
+            p = min(1.0, pairs * float(2 * stdtr(freedom, -abs(mean) / error)))
     as_good = [
         p for mine, all_ in ((one, ones), (other, others)) for p in all_ if p is not mine and equal(p, mine, score)
     ]
@@ -107,8 +128,9 @@ def paired_comparison(ones: Sequence[Point], others: Sequence[Point], score: str
         len(gaps),
         fmean(gaps) if gaps else None,
         std,
+        interval,
         p,
-        is_chosen=len(ones) > 1 or len(others) > 1,
+        chosen_by=chosen_by,
         is_tie=equal(one, other, score),
         as_good=tuple(as_good),
     )

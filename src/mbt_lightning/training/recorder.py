@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mbt_lightning.disk import write_json
@@ -118,6 +119,9 @@ class RunRecorder(L.Callback):
             fit: dict[str, Any] = {"epochs": trainer.current_epoch, "steps": trainer.global_step, "finished": finished}
             if (lost := trainer.callback_metrics.get("train/bad_clips")) is not None:
                 fit["bad_clips"] = float(lost)
+            best = trainer.checkpoint_callback
+            if isinstance(best, ModelCheckpoint) and best.monitor == "val/score" and best.best_model_score is not None:
+                fit["val_score"] = float(best.best_model_score)
             if self.history:
                 fit["history"] = self.history
             if self.seconds:
