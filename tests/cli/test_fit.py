@@ -63,6 +63,7 @@ WRONG = {
     "missing manifest": (["--data.manifest", "nope.csv"], "nope.csv: no such manifest"),
     "precision": (["--trainer.precision", "bf16-true"], "trainer.precision is bf16-true: choose one of 32-true"),
     "missing checkpoint": (["--ckpt_path", "nope.ckpt"], "checkpoint nope.ckpt: no such file"),
+    "no such split": (["--data.val_split", "dev"], "split 'dev' has no clips; the manifest's splits are: train (1024)"),
     "nothing to resume": (["--ckpt_path", "last"], "--ckpt_path last: no run of experiment 'bottleneck_b4_lf8'"),
 }
 
@@ -281,6 +282,33 @@ def test_command_line_beats_file_beats_checkpoint(finished: Path, tmp_path: Path
     (stage,) = json.loads((run / "summary.json").read_text())["fit"]["history"]
     assert stage["steps"] == 2 and stage["continued_from"] == str(finished / "checkpoints/last.ckpt")
     assert stage["settings"]["model.optimizer.init_args.lr"] == 0.0015 and stage["settings"]["trainer.max_epochs"] == 1
+
+
+def test_what_is_cut_and_what_leaks_is_printed_and_recorded(manifest: Path, tmp_path: Path, capsys) -> None:
+    """The first test clip is a validation clip under another name; frames of 50 pixels are no multiple of 16."""
+    with open(manifest, newline="") as file:
+        rows = list(csv.DictReader(file))
+    leak = next(row for row in rows if row["split"] == "test") | {"clip_id": "other", "split": "val"}
+    for row in rows:
+        row["split"] = {"val": "train"}.get(row["split"], row["split"])
+    leaky = tmp_path / "leaky.csv"
+    with open(leaky, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(leak))
+        writer.writeheader()
+        writer.writerows([*rows, leak])
+    options = ["--data.media_root", str(manifest.parent), "--data.inputs.rgb.frame_size", "50"]
+    main(["fit", *tiny(leaky, tmp_path / "r"), *options, "--data.classes", str(manifest.parent / "classes.csv")])
+    out = capsys.readouterr().out
+    assert "rgb: patches of (1, 16, 16) cover (8, 48, 48) of it" in out
+    assert "warning: 1 clips of split 'test' are also in split 'val'" in out
+    summary = json.loads(next(tmp_path.glob("r/*/*/summary.json")).read_text())
+    assert summary["fit"]["shared_clips"] == {"test and val": 1}
+    assert summary["fit"]["val_score"] == pytest.approx(float(last_value(tmp_path, "val/score")), abs=1e-6)
+
+
+def last_value(folder: Path, name: str) -> str:
+    with open(next(folder.glob("r/*/*/metrics.csv")), newline="") as file:
+        return [row[name] for row in csv.DictReader(file) if row.get(name)][-1]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_a_run_tells_what_part_of_the_data_it_has_seen(holed, tmp_path, capsys) 
     main(["fit", *options, "--data.batch_size", "4", "--runs", str(tmp_path / "runs")])
     printed = " ".join(capsys.readouterr().out.split())
     digest = read_manifest(holed).digest
-    assert f"4 of 5 official clips (80.0%), data {digest}" in printed
+    assert f"scored 4 of 5 official clips (80.0%); data {digest}" in printed
 
     (run,) = (tmp_path / "runs").glob("*/*")
     data = json.loads((run / "summary.json").read_text())["data"]

@@ -315,9 +315,15 @@ def print_start(run: Run) -> None:
     """Load the starting weights of a new training, and print what will be trained."""
     is_first = run.trainer.is_global_zero
     if is_first:
+        run.data.clips("fit")  # a split without clips is refused here, before anything is written
         network, spec = run.model.network, run.model.spec
         shapes = ", ".join(f"{m} {'x'.join(map(str, shape))}" for m, shape in spec.inputs.items())
         print(f"data: {run.data.manifest.path} ({len(spec.classes)} classes; {shapes})")
+        for m, tokens in network.tokens.items():
+            if tokens.is_cut:
+                print(f"{m}: patches of {tokens.patch} cover {tokens.covered} of it; the rest at the end is not read")
+        for names, count in run.data.shared_clips().items():
+            print(f"warning: {count} clips of split {names[0]!r} are also in split {names[1]!r}")
         print_scales(run)
         print(
             f"model: {count_parameters(network) / 1e6:.2f} million parameters, "

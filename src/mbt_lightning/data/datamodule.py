@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import lightning as L
@@ -26,6 +27,9 @@ from mbt_lightning.process import serve_parent
 
 READ_TIMEOUT_SECONDS = 900
 """A batch that takes longer than this to read ends the run: a decoder hangs."""
+
+MOST_CLIPS_TO_COMPARE = 200_000
+"""Larger splits are not searched for clips of other splits."""
 
 
 class AudioVisualData(L.LightningDataModule):
@@ -126,8 +130,24 @@ class AudioVisualData(L.LightningDataModule):
     def clips(self, stage: str) -> list[Clips]:
         """The splits that a stage reads; refuses one without clips."""
         own = {"fit": "train", "validate": self.val_split, "test": self.test_split}[stage]
-        splits = [own, self.val_split] if stage == "fit" and self.has_val else [own]
+        is_wanted = self.has_val or self.val_split not in ("", "val")  # `val` is the default, which need not exist
+        splits = [own, self.val_split] if stage == "fit" and is_wanted else [own]
         return [self.manifest.split(split) for split in splits]
+
+    def shared_clips(self) -> dict[tuple[str, str], int]:
+        """Number of clips of the evaluated splits that are also in another split, by the names of both.
+
+        The same segment of the same files counts, whatever the clip is called. Training splits of more than 200,000
+        clips are left to `mbt prepare`, which reports such leaks.
+        """
+        names = list(dict.fromkeys(name for name in ("train", self.val_split, self.test_split) if name))
+        segments: dict[str, set[tuple]] = {}
+        for name in names:
+            clips = self.manifest.splits.get(name, ())
+            if len(clips) <= MOST_CLIPS_TO_COMPARE:
+                segments[name] = {(c.video, c.audio, c.start_seconds, c.end_seconds) for c in clips}
+        pairs = {(b, a): len(segments[a] & segments[b]) for a, b in combinations(segments, 2)}
+        return {pair: count for pair, count in pairs.items() if count}
 
     def prepare_data(self) -> None:
         """Make the embedded clips if they are used and not there yet."""

@@ -29,6 +29,9 @@ class PatchTokens(nn.Module):
         filter_channels: channels of the filter. Three for every modality, so that filters trained on images fit;
             an input of one channel is treated as if it were repeated.
         position_std: standard deviation of the initial positions.
+
+    `covered` is the size of what the patches cover. Where the input is no multiple of them (`is_cut`), the rest at the
+    end of an axis is not read, as in the authors' code.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class PatchTokens(nn.Module):
         self.patch = tuple(patch)
         stacked = [prod(size[: self.num_stacked + 1]), *size[self.num_stacked + 1 :]]
         self.grid = tuple(s // p for s, p in zip(stacked, patch, strict=True))
+        self.covered = tuple(count * side for count, side in zip(self.grid, patch, strict=True))
+        self.is_cut = list(self.covered) != stacked
         if not all(self.grid):
             raise UserError(
                 f"patch {list(patch)} is larger than the input {size}: use smaller patches or a larger input"

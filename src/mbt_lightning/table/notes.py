@@ -63,6 +63,9 @@ def reading(found: Comparison) -> list[str]:
     )
     if any((c := p.config["data"]).get("val_split") == (c.get("test_split") or "test") for p in found.points):
         lines.append("The epoch was chosen on the split that is reported, so the scores are optimistic.")
+    shared = {run.source: part_of(run.summary, "fit").get("shared_clips") for run in runs}
+    if leaks := [f"{source} ({n} of {pair})" for source, pairs in shared.items() for pair, n in (pairs or {}).items()]:
+        lines.append(f"Clips are in two splits, so the scores are optimistic: {abbreviate(leaks)}.")
     if seconds := sum(point.statistic("summary/fit.training_seconds", "sum") or 0 for point in found.points):
         lines.append(f"Training the {len(runs)} runs with a score took {duration(seconds)} in total.")
     if any(part is not None and part < 1 for p in found.points for part in (p.coverage("train"), p.test_coverage)):

@@ -122,6 +122,8 @@ class RunRecorder(L.Callback):
             best = trainer.checkpoint_callback
             if isinstance(best, ModelCheckpoint) and best.monitor == "val/score" and best.best_model_score is not None:
                 fit["val_score"] = float(best.best_model_score)
+            if shared := trainer.datamodule.shared_clips():
+                fit["shared_clips"] = {" and ".join(names): count for names, count in shared.items()}
             if self.history:
                 fit["history"] = self.history
             if self.seconds:
