@@ -7,9 +7,11 @@ interlaced and odd-sized video, where their FFmpegs convert colours differently,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
+import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -109,7 +111,13 @@ class Torchcodec(FrameReader):
         'pip install "mbt-lightning[torchcodec]" and FFmpeg 4 to 9 with its shared libraries (e.g. apt install ffmpeg)'
     )
     # With these its frames are wrong or missing, or it shows what PyAV refuses; edit lists and open groups are fine.
-    untrusted = (StreamQuirk.HIDDEN, StreamQuirk.UNTIMED, StreamQuirk.DAMAGED, StreamQuirk.NO_KEY)
+    untrusted = (
+        StreamQuirk.HIDDEN,
+        StreamQuirk.UNTIMED,
+        StreamQuirk.DAMAGED,
+        StreamQuirk.NO_KEY,
+        StreamQuirk.OTHER_TRACK,
+    )
 
     def why_not(self) -> str:
         try:
@@ -206,7 +214,19 @@ def read_frames(info: MediaInfo, video: Track, times: NDArray[np.float64], decod
         frames, seconds = last.read(info, video, indices)
     if len(back) > len(indices):  # a held frame is repeated
         frames, seconds = frames[back], seconds[back]
-    return torch.from_numpy(frames), torch.from_numpy(seconds)
+    return _with_square_pixels(torch.from_numpy(frames), video), torch.from_numpy(seconds)
+
+
+def _with_square_pixels(frames: Tensor, video: Track) -> Tensor:
+    """Frames (T, H, W, 3) as they are shown: stored pixels that are not square are widened or narrowed."""
+    if video.aspect == 1:
+        return frames
+    height, width = frames.shape[1:3]
+    is_upright = (height, width) == (video.height, video.width)  # else it was rotated by a quarter
+    shape = (height, round(width * video.aspect)) if is_upright else (round(height * video.aspect), width)
+    pixels = frames.permute(0, 3, 1, 2).float()
+    shown = torch.nn.functional.interpolate(pixels, shape, mode="bilinear", antialias=True)
+    return shown.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).contiguous()
 
 
 def _why_no_import(package: str, error: Exception) -> str:
@@ -228,13 +248,14 @@ def _decode_frames(info: MediaInfo, video: Track, times: NDArray[np.float64], se
     with open_media(info.path) as container:
         stream = best_stream(container, "video")
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-        decoded = _timed(container, stream, info, video)
+        lost: set[float] = set()  # times of packets that cannot be decoded, or that may refer to one
+        decoded = _timed(container, stream, info, video, lost)
         shown, ahead = None, None
         for time in times:
             keys = video.key_seconds[video.key_seconds <= time + sampling.TOLERANCE_SECONDS]
             if seek and len(keys) > 1 and (shown is None or keys[-1] > shown[1]):
                 container.seek(round((info.origin + keys[-1]) / stream.time_base), stream=stream)
-                decoded, shown, ahead = _timed(container, stream, info, video), None, None
+                decoded, shown, ahead = _timed(container, stream, info, video, lost), None, None
             # The last frame shown by `time`; an exact match needs no look at the next one.
             while shown is None or shown[1] < time - sampling.TOLERANCE_SECONDS:
                 ahead = ahead or next(decoded, None)
@@ -242,24 +263,46 @@ def _decode_frames(info: MediaInfo, video: Track, times: NDArray[np.float64], se
                     break
                 shown, ahead = ahead, None
             nearest = shown or ahead
-            if nearest is None or abs(nearest[1] - time) > max_shift:
+            shift = math.inf if nearest is None else abs(nearest[1] - time)
+            if nearest is None or shift > (sampling.TOLERANCE_SECONDS if lost else max_shift):
                 raise ClipError(info.path, f"the frame at {time:.3f} s cannot be decoded")
-            if nearest[0].is_corrupt:
+            if nearest[0].is_corrupt or nearest[1] in lost:
                 raise ClipError(info.path, f"the frame at {time:.3f} s is damaged")
             images.append(_upright(nearest[0], video))
             seconds.append(nearest[1])
         return np.stack(images), np.array(seconds)
 
 
-def _timed(container: Any, stream: Any, info: MediaInfo, video: Track) -> Iterator[tuple[Any, float]]:
-    """The decoded frames from here on, each with its time on the clip's time line."""
-    for number, frame in enumerate(container.decode(stream)):
-        ticks = frame.pts if frame.pts is not None else frame.dts
-        if video.is_counted:
-            if number < len(video.seconds):
-                yield frame, float(video.seconds[number])
-        elif ticks is not None:
-            yield frame, float(ticks * stream.time_base) - info.origin
+def _timed(container: Any, stream: Any, info: MediaInfo, video: Track, lost: set[float]) -> Iterator[tuple[Any, float]]:
+    """The decoded frames from here on, each with its time on the clip's time line.
+
+    A damaged packet is passed over; its time and those of the packets that may refer to it, up to the next key frame,
+    are added to `lost`.
+    """
+    number, is_damaged = 0, False
+    for packet in container.demux(stream):
+        is_damaged = is_damaged and not packet.is_keyframe
+        frames: list[Any] = []
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            if video.is_counted:
+                raise  # the numbers of later frames are not known
+            is_damaged = True
+        if is_damaged and packet.pts is not None:
+            lost.add(_seconds(packet.pts, stream, info))
+        for frame in frames:
+            ticks = frame.pts if frame.pts is not None else frame.dts
+            if video.is_counted:
+                if number < len(video.seconds):
+                    yield frame, float(video.seconds[number])
+                number += 1
+            elif ticks is not None:
+                yield frame, _seconds(ticks, stream, info)
+
+
+def _seconds(ticks: int, stream: Any, info: MediaInfo) -> float:
+    return float(ticks * stream.time_base) - info.origin
 
 
 def _upright(frame: Any, video: Track) -> NDArray[np.uint8]:

@@ -27,6 +27,8 @@ MEDIA_SUFFIXES |= {".aac", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".op
 MAX_PIXELS = 4096 * 2304
 MAX_JUMP_SECONDS = 600.0  # a longer step between timestamps is damage, not a still image
 MIN_PACKETS_PRESENT = 0.98
+MAX_ASPECT = 4.0
+MIN_ASPECT_GAP = 0.02  # such as 224:225, by which encoders make up for a rounded width
 LONG_BYTES = 64 * 2**20  # the probes of larger files are kept, see `probe_once`
 
 
@@ -61,6 +63,7 @@ class Track:
         end_seconds: end of the last one.
         is_counted: decoded frames have no reliable times; the n-th one is shown at `seconds[n]`.
         problem: why it cannot be read, or "".
+        aspect: width of a stored pixel by its height as it is shown; 1 for square ones.
     """
 
     codec: str
@@ -71,6 +74,7 @@ class Track:
     end_seconds: float
     is_counted: bool
     problem: str
+    aspect: float = 1.0
 
     def moved(self, origin: float) -> Track:
         seconds, keys, end = self.seconds - origin, self.key_seconds - origin, self.end_seconds - origin
@@ -86,6 +90,7 @@ class StreamQuirk(StrEnum):
     DAMAGED = "damaged packets"
     NO_KEY = "no key frame at the start"
     OPEN_GROUPS = "open groups of frames"
+    OTHER_TRACK = "a larger or default video track beside libav's choice"
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +163,8 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
             if is_short(end, declared):
                 raise ClipError(path, f"truncated: only {end:.2f} of {declared:.2f} s")
         quirks = _quirks(video, packets[video_stream.index]) if video else ()
+        if video_stream is not None and video_stream != container.streams.best("video"):
+            quirks = (*quirks, StreamQuirk.OTHER_TRACK)
 
     if video is not None and len(video.seconds):
         origin = float(video.seconds[0])
@@ -193,7 +200,7 @@ def _remembered(path: str, size: int, mtime_ns: int) -> MediaInfo:
     if size < LONG_BYTES:
         return probe(path)
     name = hashlib.sha256(json.dumps([os.path.abspath(path), size, mtime_ns]).encode("utf-8", "surrogateescape"))
-    file = cache_folder("probes") / f"v1-{name.hexdigest()[:32]}.npz"
+    file = cache_folder("probes") / f"v2-{name.hexdigest()[:32]}.npz"
     with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # not there yet, or damaged
         return _load(path, file)
     info = probe(path)
@@ -206,7 +213,8 @@ def _save(info: MediaInfo, file: Path) -> None:
     arrays: dict[str, Any] = {}
     for kind in STREAMS:
         if track := getattr(info, kind):
-            facts = (track.codec, track.width, track.height, track.end_seconds, track.is_counted, track.problem)
+            facts: tuple = (track.codec, track.width, track.height, track.end_seconds, track.is_counted)
+            facts = (*facts, track.problem, track.aspect)
             arrays |= {f"{kind}.seconds": track.seconds, f"{kind}.keys": track.key_seconds}
             arrays |= {f"{kind}.facts": json.dumps(facts)}
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -274,24 +282,33 @@ def _track(stream: Any, packets: dict[int, list[_Packet]], container_name: str) 
         duration = float(np.median(steps)) if len(steps) else 0.04
 
     context = stream.codec_context
-    width, height = (context.width, context.height) if context and kind == "video" else (0, 0)
-    # MP4's index omits what an edit list removes. AVI counts the samples of its audio, not the packets.
-    declared = len(stream.index_entries) if "mp4" in container_name else 0
-    if container_name == "avi" and kind == "video":
-        declared = stream.frames
+    is_video = bool(context) and kind == "video"
+    width, height, aspect = (context.width, context.height, _aspect(stream)) if is_video else (0, 0, 1.0)
+    # MP4's index omits what an edit list removes. AVI counts the samples of its audio, not the packets, and the empty
+    # packets of its video, which repeat a frame: there the last place counts.
+    declared, present = len(stream.index_entries) if "mp4" in container_name else 0, len(rows)
+    if container_name == "avi" and kind == "video" and len(seconds):
+        declared, present = stream.frames, round(seconds[-1] / float(stream.time_base)) + 1
     problem = ""
     if context is None:
         problem = f"no decoder for its {kind} stream"
     elif not len(seconds):
         problem = f"the {kind} stream holds no data"
-    elif len(rows) < MIN_PACKETS_PRESENT * declared:
-        problem = f"truncated: only {len(rows)} of {declared} {kind} packets"
+    elif present < MIN_PACKETS_PRESENT * declared:
+        problem = f"truncated: only {present} of {declared} {kind} packets"
     elif len(steps) and steps.max() > MAX_JUMP_SECONDS:
         problem = f"the times of the {kind} stream jump by {steps.max():.0f} s"
     elif kind == "video" and not 0 < width * height <= MAX_PIXELS:
         problem = f"frames of {width}x{height}; the limit is {MAX_PIXELS} pixels"
     is_counted = kind == "video" and any(p.is_guess for p in rows)
-    return Track(context.name if context else "", width, height, seconds, keys, last + duration, is_counted, problem)
+    name, end = context.name if context else "", last + duration
+    return Track(name, width, height, seconds, keys, end, is_counted, problem, aspect)
+
+
+def _aspect(stream: Any) -> float:
+    """Width of a pixel by its height, as declared; nonsense, and what makes up for a rounded width, count as 1."""
+    ratio = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)
+    return ratio if 1 / MAX_ASPECT <= ratio <= MAX_ASPECT and abs(ratio - 1) > MIN_ASPECT_GAP else 1.0
 
 
 def _quirks(video: Track, packets: list[_Packet]) -> tuple[StreamQuirk, ...]:
@@ -344,6 +361,9 @@ def _check_file(path: str) -> None:
             raise ClipError(path, reason)
 
 
+NOT_SHOWN = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+
+
 @contextmanager
 def open_media(path: str) -> Iterator[Any]:
     """An open container; any error inside becomes a ClipError."""
@@ -360,8 +380,19 @@ def open_media(path: str) -> Iterator[Any]:
 
 
 def best_stream(container: Any, kind: str) -> Any:
-    """libav's best stream of a kind; None if there is none. Cover art is not a video."""
-    stream = container.streams.best(kind)
-    if stream is not None and stream.disposition & av.stream.Disposition.attached_pic:
-        return None
-    return stream
+    """The stream of a kind that is read; None if there is none. Cover art and previews are no video.
+
+    Of several video streams it is the default one, and of several of those the one with the most pixels; libav's own
+    choice goes by the number of packets and may be a preview. Of several audio streams it is libav's choice.
+    """
+    if kind != "video":
+        return container.streams.best(kind)
+    streams = [stream for stream in container.streams.video if not stream.disposition & NOT_SHOWN]
+    chosen = container.streams.best(kind)
+
+    def rank(stream: Any) -> tuple[bool, int, bool]:
+        context = stream.codec_context
+        is_default = bool(stream.disposition & av.stream.Disposition.default)
+        return is_default, context.width * context.height if context else 0, stream == chosen
+
+    return max(streams, key=rank, default=None)

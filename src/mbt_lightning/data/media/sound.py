@@ -50,10 +50,19 @@ def read_waveform(
     waveform, real, decoded = lay_out(pieces, rate, start_seconds, window_seconds, sample_rate, audio.end_seconds)
     if not waveform.isfinite().all():
         raise ClipError(info.path, "the audio contains values that are not numbers")
-    there = min(start_seconds + window_seconds, audio.end_seconds) - max(start_seconds, audio.seconds[0])
+    there = _promised_seconds(audio, start_seconds, start_seconds + window_seconds)
     if is_short(decoded, there):
         raise ClipError(info.path, f"damaged: only {decoded:.2f} of {there:.2f} s of audio can be decoded")
     return waveform, real
+
+
+def _promised_seconds(audio: Track, start: float, end: float) -> float:
+    """How many seconds from `start` to `end` have packets: phones leave gaps between the times of the first ones."""
+    steps = np.diff(audio.seconds)
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    before = np.flatnonzero(steps > usual + MAX_DRIFT_SECONDS)
+    gaps = np.minimum(audio.seconds[before + 1], end) - np.maximum(audio.seconds[before] + usual, start)
+    return min(end, audio.end_seconds) - max(start, float(audio.seconds[0])) - float(gaps.clip(0).sum())
 
 
 def lay_out(
