@@ -165,3 +165,74 @@ def test_a_broken_plan_is_refused(ledger: Ledger) -> None:
     ledger.plan_file.write_text("[]")
     with pytest.raises(UserError, match=r"plan.json: not a sweep's plan; delete it"):
         ledger.plan  # noqa: B018
+
+
+def test_a_run_that_has_finished_is_done_though_its_sweep_died_before_it_noted_that(ledger: Ledger) -> None:
+    code = "import os, sys; from mbt_lightning.sweep.ledger import Ledger; Ledger(sys.argv[1]).claim('trial0', 0)"
+    subprocess.run([sys.executable, "-c", code, str(ledger.folder)], check=True)
+    assert ledger.status("trial0").name == "killed"
+    (ledger.folder / "trial0").mkdir()
+    for state, status in {"running": "killed", "failed": "killed", "finished": "done"}.items():
+        (ledger.folder / "trial0" / "state.json").write_text(json.dumps({"state": state}))
+        assert ledger.status("trial0").name == status
+
+
+DAMAGE = (
+    *(b"", b"null", b"[]", b"3", b'"text"', b"\xff\xfe", b"{", b"[" * 100_000, b'{"a":' * 100_000),
+    *(b"{}", b'{"state": "done"}', b'{"state": null, "seconds": null}', b'{"state": "done", "seconds": "x"}'),
+    *(b'{"state": ["done"], "seconds": 1, "message": ""}', b'{"state": "failed", "seconds": NaN, "message": 3}'),
+    *(b'{"pid": "text", "machine": 3, "trial": "x"}', b'{"trial": {"pid": "text", "start": []}, "host": {}}'),
+)
+"""What may stand in the place of a claim or an end."""
+
+
+@pytest.mark.parametrize("content", DAMAGE, ids=range(len(DAMAGE)))
+@pytest.mark.parametrize("name", ["1.json", "1.end"])
+def test_a_damaged_file_of_an_attempt_costs_that_attempt_only(name: str, content: bytes, ledger: Ledger) -> None:
+    folder = ledger.home / "trials" / "trial0"
+    ledger.claim("trial0", after=0).end("failed", 2, "boom")
+    (folder / name).write_bytes(content)
+    if name == "1.end":  # its owner is gone too
+        (folder / "1.json").write_text("{}")
+        age(folder / "1.json", 1000)
+    status = Ledger(ledger.folder).statuses()["trial0"]
+    assert status.name == ("failed" if name == "1.json" else "killed") and status.attempts == 1
+    attempt = Ledger(ledger.folder).claim("trial0", after=1)
+    attempt.end("done", 0)
+    done(ledger, "trial0")
+    assert Ledger(ledger.folder).status("trial0").name == "done"
+
+
+def test_foreign_names_among_the_attempts_are_left_alone(ledger: Ledger) -> None:
+    ledger.claim("trial0", after=0).end("failed", 2, "boom")
+    for name in ("²3.json", "0.json", "-1.json", "1.json.bak", "x.json", "99999999999999999999.json"):
+        (ledger.home / "trials" / "trial0" / name).write_text("{}")
+    assert ledger.attempts("trial0") == [1] and ledger.status("trial0").name == "failed"
+
+
+def test_a_file_where_a_folder_belongs_is_named(ledger: Ledger) -> None:
+    (ledger.home / "trials").mkdir()
+    (ledger.home / "trials" / "trial0").write_text("")
+    assert ledger.status("trial0").name == "waiting"
+    with pytest.raises(UserError, match="trial0: a file is where a folder of the sweep belongs"):
+        ledger.claim("trial0", after=0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *DAMAGE,
+        b'{"points": {}, "trials": {}}',
+        b'{"points": [], "trials": []}',
+        b'{"points": [3], "trials": {}}',
+        b'{"points": [{"values": 3, "trial": "a"}], "trials": {"a": {}}}',
+        b'{"points": [{"values": {}, "trial": "b"}], "trials": {"a": {}}}',
+        b'{"points": [{"values": {}, "trial": []}], "trials": {"a": {}}}',
+        b'{"points": [], "trials": {"../../x": {}}}',
+        b'{"points": [], "trials": {"a": null}}',
+    ],
+)
+def test_a_damaged_plan_is_named(content: bytes, ledger: Ledger) -> None:
+    ledger.plan_file.write_bytes(content)
+    with pytest.raises(UserError, match=r"plan.json: not a sweep's plan; delete it"):
+        Ledger(ledger.folder).statuses()

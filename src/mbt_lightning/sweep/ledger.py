@@ -17,7 +17,9 @@ another.
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import signal
 import socket
 import time
@@ -40,6 +42,10 @@ LOST_AFTER_SECONDS = 90.0
 """An attempt on another machine whose claim has not been touched for as long is dead, with its machine."""
 
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+CLAIM = re.compile(r"([1-9][0-9]{0,8})\.json", re.ASCII)
+TRIAL = re.compile(r"[\w-]+(\.[\w-]+)*")
+"""A trial's name, which is a folder's: no path."""
 
 PENDING = ("waiting", "killed", "stopped")
 """Statuses of a trial that is to be run or resumed."""
@@ -103,11 +109,9 @@ class Ledger:
         """
         if not self.plan_file.is_file():
             return {"points": [], "trials": {}}
-        try:
-            plan = json.loads(self.plan_file.read_text(encoding="utf-8"))
-            plan["points"], plan["trials"]
-        except (ValueError, TypeError, KeyError):
-            raise UserError(f"{self.plan_file}: not a sweep's plan; delete it, and the sweep plans again") from None
+        plan = read(self.plan_file)
+        if not is_plan(plan):
+            raise UserError(f"{self.plan_file}: not a sweep's plan; delete it, and the sweep plans again")
         return plan
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
@@ -163,13 +167,15 @@ class Ledger:
         where = f"on {owner.get('host', '?')}, process {owner.get('pid', '?')}"
         if is_alive(owner, claim):
             return TrialStatus("running", where, last, failures, seconds)
+        if read(self.folder / trial / "state.json").get("state") == "finished":  # its sweep died before it noted that
+            return TrialStatus("done", "", last, failures, seconds)
         return TrialStatus("killed", f"its sweep is gone, {where}", last, failures, seconds)
 
     def attempts(self, trial: str) -> list[int]:
         """Numbers of the attempts at a trial, in order."""
-        with suppress(FileNotFoundError):
-            names = os.listdir(self.home / "trials" / trial)
-            return sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit())
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found = map(CLAIM.fullmatch, os.listdir(self.home / "trials" / trial))
+            return sorted(int(name[1]) for name in found if name)
         return []
 
     def claim_file(self, trial: str, attempt: int) -> Path:
@@ -177,10 +183,10 @@ class Ledger:
         return self.home / "trials" / trial / f"{attempt}.json"
 
     def end_of(self, trial: str, attempt: int) -> dict[str, Any] | None:
-        """How an attempt ended: state, message, exit_code, seconds; None if it has not."""
+        """How an attempt ended: state, message, exit_code, seconds; None if it has not, or its file is damaged."""
         path = self.claim_file(trial, attempt).with_suffix(".end")
-        if not self._ended.get(path) and path.is_file():
-            self._ended[path] = read(path)
+        if path not in self._ended and is_end(content := read(path)):
+            self._ended[path] = content
         return self._ended.get(path)
 
     def claim(self, trial: str, after: int) -> Attempt | None:
@@ -194,7 +200,10 @@ class Ledger:
             The attempt; None if another process has it.
         """
         path = self.claim_file(trial, after + 1)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{path.parent}: a file is where a folder of the sweep belongs; move it away") from None
         # Written aside and linked: the claim is whole or not there at all, and only one process gets the name.
         aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}")
         aside.write_text(json.dumps(myself() | {"claimed": time.time()}))
@@ -287,7 +296,9 @@ def now_in(folder: Path) -> float:
 
 def end_leftovers(claim: Mapping[str, Any]) -> None:
     """End the trial of an attempt whose owner has died, if it still runs on this machine."""
-    trial = claim.get("trial") or {}
+    trial = claim.get("trial")
+    if not isinstance(trial, Mapping):
+        return
     if claim.get("machine") == machine() and is_running(trial):
         with suppress(ProcessLookupError):
             os.killpg(trial["pid"], signal.SIGKILL)
@@ -296,9 +307,32 @@ def end_leftovers(claim: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A small file of the ledger; empty if it is unreadable, as after a power failure."""
+    """A file of the ledger; empty if it is unreadable, as after a power failure."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def is_end(content: Mapping[str, Any]) -> bool:
+    """Whether a file says how an attempt ended."""
+    seconds, message = content.get("seconds"), content.get("message")
+    is_duration = isinstance(seconds, int | float) and math.isfinite(seconds)
+    return content.get("state") in ("done", "failed", "stopped") and is_duration and isinstance(message, str)
+
+
+def is_plan(content: Mapping[str, Any]) -> bool:
+    """Whether a file is the plan of a sweep: trials by the names of their folders, and points that name them."""
+    trials, points = content.get("trials"), content.get("points")
+    if not isinstance(trials, dict) or not isinstance(points, list):
+        return False
+    if not all(isinstance(about, dict) and TRIAL.fullmatch(trial) for trial, about in trials.items()):
+        return False
+    return all(
+        isinstance(point, dict)
+        and isinstance(point.get("values"), dict)
+        and isinstance(point.get("trial"), str)
+        and point["trial"] in trials
+        for point in points
+    )
