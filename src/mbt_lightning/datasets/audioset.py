@@ -86,6 +86,7 @@ class Segments:
         self.num_segments = 0
         self.num_labels = 0
         self.num_too_long = 0
+        self.num_repeated = 0
         self.used: set[str] = set()
         # Two million rows share few segments and label lists, so each is built once.
         self.to_span = lru_cache(maxsize=1 << 16)(to_span)
@@ -109,7 +110,9 @@ class Segments:
         if end - start > LONGEST_SECONDS:
             self.num_too_long += 1
         self.num_segments += 1
-        self.num_labels += len(labels)
+        given = mids.count(",") + 1
+        self.num_repeated += given > len(labels)
+        self.num_labels += given
         return OfficialClip(video + name, video, start, end, labels, self.split, where)
 
     def is_comment(self, line: str) -> bool:
@@ -121,9 +124,7 @@ class Segments:
         return True
 
     def _to_labels(self, mids: str) -> tuple[str, ...]:
-        parts = mids.split(",")
-        if len(set(parts)) < len(parts):
-            raise BadRow(f"labels {show(mids)} contain one twice")
+        parts = list(dict.fromkeys(mids.split(",")))
         labels = tuple([self.names[mid if mid in self.names else self.mids.check(mid)] for mid in parts])
         self.used.update(parts)
         return labels
@@ -142,6 +143,8 @@ class Segments:
         ]
         if self.num_segments == self.num_labels >= 100:
             notes.append("every clip has one label, but AudioSet has two on average; did the file lose the others?")
+        if self.num_repeated:
+            notes.append(f"{self.num_repeated} rows list a label twice, which is taken once")
         if self.num_too_long:
             notes.append(f"{self.num_too_long} segments are longer than {LONGEST_SECONDS} s, AudioSet's maximum")
         return notes

@@ -78,7 +78,8 @@ def run(attempt: Attempt, words: Sequence[str], variables: Mapping[str, str], is
         if status == "done" and not (attempt.ledger.folder / attempt.trial / "summary.json").is_file():
             status, message = "failed", "ended without an error, but its folder has no summary.json"
         if status == "failed" and is_stopping():
-            status, message = "stopped", f"asked to stop: {message}"
+            late = f"killed, as it had not ended {SECONDS_TO_STOP:.0f} s later"
+            status, message = "stopped", f"asked to stop; {late if process.returncode == -signal.SIGKILL else message}"
         attempt.end(status, process.returncode, message)
 
 
