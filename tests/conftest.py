@@ -29,6 +29,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         "MBT_DIE_WITH_PARENT",
         "MBT_RUN_ID",
         "MBT_TRUST",
+        "MBT_DEBUG",
     ):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)

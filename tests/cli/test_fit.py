@@ -2,7 +2,10 @@
 
 import csv
 import json
+import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +66,11 @@ WRONG = {
     "missing manifest": (["--data.manifest", "nope.csv"], "nope.csv: no such manifest"),
     "precision": (["--trainer.precision", "bf16-true"], "trainer.precision is bf16-true: choose one of 32-true"),
     "missing checkpoint": (["--ckpt_path", "nope.ckpt"], "checkpoint nope.ckpt: no such file"),
+    "precision of other names": (["--trainer.precision", "fp16"], "trainer.precision is fp16: choose one of 32-true"),
+    "a folder": (["--config", "experiments"], "--config experiments: is a folder; name one of its files, e.g. "),
+    "lr": (["--lr", "0.1"], "did you mean 'model.optimizer.init_args.lr'?"),
+    "epochs": (["--epochs", "3"], "did you mean 'trainer.max_epochs'?"),
+    "batch": (["--batch_size", "3"], "did you mean 'data.batch_size'?"),
     "no such split": (["--data.val_split", "dev"], "split 'dev' has no clips; the manifest's splits are: train (1024)"),
     "nothing to resume": (["--ckpt_path", "last"], "--ckpt_path last: no run of experiment 'bottleneck_b4_lf8'"),
 }
@@ -98,6 +106,46 @@ def test_a_wrong_file_is_refused_in_one_line(
     (tmp_path / "wrong.yaml").write_text(content)
     line = refusal(capsys, "fit", "--config", POINT, "--config", str(tmp_path / "wrong.yaml"), "--runs", str(tmp_path))
     assert text in line and str(tmp_path) in line, "the message names the file"
+
+
+def test_a_prediction_checks_its_files_first(finished: Path, tmp_path: Path, capsys) -> None:
+    options = ["--ckpt_path", str(finished / "checkpoints/best.ckpt"), "--runs", str(tmp_path)]
+    assert refusal(capsys, "predict", *options).startswith("mbt: error: nothing to predict")
+    assert "nofile.mp4: no such file or folder" in refusal(capsys, "predict", "nofile.mp4", *options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_embedded_clips_need_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MBT_CACHE", str(tmp_path / "file" / "cache"))
+    line = refusal(capsys, "fit", "--config", POINT, "--runs", str(tmp_path / "runs"))
+    assert "the embedded clips cannot be written there (Not a directory); set MBT_CACHE" in line
+
+
+def test_an_unexpected_error_is_one_line_and_a_log(manifest: Path, tmp_path: Path, capsys) -> None:
+    """A score to watch that does not exist; the message lists those there are."""
+    watching = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/los"]
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *tiny(manifest, tmp_path, *watching)])
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    run = next(tmp_path.glob("*/*"))
+    assert stop.value.code == 1 and "val/los" in line and "`val/loss`" in line and str(run / "error.log") in line
+    assert "Traceback" in (run / "error.log").read_text()
+    assert json.loads((run / "state.json").read_text())["state"] == "failed"
+    with pytest.raises(RuntimeError):
+        main(["fit", "--debug", *tiny(manifest, tmp_path, *watching)])
+
+
+def test_a_full_disk_ends_a_run_with_its_reason(manifest: Path, tmp_path: Path) -> None:
+    """No file may grow beyond 100 kB, as on a full disk: the first checkpoint cannot be written whole."""
+    words = [sys.executable, "-m", "mbt_lightning", "fit", *tiny(manifest, tmp_path)]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731
+    done = subprocess.run(words, preexec_fn=limit, capture_output=True, text=True, timeout=120)
+    (run,) = tmp_path.glob("*/*")
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("mbt: error: ") and "File too large" in last, done.stderr
+    assert json.loads((run / "state.json").read_text())["state"] == "failed"
+    assert not list(run.glob("checkpoints/*.ckpt")), "no file looks like a checkpoint"
 
 
 def test_a_score_needs_a_checkpoint(capsys: pytest.CaptureFixture) -> None:

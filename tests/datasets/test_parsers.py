@@ -307,7 +307,7 @@ def test_a_label_twice_in_a_row_of_audioset_is_taken_once_and_counted(parse):
     text = SEGMENTS.replace("/m/0aaa01,", "/m/0aaa01,/m/0aaa01,")
     parsed = parse("audioset", {"balanced_train_segments.csv": text}, CLASSES)
     assert [row[:-1] for row in rows(parsed)] == TWO_CLIPS and not parsed.refused
-    assert "1 rows list a label twice, which is taken once" in parsed.notes
+    assert any(note.endswith("1 rows list a label twice, which is taken once") for note in parsed.notes)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from mbt_lightning.cli.arguments import expand
 from mbt_lightning.cli.measured import Scale, fill_in_measured
 from mbt_lightning.cli.parser import Parser, as_plain, as_text, build_parser, parse
-from mbt_lightning.data.datamodule import AudioVisualData
+from mbt_lightning.data.datamodule import AudioVisualData, media_files
 from mbt_lightning.data.records import UNNAMED, DataSpec
 from mbt_lightning.data.spectrogram import MelTransform
 from mbt_lightning.errors import UserError
@@ -163,6 +163,8 @@ def complete(run: Run) -> None:
     settings.experiment = settings.experiment or "default"
     if run.subcommand in ("validate", "test"):
         settings.verbose = False
+    if run.subcommand == "predict":
+        media_files(settings.data.media)  # refused here, before anything is made or printed
 
 
 def find_its_checkpoint(run: Run) -> None:

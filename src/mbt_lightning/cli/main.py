@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
+import tempfile
 import textwrap
+import traceback
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib import import_module
-from typing import NamedTuple, NoReturn
+from pathlib import Path
+from typing import NamedTuple, NoReturn, TypeVar
 
 from mbt_lightning.config.trusted import take_trust
 from mbt_lightning.errors import UserError, did_you_mean, exit_with_error, one_line
 from mbt_lightning.process import RUNS, SIGNALS, bind_children, die_with_parent, rank
 from mbt_lightning.runs.state import RunState
+
+E = TypeVar("E", bound=BaseException)
 
 
 class Command(NamedTuple):
@@ -47,6 +53,12 @@ COMMANDS = {
 }
 """All words of the program, in the order of its help."""
 
+DEBUG = "MBT_DEBUG"
+"""Environment variable: whether errors end with their traceback; `--debug` sets it."""
+
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""Errors that end a run whatever it was doing: no space, no quota, a file too large, a broken or read-only disk."""
+
 TRUSTING = (*RUNS, "cost", "export")
 """The commands that build classes from a weight file and so take `--trust`."""
 
@@ -62,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(overview())
         return
     word, *arguments = words
+    if "--debug" in arguments:
+        arguments.remove("--debug")
+        os.environ[DEBUG] = "1"
     if word not in COMMANDS:
         hint = did_you_mean(word, COMMANDS) or f"; choose one of {', '.join(COMMANDS)}"
         exit_with_error(f"there is no command {word!r}{hint}")
@@ -89,7 +104,7 @@ def overview() -> str:
     """The help of the program: every command in a line."""
     lines = [f"  {word:<10}{command.help}" for word, command in COMMANDS.items()]
     first = "Audio-visual classification with transformers: one experiment from clips to scores."
-    last = "mbt COMMAND --help lists a command's options, e.g. mbt fit --config experiments/bottleneck_b4_lf8.yaml"
+    last = "mbt COMMAND --help lists a command's options; --debug shows the traceback of an error"
     return "\n".join(["usage: mbt COMMAND ...", "", first, "", "commands:", *lines, "", textwrap.fill(last, 100)])
 
 
@@ -110,18 +125,36 @@ def end_with(error: BaseException, state: RunState, word: str) -> None:
         notes = " ".join(getattr(error, "__notes__", [])) or "see its output"
         state.end("failed", error.code if isinstance(error.code, int) else 1, notes)
         return
-    mistake = user_error(error)
-    if mistake is None:
-        state.end("failed", 1, f"{type(error).__name__}: {error}")
+    mistake = first_of(UserError, error)
+    failure = first_of(OSError, error)  # of a full disk, for which torch raises something else
+    reason = mistake or (failure if failure and failure.errno in OF_THE_DISK else error)
+    message = one_line(mistake if mistake else f"{type(reason).__name__}: {reason}")
+    state.end("failed", 2 if mistake else 1, message)
+    if os.environ.get(DEBUG):
         return
-    state.end("failed", 2, mistake)
-    if not os.environ.get("MBT_DEBUG"):
-        exit_with_error(one_line(mistake))
+    if mistake:
+        exit_with_error(message)
+    place = f" (rank {rank()})" if rank() else ""
+    print(f"mbt: error{place}: {message}; the traceback is in {write_log(error, state)}", file=sys.stderr)
+    sys.exit(1)
 
 
-def user_error(error: BaseException | None) -> UserError | None:
-    """The error that the user can fix, among an exception and its causes; None if there is none."""
-    while error is not None and not isinstance(error, UserError):
+def write_log(error: BaseException, state: RunState) -> Path:
+    """Write the traceback of an unexpected error into the run's folder, or into a temporary one; returns the file."""
+    name = f"error-rank{rank()}.log" if rank() else "error.log"
+    text = "".join(traceback.format_exception(error))
+    for folder in (state.folder or os.environ.get("MBT_RUN_FOLDER"), tempfile.gettempdir()):
+        with suppress(OSError, TypeError):  # a disk may be full
+            path = Path(folder) / name  # type: ignore[arg-type]
+            path.write_text(text, encoding="utf-8")
+            return path
+    print(text, file=sys.stderr)
+    return Path("the lines above")
+
+
+def first_of(kind: type[E], error: BaseException | None) -> E | None:
+    """The first error of a kind among an exception and its causes; None if there is none."""
+    while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error
 

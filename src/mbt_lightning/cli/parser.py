@@ -39,6 +39,21 @@ COUNTS_OR_FRACTIONS = (
 )
 """Settings of the trainer that are a number of batches, or a fraction of all."""
 
+OTHER_NAMES = {
+    "lr": "model.optimizer.init_args.lr",
+    "learning_rate": "model.optimizer.init_args.lr",
+    "weight_decay": "model.optimizer.init_args.weight_decay",
+    "epochs": "trainer.max_epochs",
+    "max_epochs": "trainer.max_epochs",
+    "steps": "trainer.max_steps",
+    "gpus": "trainer.devices",
+    "workers": "data.num_workers",
+    "seed": "seed_everything",
+    "checkpoint": "ckpt_path",
+    "resume": "ckpt_path",
+}
+"""What settings are called elsewhere."""
+
 NOISE = (
     r"- Expected a path but \S+ either not accessible or invalid ",
     r"- Does not validate against any of the Union subtypes Subtypes: .*? Errors: ",
@@ -70,6 +85,8 @@ class Parser(LightningArgumentParser):
             return did_you_mean(found[1], public_classes())
         if found := re.search(r"arguments: --([\w.]+)", message):
             name = found[1]
+            if other := OTHER_NAMES.get(name):
+                return f"; did you mean {other!r}?"
         elif "accept" not in message:
             return ""
         beside = self.command_line.settings_beside(name) if self.command_line else set()
@@ -125,11 +142,13 @@ def parse(parser: Parser, command_line: CommandLine) -> Namespace:
     Raises:
         UserError: a precision that would round the audio.
     """
+    given = value_of("--trainer.precision", command_line.options)
+    precision = (command_line.config.get("trainer") or {}).get("precision") if given is None else given
+    if str(precision) not in PRECISIONS:  # before the parser, whose message lists types
+        raise UserError(f"trainer.precision is {precision}: choose one of {', '.join(PRECISIONS)}")
     Parser.command_line = command_line  # of the class: the parsers of nested classes report errors too
     settings = parser.parse_args(command_line.words)
     keep_counts(settings, command_line)
-    if str(settings.trainer.precision) not in PRECISIONS:
-        raise UserError(f"trainer.precision is {settings.trainer.precision}: choose one of {', '.join(PRECISIONS)}")
     return settings
 
 

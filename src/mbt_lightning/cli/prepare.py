@@ -93,7 +93,9 @@ def prepare(
     files = [Path(name) for name in annotations], [Path(name) for name in labels]
     parsed = DATASETS[dataset].parse(*files, split=split, variant=variant, media=root)
     if not parsed.clips:
-        raise UserError(f"{dataset}: no clips in {', '.join(annotations) or media}")
+        reasons = "; ".join(f"{refused.where}: {refused.reason}" for refused in parsed.refused[:3])
+        why = f": {len(parsed.refused)} refused, e.g. {reasons}" if reasons else ""
+        raise UserError(f"{dataset}: no clips in {', '.join(annotations) or media}{why}")
     leaks = parsed.leaks + shared_sources(parsed.clips)
     if leaks and refuse_leaks:
         raise UserError(f"{len(leaks)} leaks, e.g. {abbreviate(leaks, 3)}; correct the lists or drop --refuse_leaks")

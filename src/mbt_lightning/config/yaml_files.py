@@ -104,6 +104,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def with_bases(path: Path, seen: tuple[Path, ...] = ()) -> list[Path]:
     """The files that an experiment file builds on by its `base`, the first of all first, and the file itself."""
+    if path.is_dir():
+        raise UserError(f"--config {path}: is a folder; name one of its files{example_in(path)}")
     if not path.is_file():
         raise UserError(f"--config {path}: no such file{nearest_file(path)}")
     if path in seen:
@@ -111,6 +113,12 @@ def with_bases(path: Path, seen: tuple[Path, ...] = ()) -> list[Path]:
     content = read_yaml(path)
     base = content.get("base")
     return ([] if base is None else with_bases(path.parent / base, (*seen, path))) + [path]
+
+
+def example_in(folder: Path) -> str:
+    """The first YAML file of a folder as an example, or nothing."""
+    first = next(iter(sorted(folder.glob("*.yaml"))), None)
+    return f", e.g. {first}" if first else ""
 
 
 def nearest_file(path: Path) -> str:

@@ -28,6 +28,7 @@ import numpy as np
 from filelock import FileLock
 
 from mbt_lightning.disk import cache_folder
+from mbt_lightning.errors import UserError
 
 VERSION = 2
 SECONDS = 1.6
@@ -99,16 +100,22 @@ def demo_manifest(size: DemoSize = DemoSize(), cache: str | Path | None = None) 
     manifest = folder / "manifest.csv"
     if manifest.is_file():
         return manifest
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not manifest.is_file():
-            unfinished = Path(tempfile.mkdtemp(prefix=".demo-", dir=root))
-            try:
-                write_dataset(unfinished, size)
-                unfinished.chmod(0o755)
-                unfinished.rename(folder)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not manifest.is_file():
+                unfinished = Path(tempfile.mkdtemp(prefix=".demo-", dir=root))
+                try:
+                    write_dataset(unfinished, size)
+                    unfinished.chmod(0o755)
+                    unfinished.rename(folder)
+                finally:
+                    shutil.rmtree(unfinished, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"{root}: the embedded clips cannot be written there ({error.strerror or error}); set MBT_CACHE to a "
+            "folder with 100 MB of space"
+        ) from error
     return manifest
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import threading
 from datetime import datetime
 from pathlib import Path
@@ -51,4 +52,7 @@ class RunState:
                 return
             self.is_over = is_over
             self.content |= {"state": state, "ended": now(), "exit_code": exit_code, "message": one_line(message)}
-            write_json(self.folder / NAME, self.content)
+            try:
+                write_json(self.folder / NAME, self.content)
+            except OSError as error:  # a full disk must not hide what ended the run
+                print(f"mbt: {self.folder / NAME} cannot be written ({error.strerror}): {state}", file=sys.stderr)

@@ -29,8 +29,10 @@ class WholeFiles(TorchCheckpointIO):
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, sync=True) as unfinished:
-            torch.save(checkpoint, unfinished)
+        # To a file of Python's: torch's own writer does not say why it fails, as on a full disk.
+        with replacing(path, sync=True) as unfinished, open(unfinished, "wb") as file:
+            torch.save(checkpoint, file)
+            file.close()  # before it is synced and renamed
 
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda x, _: x, weights_only: Any = None
