@@ -94,7 +94,10 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("case", BROKEN)
+BY_DEFAULT = ("torchcodec that crashes", "decord that hangs")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[] if c in BY_DEFAULT else pytest.mark.slow) for c in BROKEN])
 def test_a_broken_decoder_is_a_finding(case, tmp_path, monkeypatch):
     (name, code), (state, found, fix) = BROKEN[case]
     stub(tmp_path, name, code)

@@ -137,7 +137,7 @@ def test_a_sample_is_drawn_from_the_seed(manifest, demo) -> None:
     assert first["spectrograms"][0]["mean"] != other["spectrograms"][0]["mean"]
 
 
-@pytest.mark.parametrize("kind", ["mp4-intra", "jpeg-shards"])
+@pytest.mark.parametrize("kind", ["jpeg-shards", pytest.param("mp4-intra", marks=pytest.mark.slow)])
 def test_of_what_mbt_shard_has_written(manifest, kind) -> None:
     """Figures are those of its source, which is sampled and compressed anew; no process leaves anything behind."""
     main(["shard", str(manifest), "--out", "new", "--format", kind, "--num_workers", "1"])

@@ -276,7 +276,7 @@ class TestWhatIsWritten:
 
 
 class TestAgain:
-    @pytest.mark.parametrize("kind", FORMATS)
+    @pytest.mark.parametrize("kind", ["jpeg-shards", pytest.param("mp4-intra", marks=pytest.mark.slow)])
     def test_a_killed_run_goes_on(self, source, tmp_path, kind) -> None:
         """Kill -9 with some clips done: the second run leaves these alone and does the others."""
         folder = tmp_path / "new"
