@@ -161,6 +161,10 @@ def complete(run: Run) -> None:
     settings = run.settings
     settings.base = None  # the files have been read
     settings.experiment = settings.experiment or "default"
+    if Path(settings.experiment).is_absolute() or ".." in Path(settings.experiment).parts:
+        raise UserError(
+            f"experiment is {settings.experiment!r}: it names a folder inside {run.runs}; give a plain name"
+        )
     if run.subcommand in ("validate", "test"):
         settings.verbose = False
     if run.subcommand == "predict":

@@ -20,6 +20,7 @@ from typing import Any, TypeGuard
 import yaml
 
 from mbt_lightning.config.upgrade import upgrade
+from mbt_lightning.config.yaml_files import refuse_bombs
 from mbt_lightning.errors import UserError
 from mbt_lightning.process import is_running
 from mbt_lightning.runs.diverged import divergence
@@ -105,7 +106,9 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: a file that cannot be read.
     """
-    config = upgrade(read_yaml(folder / "config.yaml"))
+    config = read_yaml(folder / "config.yaml")
+    if all(isinstance(config.get(part, {}), dict) for part in ("model", "data", "trainer")):
+        config = upgrade(config)
     summary, state = read_json(folder / "summary.json"), read_json(folder / "state.json")
     name, message = state_of(summary, state)
     path = folder / ("summary.json" if summary else "state.json" if state else "config.yaml")
@@ -171,7 +174,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if PyYAML was built with it
     try:
         content = yaml.load(read_text(path), loader)
-    except yaml.YAMLError as error:
+        refuse_bombs(content)
+    except (yaml.YAMLError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise UserError(f"{path}: is not YAML ({problem}); {REPAIR_HINT}") from None
     return content if isinstance(content, dict) else {}

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mbt_lightning.disk import csv_text
 from mbt_lightning.table.columns import Column, shown_frame
 from mbt_lightning.table.compare import Comparison
 from mbt_lightning.table.notes import Section
@@ -153,8 +154,9 @@ def latex(found: Comparison, columns: Sequence[Column]) -> str:
 
 
 def csv(frame: pd.DataFrame) -> str:
-    """A frame as CSV; what is unknown is empty, floats keep all their digits."""
-    return frame.to_csv(index=False, lineterminator="\n")
+    """A frame as CSV; what is unknown is empty, floats keep all their digits, no text is a formula."""
+    safe = frame.map(lambda cell: csv_text(cell) if isinstance(cell, str) else cell).rename(columns=csv_text)
+    return safe.to_csv(index=False, lineterminator="\n")
 
 
 RUN_NUMBERS = {
