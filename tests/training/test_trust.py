@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from mbt_lightning.cli.main import main
 from mbt_lightning.config.trusted import take_trust
 from mbt_lightning.errors import UserError
+from mbt_lightning.table.wandb_runs import config_of
 from mbt_lightning.training.checkpoint import load_checkpoint, read_checkpoint
 from mbt_lightning.training.saving import WholeFiles
 from mbt_lightning.training.trust import check_config
@@ -186,13 +187,19 @@ def test_going_on_refuses(place: str, value, run: Path, capsys) -> None:
     assert "its " + ".".join(place.split("/")[1:3]) in message and is_unharmed()
 
 
-def test_what_only_a_training_has_is_not_built_for_a_model(run: Path, capsys) -> None:
-    for part in ("optimizer", "init", "mixup"):
-        load_checkpoint(changed(run, f"config/model/{part}", harm()))
-        main(["cost", "--ckpt_path", "x.ckpt"])
-    main(["test", "--ckpt_path", changed(run, "config/model/optimizer", "os.system"), *CPU])
-    main(["test", "--ckpt_path", changed(run, "config/trainer/callbacks", [harm()]), *CPU])
-    assert is_unharmed()
+def test_what_only_a_training_has_is_not_built_for_a_model(run: Path, demo: Path) -> None:
+    config = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["mbt_lightning"]["config"]
+    config["model"] |= dict.fromkeys(("optimizer", "init", "mixup"), harm())
+    config["trainer"] |= dict.fromkeys(("callbacks", "logger", "plugins"), [harm()])
+    file = changed(run, "config", config)
+    load_checkpoint(file)
+    main(["cost", "--ckpt_path", file])
+    main(["export", file, "--out", "out"])
+    clip = str(next(demo.parent.rglob("*.mp4")))
+    for words in (["test"], ["validate"], ["predict", clip]):
+        main([*words, "--ckpt_path", file, *CPU])
+        os.environ.pop("MBT_RUN_FOLDER")
+    assert is_unharmed() and "os.system" not in Path("out/experiment.yaml").read_text()
 
 
 def test_callbacks_of_a_file_are_not_built(run: Path) -> None:
@@ -205,6 +212,56 @@ def test_starting_weights_are_checked(run: Path, capsys, demo) -> None:
     file = changed(run, "config/model/fusion", harm())
     words = ["--data.manifest", str(demo), "--model.init", "Checkpoint", "--model.init.path", file, *TINY, *CPU]
     assert "its model.fusion" in line_of(capsys, "fit", "--config", POINT, *words) and is_unharmed()
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_old_names_import_nothing(suffix: str, run: Path, plugin: str) -> None:
+    """Settings of version 0.1 are moved to the class that a file names, before its names are checked."""
+    content = read_checkpoint(run / "checkpoints/last.ckpt")["mbt_lightning"]["config"]["model"]
+    model = content | {"head": {"class_path": f"{plugin}.Mine"}, "representation_size": 3}
+    with pytest.raises(UserError, match=r"its model\.head is .* which is not ours"):
+        load_checkpoint(changed(run, "config/model", model, suffix))
+    assert is_unharmed()
+    config_of({"model.head.class_path": f"{plugin}.Mine", "model.representation_size": 3})
+    assert is_unharmed(), "nor does what W&B answers"
+
+
+OVERLAYS = {
+    "the optimiser": {"model": {"optimizer": harm()}},
+    "a part of a class": {"model": {"fusion": {"init_args": {"update": harm()}}}},
+    "settings of a class elsewhere": {"data": {"inputs": {"rgb": {"crop": "os.system"}}}},
+    "a logger": {"trainer": {"logger": harm()}},
+    "a callback of Lightning": {"trainer": {"callbacks": {"class_path": "lightning.pytorch.callbacks.Timer"}}},
+    "a dotted name": {"model.optimizer": "os.system"},
+    "another folder": {"runs": "../outside"},
+    "a folder of the trainer": {"trainer": {"logger": True, "default_root_dir": "../outside"}},
+    "its base": {"base": "base.yaml"},
+}
+"""What an experiment file may not say that came with weights."""
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_experiment_file_beside_its_weights(name: str, run: Path, capsys) -> None:
+    Path("in").mkdir()
+    Path(changed(run, "config/experiment", "x")).rename("in/x.ckpt")
+    Path("in/base.yaml").write_text(yaml.safe_dump({"model": {"optimizer": harm()}}))
+    overlay = {"ckpt_path": "x.ckpt"} | OVERLAYS[name]
+    Path("in/experiment.yaml").write_text(yaml.safe_dump(overlay))
+    for words in (["test"], ["predict", "a.mp4"], ["fit"], ["cost"]):
+        message = line_of(capsys, *words, "--config", "in/experiment.yaml")
+        assert ("in/base.yaml: its " if name == "its base" else "in/experiment.yaml: its ") in message
+        assert "an experiment file beside its weights may name" in message
+    assert is_unharmed() and not Path("runs").exists()
+
+
+def test_an_own_class_in_an_experiment_file_beside_its_weights(run: Path, plugin: str, capsys) -> None:
+    changed(run, "config/experiment", "x")
+    overlay = {"ckpt_path": "x.ckpt", "model": {"fusion": f"{plugin}.Mine"}, "data": {"inputs": {"rgb": {"frame_size": 32}}}}
+    Path("experiment.yaml").write_text(yaml.safe_dump(overlay))
+    assert f"--trust {plugin}" in line_of(capsys, "cost", "--config", "experiment.yaml") and is_unharmed()
+    Path("own.yaml").write_text(yaml.safe_dump(overlay | {"ckpt_path": str(Path("x.ckpt").absolute())}))
+    main(["cost", "--config", "own.yaml"])
+    assert Path("imported").exists(), "a file that names weights elsewhere is the user's own"
 
 
 class TestTrust:

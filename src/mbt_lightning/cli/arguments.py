@@ -19,7 +19,7 @@ from mbt_lightning.errors import UserError, abbreviate
 from mbt_lightning.process import rank
 from mbt_lightning.runs.folder import find_checkpoint
 from mbt_lightning.training.checkpoint import StoredCheckpoint
-from mbt_lightning.training.trust import TRAINING_ONLY
+from mbt_lightning.training.trust import TRAINING_ONLY, check_overlay
 
 NEWEST = ("last", "best")
 """Values of --ckpt_path that mean a checkpoint of the experiment's newest run."""
@@ -27,8 +27,8 @@ NEWEST = ("last", "best")
 FOUND = "MBT_CHECKPOINT"
 """Environment variable: the checkpoint that the first process of a run has found, for the others."""
 
-MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "logger", "callbacks")
-"""Settings of the trainer for where a run is computed and how it is monitored, not for what it computes."""
+MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "logger", "callbacks", "default_root_dir")
+"""Settings of the trainer for where a run is computed and written and how it is monitored, not for what it computes."""
 
 DEFAULTS = {
     "model": {
@@ -146,11 +146,24 @@ def find_stored(chosen: str, runs: Path, experiment: str) -> StoredCheckpoint:
 
 
 def layers_of(name: str) -> list[Layer]:
-    """The configurations that one --config names: a text of JSON, or a file and those that it builds on."""
+    """The configurations that one --config names: a text of JSON, or a file and those that it builds on.
+
+    A file that names weights beside it came with them: what these may not name is refused, in it and in its bases.
+    """
     if is_text(name):
         return [Layer("--config", upgraded("--config", parsed(name, "--config")), is_point=True)]
-    paths = with_bases(Path(name))
-    return [Layer(str(path), upgraded(str(path), read_yaml(path)), path.suffix == ".json") for path in paths]
+    contents = {path: read_yaml(path) for path in with_bases(Path(name))}
+    came = [number for number, (path, content) in enumerate(contents.items(), 1) if is_beside(path, content)]
+    for path in list(contents)[: max(came, default=0)]:
+        check_overlay(upgrade(contents[path]), path)
+    return [Layer(str(p), upgraded(str(p), content), p.suffix == ".json") for p, content in contents.items()]
+
+
+def is_beside(file: Path, content: Mapping[str, Any]) -> bool:
+    """Whether a file names weights in its own folder: a bare file name, or a path that is there."""
+    path = Path(str(content.get("ckpt_path") or "/"))
+    is_bare = path.name == str(path) and path.name not in NEWEST
+    return not path.is_absolute() and (is_bare or (file.parent / path).is_file())
 
 
 def upgraded(source: str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,8 +175,8 @@ def upgraded(source: str, content: Mapping[str, Any]) -> dict[str, Any]:
     if (old := old_names(config)) and rank() == 0:
         changed = abbreviate([f"{name} is now {new_name(name)}" for name in old], most=3)
         print(f"{source}: settings have new names: {changed}", flush=True)
-    if config.get("ckpt_path"):
-        config["ckpt_path"] = beside(source, config["ckpt_path"])
+    if is_beside(Path(source), config):
+        config["ckpt_path"] = str(Path(source).parent / config["ckpt_path"])
     return upgrade(config)
 
 
@@ -186,13 +199,6 @@ def take_merged(options: list[str]) -> tuple[list[Layer], list[str]]:
         value = value if equals else words.pop(0)
         layers.append(Layer(f"--{name}", upgraded(f"--{name}", nested({name: parsed(value, f"--{name}")}))))
     return layers, others
-
-
-def beside(file: str, checkpoint: str) -> str:
-    """A checkpoint that a file names: a bare file name lies in the file's own folder, a path if it is there."""
-    is_bare = Path(checkpoint).name == checkpoint and checkpoint not in NEWEST
-    neighbour = Path(file).parent / checkpoint
-    return str(neighbour) if is_bare or neighbour.is_file() else checkpoint
 
 
 def config_of(stored: StoredCheckpoint, subcommand: str) -> dict[str, Any]:

@@ -161,7 +161,8 @@ def complete(run: Run) -> None:
     settings = run.settings
     settings.base = None  # the files have been read
     settings.experiment = settings.experiment or "default"
-    if Path(settings.experiment).is_absolute() or ".." in Path(settings.experiment).parts:
+    name = Path(settings.experiment)
+    if name.is_absolute() or ".." in name.parts or not settings.experiment.isprintable():
         raise UserError(
             f"experiment is {settings.experiment!r}: it names a folder inside {run.runs}; give a plain name"
         )

@@ -65,6 +65,12 @@ def found_class(name: str, kin: str = "") -> Any:
         return None
 
 
+def own_class(name: str, kin: str = "") -> Any:
+    """As `found_class`, but None for names of other packages: what others wrote must not have a module imported."""
+    is_own = [not name or "." not in name or name.startswith(PACKAGE) for name in (name, kin)]
+    return found_class(name, kin) if all(is_own) else None
+
+
 def all_kin(found: Any) -> list[type]:
     """The classes that share a base of its own package with a class, the nearest first."""
     package = getattr(found, "__module__", "").partition(".")[0]

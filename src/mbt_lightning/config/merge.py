@@ -7,7 +7,7 @@ the arguments before it those that it takes too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import reduce
@@ -64,11 +64,11 @@ def undotted(content: Mapping[str, Any]) -> dict[str, Any]:
     return reduce(merged, [nested({name: content[name]}) for name in sorted(content)], {})
 
 
-def merged(below: Any, above: Any) -> Any:
-    """A value and what replaces it, or changes a part of it."""
+def merged(below: Any, above: Any, find: Callable[..., Any] = found_class) -> Any:
+    """A value and what replaces it, or changes a part of it; `find` looks up classes, see `found_class`."""
     if isinstance(above, str) and is_class(below):
         above = {"class_path": above}
-    if isinstance(below, str) and isinstance(above, Mapping) and (above.keys() <= CLASS_KEYS or found_class(below)):
+    if isinstance(below, str) and isinstance(above, Mapping) and (above.keys() <= CLASS_KEYS or find(below)):
         below = {"class_path": below}
     if not isinstance(below, Mapping) or not isinstance(above, Mapping):
         return deepcopy(above)
@@ -77,12 +77,12 @@ def merged(below: Any, above: Any) -> Any:
             above = {"init_args": above}
         name, before = above.get("class_path"), below["class_path"]
         if isinstance(name, str) and not is_same_class(name, before):
-            takes = arguments_of(found_class(name, kin=before))
+            takes = arguments_of(find(name, kin=before))
             kept = {key: value for key, value in (below.get("init_args") or {}).items() if key in takes}
             below = {"class_path": name} | ({"init_args": kept} if kept else {})
     result = deepcopy(dict(below))
     for key, value in above.items():
-        result[key] = merged(below[key], value) if key in below else deepcopy(value)
+        result[key] = merged(below[key], value, find) if key in below else deepcopy(value)
     return result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mbt_lightning.config.class_paths import public_class_paths
+from mbt_lightning.config.class_paths import own_class, public_class_paths
 from mbt_lightning.config.merge import merged
 from mbt_lightning.config.settings import nested
 
@@ -58,6 +58,8 @@ def old_names(config: Mapping[str, Any]) -> list[str]:
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration of this or an earlier version as one of this version; the settings mean the same.
 
+    It may be that of a weight file or of W&B: no module that it names is imported.
+
     Args:
         config: nested plain data: a resolved configuration, or a part of one as in an experiment file.
     """
@@ -72,7 +74,7 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
             continue
         owner = next(owner for owner in CLASSES if MOVED[name].startswith(owner))
         new = nested({f"{owner}class_path": CLASSES[owner], MOVED[name]: value})
-        upgraded = merged(new, upgraded)
+        upgraded = merged(new, upgraded, find=own_class)
     return public_class_paths(upgraded)
 
 

@@ -13,8 +13,8 @@ import yaml
 
 from mbt_lightning.errors import UserError, did_you_mean, one_line
 
-MOST_VALUES = 1_000_000
-"""More values than any configuration has."""
+MOST_VALUES, MOST_LEVELS = 1_000_000, 100
+"""More values, and more levels of nesting, than any configuration has."""
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -78,23 +78,28 @@ def parsed(text: str, source: str) -> Any:
 
 
 def refuse_bombs(content: Any) -> None:
-    """Refuse a short text that stands for a huge one: anchors that are repeated within each other, or in themselves.
+    """Refuse a small file that stands for a huge one: parts that are repeated within each other, or in themselves.
 
     Raises:
-        yaml.YAMLError: written out, it would have more than `MOST_VALUES` values.
+        yaml.YAMLError: written out, it would have more than `MOST_VALUES` values, or nest deeper than `MOST_LEVELS`.
     """
-    counts: dict[int, float] = {}
+    sizes: dict[int, tuple[float, int]] = {}
 
-    def count(value: Any) -> float:
-        if not isinstance(value, dict | list):
-            return 1
-        if id(value) not in counts:
-            counts[id(value)] = math.inf  # until it is known: a value inside itself never ends
-            counts[id(value)] = 1 + sum(map(count, value.values() if isinstance(value, dict) else value))
-        return counts[id(value)]
+    def size(value: Any) -> tuple[float, int]:
+        """Number of values and levels."""
+        if not isinstance(value, dict | list | tuple):
+            return 1, 0
+        if id(value) not in sizes:
+            sizes[id(value)] = math.inf, 0  # until it is known: a value inside itself never ends
+            parts = [size(part) for part in (value.values() if isinstance(value, dict) else value)]
+            sizes[id(value)] = 1 + sum(n for n, _ in parts), 1 + max((levels for _, levels in parts), default=0)
+        return sizes[id(value)]
 
-    if count(content) > MOST_VALUES:
+    values, levels = size(content)
+    if values > MOST_VALUES:
         raise yaml.YAMLError(f"written out, its repeated anchors make more than {MOST_VALUES} values")
+    if levels > MOST_LEVELS:
+        raise yaml.YAMLError(f"nested too deeply: {levels} levels")
 
 
 def as_text(config: Mapping[str, Any]) -> str:

@@ -35,6 +35,9 @@ STOPPED = (130, 143)
 PATIENCE_SECONDS = 180.0
 """How long W&B may take to list all runs."""
 
+MOST_POINTS = 100_000
+"""More points than any sweep has."""
+
 T = TypeVar("T")
 
 
@@ -177,6 +180,8 @@ def points_left(sweep: Mapping[str, Any], started: list[Mapping[str, Any]]) -> l
         return []
     names = sorted(parameters)
     values = [parameters[name].get("values", [parameters[name].get("value")]) for name in names]
+    if (count := math.prod(map(len, values))) > MOST_POINTS:
+        raise UserError(f"the sweep's grid has {count} points; at most {MOST_POINTS} can be listed")
     points = [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]
     done = [{name: config.get(name) for name in names} for config in started]
     return [point for point in points if point not in done]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,8 +12,10 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
+from yaml import YAMLError
 
 from mbt_lightning.config.upgrade import upgrade
+from mbt_lightning.config.yaml_files import refuse_bombs
 from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.model.mbt import MBT
 from mbt_lightning.model.pretrained import torch_files as files
@@ -43,11 +44,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: not a checkpoint of mbt (or cut off)")
     try:
+        files.refuse_packed(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         content["mbt_lightning"] = upgraded(content["mbt_lightning"], path)
-    except (RuntimeError, OSError, EOFError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except files.BROKEN as error:
         text = " ".join(str(error).split())
         raise UserError(f"{path}: not a checkpoint of mbt ({type(error).__name__}: {text[:120]})") from None
     return content
@@ -56,8 +58,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def upgraded(about: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """The `config` and `spec` of a weight file, with today's names of settings and classes."""
     try:
+        refuse_bombs([about["config"], about["spec"]])
         return about | {"config": upgrade(about["config"]), "spec": about["spec"]}
-    except (AttributeError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, RecursionError, YAMLError):
         raise UserError(f"{path}: not a checkpoint of mbt (its configuration is not one of this program)") from None
 
 

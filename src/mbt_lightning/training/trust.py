@@ -1,8 +1,9 @@
 """Which names a weight file may use: its configuration is foreign data, and building it must not run foreign code.
 
 A class that a configuration names is built, and a function is called. Users' own command lines and files may name
-anything. A weight file may only name classes of this package and optimisers of `torch.optim`, each where such a class
-is expected; any other module must be trusted explicitly. Nothing is imported before its name has been accepted.
+anything. A weight file, and an experiment file that names weights beside it, may only name classes of this package and
+optimisers of `torch.optim`, each where such a class is expected; any other module must be trusted explicitly. Nothing is
+imported before its name has been accepted.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ KNOWN = ("mbt_lightning", "torch.optim")
 FUNCTIONS = {f"{sgd.__module__}.{sgd.__qualname__}": Optimizer, "mbt_lightning.sgd": Optimizer}
 """The functions that may be named, and what they create."""
 
+OVERLAY = ("base", "ckpt_path", "experiment", "seed_everything", "verbose", "model", "data", "trainer")
+"""What an experiment file that names weights beside it may set."""
+
 TRAINING_ONLY = ("optimizer", "init", "mixup")
 """Settings of `model` that only training needs; other models are built without them."""
 
@@ -54,17 +58,32 @@ def check_config(config: Mapping[str, Any], path: str | Path, trust: Iterable[st
     Raises:
         UserError: a forbidden name, or a value that is not plain data.
     """
-    places = {"model": model_hints(), "data": hints_of(AudioVisualData), "trainer": hints_of(Trainer)}
-    check = Check(path, (*KNOWN, *trusted(), *([trust] if isinstance(trust, str) else trust)))
-    for name, value in config.items():
-        if name in places:
-            check.settings(name, value, places[name])
-        else:
-            check.value(name, value, str | int | float | None)
+    Check(path, (*KNOWN, *trusted(), *([trust] if isinstance(trust, str) else trust))).config(config)
+
+
+def check_overlay(config: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse an experiment file that names weights beside it if it uses names that those weights may not use.
+
+    Args:
+        config: the content of the file, or of one that it builds on.
+        path: the file, for the message.
+
+    Raises:
+        UserError: a forbidden name, a setting of where files are written, or a value that is not plain data.
+    """
+    check = OverlayCheck(path, (*KNOWN, *trusted()))
+    for name in config:
+        if name not in OVERLAY:
+            check.refuse("setting", name, f"not one of {', '.join(OVERLAY)}")
+    if "default_root_dir" in (config.get("trainer") or {}):
+        check.refuse("setting", "trainer.default_root_dir", "which is for you to set")
+    check.config({name: value for name, value in config.items() if value is not None})
 
 
 class Check:
     """Walks through a configuration, comparing each value with the type of its place."""
+
+    source = "a weight file"
 
     def __init__(self, path: str | Path, allowed: Sequence[str]):
         self.path, self.allowed = path, tuple(allowed)
@@ -72,10 +91,19 @@ class Check:
     def refuse(self, place: str, value: Any, why: str, module: str = "MODULE") -> typing.NoReturn:
         text = value if isinstance(value, str) else repr(value)
         raise UserError(
-            f"{self.path}: its {place[:100]} is {text[:100]!r}, {why}: a weight file may name classes of mbt_lightning "
+            f"{self.path}: its {place[:100]} is {text[:100]!r}, {why}: {self.source} may name classes of mbt_lightning "
             "and torch.optim only, as whoever wrote it could have anything run; if it is your own code, allow it by "
             f"--trust {module[:100]}, in Python by trust={(module[:100],)}"
         )
+
+    def config(self, config: Mapping[str, Any]) -> None:
+        """Check a whole configuration."""
+        places = {"model": model_hints(), "data": hints_of(AudioVisualData), "trainer": hints_of(Trainer)}
+        for name, value in config.items():
+            if name in places:
+                self.settings(name, value, places[name])
+            else:
+                self.value(name, value, str | int | float | None)
 
     def settings(self, place: str, value: Any, hints: Mapping[str, Any]) -> None:
         if not isinstance(value, Mapping):
@@ -125,10 +153,14 @@ class Check:
         bases = bases_of(hint)
         plain = [base for base in bases if is_dataclass(base)]
         if bases and not plain and dict not in leaves(hint):
-            self.refuse(place, value, "without the class_path of a class")
+            hint = self.unnamed(place, value)
         for name, part in value.items():
             own = [hints_of(base)[name] for base in plain if name in hints_of(base)]
             self.value(self.below(place, name), part, own[0] if own else hint)
+
+    def unnamed(self, place: str, value: Mapping[str, Any]) -> Any:
+        """The type of the values in settings of a class that is not named."""
+        self.refuse(place, value, "without the class_path of a class")
 
     def named(self, place: str, name: Any, hint: Any) -> type | None:
         """The class of a name, which must be allowed and fit its place; None: a function, trusted by its full name."""
@@ -160,6 +192,15 @@ class Check:
 
     def allows(self, name: str) -> bool:
         return any(name == module or name.startswith(f"{module}.") for module in self.allowed)
+
+
+class OverlayCheck(Check):
+    """Checks a file that may change some settings of a class that is named elsewhere."""
+
+    source = "an experiment file beside its weights"
+
+    def unnamed(self, place: str, value: Mapping[str, Any]) -> Any:
+        return Any
 
 
 def is_number(text: str) -> bool:

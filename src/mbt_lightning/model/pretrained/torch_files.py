@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,12 @@ from mbt_lightning.errors import UserError, one_line
 
 BROKEN = (
     *(RuntimeError, OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, ImportError, OverflowError),
-    *(pickle.UnpicklingError, SafetensorError, MemoryError),
+    *(pickle.UnpicklingError, SafetensorError, MemoryError, zipfile.BadZipFile),
 )
 """Errors of the libraries on broken files or files of another kind."""
+
+MOST_TIMES = 4
+"""Tensors may share memory in a file, as tied weights do; together they may be this many times as large as the file."""
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -40,6 +44,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         tensors = {name: x for name, x in named.items() if isinstance(x, Tensor) and isinstance(name, str)}
     if not tensors:
         raise UserError(f"{path}: contains no named tensors")
+    if sum(x.numel() * x.element_size() for x in tensors.values()) > MOST_TIMES * path.stat().st_size:
+        raise UserError(f"{path}: its tensors are more than {MOST_TIMES} times as large as the file: not weights")
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): x for name, x in tensors.items()}
     return {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
@@ -84,11 +90,23 @@ def read_torch(path: str | Path) -> Any:
     """
     must_be_a_file(path)
     try:
+        refuse_packed(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # many training programs save their arguments
             return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except BROKEN as error:
         text = f"{type(error).__name__}: {one_line(error)[:120]}"
         raise UserError(f"{path}: not a file of tensors and plain data by torch.save ({text})") from None
+
+
+def refuse_packed(path: str | Path) -> None:
+    """Refuse an archive that unpacks to more than its own size; torch.save compresses nothing."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > Path(path).stat().st_size:
+            raise UserError(f"{path}: a compressed archive, which torch.save does not write")
 
 
 def inner(content: Any) -> Mapping[str, Any]:
