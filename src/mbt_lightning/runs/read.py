@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import math
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ Curves = dict[str, list[tuple[int, float]]]
 
 FILES = ("config.yaml", "state.json", "summary.json")
 """The files by which a run's folder is recognised."""
+
+FRACTION = re.compile(r"^score$|/(mAP|AUC|\w*top\d)(/|$)")
+"""Names of scores that are from 0 to 1."""
 
 REPAIR_HINT = "repair it, or move the run away"
 
@@ -78,9 +82,9 @@ class Run:
     @property
     def flaw(self) -> str:
         """Why its score cannot be trusted, in one line; empty if there is no reason not to."""
-        score = self.test.get("score")
-        if is_finite(score) and not 0 <= score <= 1:
-            return f"its score is {score:g}, not from 0 to 1"
+        for name, score in self.test.items():
+            if FRACTION.search(name) and is_finite(score) and not 0 <= score <= 1:
+                return f"its {name} is {score:g}, not from 0 to 1"
         if self.test and self.is_training and not part_of(self.summary, "fit").get("steps"):
             return "its summary has no training"
         return divergence(self.test)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -155,7 +156,11 @@ def latex(found: Comparison, columns: Sequence[Column]) -> str:
 
 def csv(frame: pd.DataFrame) -> str:
     """A frame as CSV; what is unknown is empty, floats keep all their digits, no text is a formula."""
-    safe = frame.map(lambda cell: csv_text(cell) if isinstance(cell, str) else cell).rename(columns=csv_text)
+    safe = frame.rename(columns=csv_text)
+    for place, kind in enumerate(frame.dtypes):
+        if kind.kind == "O":  # a column of numbers keeps its type
+            cells = [csv_text(cell) if isinstance(cell, str) else cell for cell in frame.iloc[:, place]]
+            safe.isetitem(place, np.array([*cells, None], dtype=object)[:-1])
     return safe.to_csv(index=False, lineterminator="\n")
 
 
