@@ -56,7 +56,7 @@ def test_repeated_anchors_are_no_bomb() -> None:
     assert content["b99"] == {"x": 1}
 
 
-@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/../../../x"])
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/../../../x", "a\nb", "a\0b"])
 def test_an_experiment_stays_in_its_folder(name: str, tmp_path: Path, capsys) -> None:
     line = refusal(capsys, "fit", "--config", POINT, "--experiment", name, "--runs", str(tmp_path / "runs"))
     assert f"experiment is {name!r}" in line and not list(tmp_path.iterdir())

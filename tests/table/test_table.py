@@ -1,6 +1,7 @@
 """`mbt table` on made-up runs: which of them are compared, their statistics, their notes, and the files written."""
 
 import csv
+import io
 import json
 import os
 import random
@@ -41,7 +42,8 @@ from mbt_lightning.table.columns import columns_of, per_cent, short, value_frame
 from mbt_lightning.table.compare import compare
 from mbt_lightning.table.notes import notes_of
 from mbt_lightning.table.run_frame import seed_of
-from mbt_lightning.table.write import fitting, latex, latex_text, markdown, markdown_text, parts_of
+from mbt_lightning.table.write import csv as csv_of
+from mbt_lightning.table.write import fitting, latex, latex_text, markdown, markdown_text, parts_of, run_values
 
 RGB, SPECTROGRAM = "data__inputs__rgb__init_args__", "data__inputs__spectrogram__init_args__"
 
@@ -506,6 +508,18 @@ def test_names_are_no_markup() -> None:
     columns = columns_of(found)
     assert "| A\\_b\\|$x (price \\\\5 %) |" in markdown(found, columns, notes_of(found), [])
     assert r"A\_b|\$x (price \textbackslash{}5 \%) & 8 & " in latex(found, columns)
+
+
+def test_names_are_no_formulas_and_no_pages() -> None:
+    own = {"class_path": "my.A", "init_args": {"note": "=HYPERLINK(1)", "page": "<script>alert(1)</script>"}}
+    run = replace(made(0, 0.7, model__fusion=own), message="@SUM(A1)\n# page\n<b>", name="=1+1")
+    found = compare([run, made(0, 0.6, model__fusion=CROSS)])
+    cells = [cell for row in csv.reader(io.StringIO(csv_of(run_values(found)))) for cell in row]
+    assert (
+        "'=1+1" in cells and "'@SUM(A1)\n# page\n<b>" in cells and not any(cell[:1] in "=@" for cell in cells if cell)
+    )
+    page = markdown(found, columns_of(found), notes_of(found), [])
+    assert not re.search(r"(?<!\\)<(script|b)>", page) and "\n# page" not in page
 
 
 def test_csv_keeps_every_digit(written: Path) -> None:

@@ -190,7 +190,7 @@ def test_going_on_refuses(place: str, value, run: Path, capsys) -> None:
 def test_what_only_a_training_has_is_not_built_for_a_model(run: Path, demo: Path) -> None:
     config = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["mbt_lightning"]["config"]
     config["model"] |= dict.fromkeys(("optimizer", "init", "mixup"), harm())
-    config["trainer"] |= dict.fromkeys(("callbacks", "logger", "plugins"), [harm()])
+    config["trainer"] |= {key: [harm()] for key in ("callbacks", "logger", "plugins")}
     file = changed(run, "config", config)
     load_checkpoint(file)
     main(["cost", "--ckpt_path", file])
@@ -256,7 +256,11 @@ def test_an_experiment_file_beside_its_weights(name: str, run: Path, capsys) -> 
 
 def test_an_own_class_in_an_experiment_file_beside_its_weights(run: Path, plugin: str, capsys) -> None:
     changed(run, "config/experiment", "x")
-    overlay = {"ckpt_path": "x.ckpt", "model": {"fusion": f"{plugin}.Mine"}, "data": {"inputs": {"rgb": {"frame_size": 32}}}}
+    overlay = {
+        "ckpt_path": "x.ckpt",
+        "model": {"fusion": f"{plugin}.Mine"},
+        "data": {"inputs": {"rgb": {"frame_size": 32}}},
+    }
     Path("experiment.yaml").write_text(yaml.safe_dump(overlay))
     assert f"--trust {plugin}" in line_of(capsys, "cost", "--config", "experiment.yaml") and is_unharmed()
     Path("own.yaml").write_text(yaml.safe_dump(overlay | {"ckpt_path": str(Path("x.ckpt").absolute())}))

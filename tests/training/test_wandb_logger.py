@@ -17,6 +17,7 @@ from wandb_server import ENTITY, Run, WandbServer
 
 from mbt_lightning.config.settings import flat
 from mbt_lightning.data.demo import DemoSize, demo_manifest
+from mbt_lightning.errors import UserError
 from mbt_lightning.table.wandb_runs import config_of, points_left, state_of
 from mbt_lightning.training.wandb_exit import bounded
 from mbt_lightning.training.wandb_logger import earlier_id, for_wandb, swept
@@ -507,6 +508,9 @@ def test_points_that_nobody_has_begun() -> None:
     sweep = {"method": "grid", "parameters": {"b": {"values": [1, None]}, "a": {"value": "x"}}}
     assert points_left(sweep, [{"a": "x", "b": None, "c": 3}]) == [{"a": "x", "b": 1}]
     assert points_left(sweep | {"method": "random"}, []) == []
+    huge = {"method": "grid", "parameters": {f"p{i}": {"values": list(range(10))} for i in range(12)}}
+    with pytest.raises(UserError, match="1000000000000 points"):
+        points_left(huge, [])
     assert points_left({"method": "grid", "parameters": {"a": {"distribution": "uniform"}}}, []) == []
 
 

@@ -1,9 +1,9 @@
 """Which names a weight file may use: its configuration is foreign data, and building it must not run foreign code.
 
 A class that a configuration names is built, and a function is called. Users' own command lines and files may name
-anything. A weight file, and an experiment file that names weights beside it, may only name classes of this package and
-optimisers of `torch.optim`, each where such a class is expected; any other module must be trusted explicitly. Nothing is
-imported before its name has been accepted.
+anything. A weight file, and an experiment file that names weights beside it, may only name classes of this package
+and optimisers of `torch.optim`, each where such a class is expected; any other module must be trusted explicitly.
+Nothing is imported before its name has been accepted.
 """
 
 from __future__ import annotations
