@@ -48,7 +48,7 @@ def make(folder: Path, number: int) -> None:
     import yaml
 
     parser = build_parser("fit")
-    settings = flat(as_plain(parser, parse(parser, expand(["fit", "--config", str(EXPERIMENT)])[1:])))
+    settings = flat(as_plain(parser, parse(parser, expand("fit", ["--config", str(EXPERIMENT)]))))
     chance = random.Random(0)
     layers, windows, widths = range(0, 12, 2), (0.8, 1.2, 1.6, 2.4, 3.2), (32, 48, 64, 96)
     points = itertools.product(range(3), widths, windows, layers, FUSIONS)

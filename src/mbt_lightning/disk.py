@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]+(e[+-]?\d+)?$)", re.IGNORECASE)
+"""The start of what a spreadsheet would compute; a number with its sign is none."""
 
 KEPT_SECONDS = 30 * 86_400
 """Cached files not used for this long are deleted."""
@@ -53,6 +57,11 @@ def write_text(path: Path, text: str, sync: bool = False) -> None:
     """Write a text file in UTF-8, see `replacing`."""
     with replacing(path, sync) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def csv_text(text: str) -> str:
+    """Text as a cell of CSV: what a spreadsheet would compute as a formula starts with an apostrophe (OWASP)."""
+    return f"'{text}" if FORMULA.match(text) else text
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -71,6 +71,12 @@ WRONG = {
     "lr": (["--lr", "0.1"], "did you mean 'model.optimizer.init_args.lr'?"),
     "epochs": (["--epochs", "3"], "did you mean 'trainer.max_epochs'?"),
     "batch": (["--batch_size", "3"], "did you mean 'data.batch_size'?"),
+    "no such test split": (["--data.test_split", "dev"], "split 'dev' has no clips; the manifest's splits are: train"),
+    "no such modality": (
+        ["--data.inputs.rbg.num_frames", "4"],
+        "data.inputs.rbg: there is no modality 'rbg'; did you mean 'rgb'?; a new one needs a class_path",
+    ),
+    "learning rate": (["--model.optimizer.lr", "-1"], "model.optimizer: Invalid learning rate: -1"),
     "no such split": (["--data.val_split", "dev"], "split 'dev' has no clips; the manifest's splits are: train (1024)"),
     "nothing to resume": (["--ckpt_path", "last"], "--ckpt_path last: no run of experiment 'bottleneck_b4_lf8'"),
 }

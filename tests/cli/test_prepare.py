@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from media import Recipe, write_clip
+from package import defined
 from paths import EXPERIMENTS
 
 from mbt_lightning.cli.main import main
 from mbt_lightning.data.manifest.manifest import read_manifest
 from mbt_lightning.datasets import DATASETS
+from mbt_lightning.datasets.base import DataSet
 
 IDS = ["--aaSYNTH00", "00012345678", "1234567e890", "aa_SYNTH-03"]
 """YouTube ids like an option, with leading zeros, like a number, and with what names are split at."""
@@ -215,6 +217,8 @@ def lay_out(clips) -> Callable[..., None]:
 def test_every_data_set_has_a_miniature() -> None:
     missing = sorted(DATASETS.keys() - SETS.keys())
     assert not missing, f"add {', '.join(missing)} to SETS in {__file__}"
+    unlisted = {kind.__name__ for kind in defined(DataSet) - {type(dataset) for dataset in DATASETS.values()}}
+    assert unlisted <= {"KineticsBase"}, f"add {unlisted} to DATASETS in datasets/__init__.py"
 
 
 @pytest.mark.parametrize("dataset", SETS)

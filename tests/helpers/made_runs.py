@@ -96,7 +96,7 @@ def gflops_of(config: dict) -> tuple[float, float | None]:
 def summary_of(config: dict, score: float, **parts) -> dict:
     """A summary with this fused score; relations are harder, and each modality alone is worse."""
     scores = {
-        f"{m}/mAP{group}": score - loss - below
+        f"{m}/mAP{group}": min(1.0, max(0.0, score - loss - below))
         for m, loss in {**{m: 0.1 for m in config["model"]["modalities"]}, "fused": 0.0}.items()
         for group, below in {"": 0.0, "/video": -0.02, "/relation": 0.08}.items()
     }

@@ -1,10 +1,11 @@
 """Runs with equal settings that are no equal trainings: none is averaged with the others in silence."""
 
 import pytest
-from made_runs import made, notes, summary_of
+from made_runs import made, notes
 
 from mbt_lightning.runs.read import Run
 from mbt_lightning.table.compare import Comparison, compare
+from mbt_lightning.table.run_frame import key_of
 
 
 def reasons(found: Comparison) -> dict[str, dict[str, tuple[str, str]]]:
@@ -73,7 +74,11 @@ def test_a_changed_or_continued_training_is_a_point_apart() -> None:
 
 @pytest.mark.parametrize(
     ("parts", "why"),
-    [({"test": {"score": 1.3}}, "its score is 1.3, not from 0 to 1"), ({"fit": {}}, "its summary has no training")],
+    [
+        ({"test": {"score": 1.3}}, "its score is 1.3, not from 0 to 1"),
+        ({"test": {"score": 0.7, "fused/AUC": 1.7}}, "its fused/AUC is 1.7, not from 0 to 1"),
+        ({"fit": {}}, "its summary has no training"),
+    ],
 )
 def test_an_impossible_score_is_none(parts: dict, why: str) -> None:
     run = made(0, parts=parts)
@@ -95,5 +100,22 @@ def test_commits_of_every_part_are_listed() -> None:
 
 
 def test_coverage_is_of_what_was_tested() -> None:
-    parts = {"test": summary_of(made().config, 0.7)["test"] | {"clips": 96.0, "coverage": 96 / 512}}
-    assert compare([made(0, parts=parts)]).points[0].test_coverage == 96 / 512
+    assert compare([made(0, parts={"test_coverage": 96 / 512})]).points[0].test_coverage == 96 / 512
+
+
+def test_processes_are_those_of_all_parts_of_a_training() -> None:
+    resumed = made(2, 0.72, parts={"provenance": {"fit": [{"processes": 1}, {"processes": 2}]}})
+    found = compare([made(0, 0.7, parts={"processes": 1}), made(1, 0.71, parts={"processes": 1}), resumed])
+    assert reasons(found) == {"run-0.72-2": {"processes": ("1 then 2", "1")}}
+
+
+def test_of_a_run_and_its_copy_the_one_with_the_runs_own_name_counts() -> None:
+    fit = {"epochs": 8, "steps": 256, "finished": True, "training_seconds": 61.2345, "clips_per_second": 12.345}
+    original = made(0, 0.7, parts={"fit": fit, "run": "run-0.7-0"})
+    copy = Run("a_copy", "runs/a_copy", "finished", original.config | {"seed_everything": 5}, original.summary)
+    assert list(reasons(compare([copy, original]))) == ["a_copy"]
+
+
+def test_a_modalitys_setting_is_the_same_in_its_short_form() -> None:
+    assert key_of("data.inputs.rgb.num_frames") == key_of("data.inputs.rgb.init_args.num_frames")
+    assert key_of("data.inputs.rgb.class_path") == "data.inputs.rgb.class_path"

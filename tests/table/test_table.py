@@ -273,7 +273,7 @@ class TestSweep:
         places = [json.dumps(place) for point in found.points for place in point.places]
         wanted = {json.dumps({k: v for k, v in p["values"].items() if k != "seed_everything"}) for p in plan.points}
         assert len(places) == len(set(places)) and set(places) == wanted
-        assert notes(found, "Rows that are several points").endswith(
+        assert notes(found, "Rows that stand for several points").endswith(
             "model.fusion Bottleneck or CrossAttention or JointSelfAttention; model.fusion_layer 12."
         )
 
@@ -282,7 +282,7 @@ class TestSweep:
         values.append({"model.fusion_layer": 24, "model.share_encoder": True})
         make_plan(tmp_path / "s", [(v | {"seed_everything": 0}, "t") for v in values], {"t": configuration()})
         make_run(tmp_path / "s/t")
-        assert notes(compared(tmp_path), "Rows that are several points").endswith(
+        assert notes(compared(tmp_path), "Rows that stand for several points").endswith(
             "model.fusion_layer 12; model.share_encoder yes | model.fusion_layer 12; model.share_encoder no | "
             "model.fusion_layer 24; model.share_encoder yes."
         )

@@ -15,7 +15,7 @@ from mbt_lightning.config.merge import Layer, merge, undotted
 from mbt_lightning.config.settings import flat, is_under, nested, without_unused
 from mbt_lightning.config.upgrade import new_name, old_names, upgrade
 from mbt_lightning.config.yaml_files import as_text, is_text, parsed, read_yaml, split_equals, with_bases
-from mbt_lightning.errors import UserError, abbreviate
+from mbt_lightning.errors import UserError, abbreviate, did_you_mean
 from mbt_lightning.process import rank
 from mbt_lightning.runs.folder import find_checkpoint
 from mbt_lightning.training.checkpoint import StoredCheckpoint
@@ -131,9 +131,22 @@ def expand(subcommand: str, arguments: Sequence[str]) -> CommandLine:
         options = [*without_option("--ckpt_path", options), "--ckpt_path", str(stored) if stored else "null"]
     merged_options, options = take_merged(options)
     layers = [Layer("the defaults", DEFAULTS), *first, *files, *merged_options]
-    config = without_unused(merge(layers))
+    config = merge(layers)
+    check_modalities(config)
+    config = without_unused(config)
     config.pop("base", None)
     return CommandLine(["--config", as_text(config), *options], layers, options, config, stored)
+
+
+def check_modalities(config: Mapping[str, Any]) -> None:
+    """Refuse settings of a modality that does not exist: with a misspelt name they would have no effect."""
+    inputs = config["data"]["inputs"]
+    known = [name for name, value in inputs.items() if not isinstance(value, Mapping) or "class_path" in value]
+    for place, names in {"data.inputs": inputs, "model.patches": config["model"].get("patches") or {}}.items():
+        for name in names:
+            if name not in known:
+                hint = did_you_mean(str(name), known)
+                raise UserError(f"{place}.{name}: there is no modality {name!r}{hint}; a new one needs a class_path")
 
 
 def find_stored(chosen: str, runs: Path, experiment: str) -> StoredCheckpoint:

@@ -161,6 +161,10 @@ def complete(run: Run) -> None:
     settings = run.settings
     settings.base = None  # the files have been read
     settings.experiment = settings.experiment or "default"
+    if Path(settings.experiment).is_absolute() or ".." in Path(settings.experiment).parts:
+        raise UserError(
+            f"experiment is {settings.experiment!r}: it names a folder inside {run.runs}; give a plain name"
+        )
     if run.subcommand in ("validate", "test"):
         settings.verbose = False
     if run.subcommand == "predict":
@@ -318,6 +322,8 @@ def print_start(run: Run) -> None:
     is_first = run.trainer.is_global_zero
     if is_first:
         run.data.clips("fit")  # a split without clips is refused here, before anything is written
+        if run.data.test_split != "test":  # the default, which need not exist
+            run.data.clips("test")
         network, spec = run.model.network, run.model.spec
         shapes = ", ".join(f"{m} {'x'.join(map(str, shape))}" for m, shape in spec.inputs.items())
         print(f"data: {run.data.manifest.path} ({len(spec.classes)} classes; {shapes})")
@@ -340,6 +346,8 @@ def print_start(run: Run) -> None:
             split = run.data.val_split
             reason = f"there is no split {split!r} to validate on" if split else "no split is validated on"
             print(f"{reason}: the last checkpoint counts as the best")
+        if not run.data.manifest.splits.get(run.data.test_split):
+            print(f"there is no split {run.data.test_split!r} to test on: the run will have no score")
 
 
 def print_scales(run: Run) -> None:

@@ -128,7 +128,7 @@ def build_parser(*subcommands: str) -> Parser:
     parser.add_class_arguments(AudioVisualData, "data", skip={"modalities"}, **groups)
     parser.add_argument("--experiment", type=str | None, help="Name of the experiment; default: of its files.")
     parser.add_argument("--base", type=str | None, help="In a file: the file that it builds on.")
-    parser.add_argument("--runs", type=str, default="runs", help="Folder that all runs' folders lie in.")
+    parser.add_argument("--runs", type=str, default="runs", help="Folder that contains all runs.")
     added: set[str] = set()
     for name in subcommands:
         skip = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders", *added}

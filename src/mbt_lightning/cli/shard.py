@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from mbt_lightning.cli.parser import Parser
-from mbt_lightning.data.manifest.formats import READERS, ManifestRow, to_list
+from mbt_lightning.data.manifest.formats import READERS, ManifestRow, to_list, warn_of_own_columns
 from mbt_lightning.data.manifest.manifest import Manifest, read_manifest, write_manifest
 from mbt_lightning.data.records import Example
 from mbt_lightning.data.sharding.chunks import Chunks, Loose, Place
@@ -86,6 +86,7 @@ def shard(
     source, folder = read_manifest(manifest, media_root, classes), Path(out)
     if (store := source.metadata.get("store", Place.store)) != Place.store:
         raise UserError(f"{source.path}: its clips are already {store}; give the manifest that they were made from")
+    warn_of_own_columns(source.path)
     target = Target(fps, short_side, sample_rate, crf, jpeg_quality)
     options = {"format": format, "source": str(source.path.resolve()), "source_hash": source.digest, **asdict(target)}
     try:

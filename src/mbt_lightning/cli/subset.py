@@ -16,7 +16,14 @@ from rich.table import Table
 
 from mbt_lightning.cli.parser import Parser, tool_parser
 from mbt_lightning.data.balanced_subset import choose_balanced, list_hash, seeded_order
-from mbt_lightning.data.manifest.formats import READERS, ManifestRow, check_suffix, check_text, to_list
+from mbt_lightning.data.manifest.formats import (
+    READERS,
+    ManifestRow,
+    check_suffix,
+    check_text,
+    to_list,
+    warn_of_own_columns,
+)
 from mbt_lightning.data.manifest.manifest import Manifest, read_manifest, relative, write_manifest
 from mbt_lightning.errors import UserError
 
@@ -74,6 +81,7 @@ def subset(
     if (ids is None) == (num_clips is None):
         raise UserError("which training clips? Give either --ids FILE or --num_clips N")
     full = read_manifest(source, media_root, classes)
+    warn_of_own_columns(source)
     part = draw(full, num_clips, seed) if num_clips is not None else look_up(full, Path(str(ids)))
 
     moved = source.parent if media_root is None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 import yaml
 
 from mbt_lightning.errors import UserError, did_you_mean, one_line
+
+MOST_VALUES = 1_000_000
+"""More values than any configuration has."""
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -63,11 +67,34 @@ def parsed(text: str, source: str) -> Any:
     loader = StrictLoader(text)
     loader.name = source
     try:
-        return loader.get_single_data()
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: not YAML: {one_line(error)}") from None
+        content = loader.get_single_data()
+        refuse_bombs(content)
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(error)
+        raise UserError(f"{source}: not YAML: {reason}") from None
     finally:
         loader.dispose()
+    return content
+
+
+def refuse_bombs(content: Any) -> None:
+    """Refuse a short text that stands for a huge one: anchors that are repeated within each other, or in themselves.
+
+    Raises:
+        yaml.YAMLError: written out, it would have more than `MOST_VALUES` values.
+    """
+    counts: dict[int, float] = {}
+
+    def count(value: Any) -> float:
+        if not isinstance(value, dict | list):
+            return 1
+        if id(value) not in counts:
+            counts[id(value)] = math.inf  # until it is known: a value inside itself never ends
+            counts[id(value)] = 1 + sum(map(count, value.values() if isinstance(value, dict) else value))
+        return counts[id(value)]
+
+    if count(content) > MOST_VALUES:
+        raise yaml.YAMLError(f"written out, its repeated anchors make more than {MOST_VALUES} values")
 
 
 def as_text(config: Mapping[str, Any]) -> str:

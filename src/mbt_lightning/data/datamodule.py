@@ -230,6 +230,11 @@ class AudioVisualData(L.LightningDataModule):
         if len(batch):
             batch.inputs = {m: modality.make(batch, generator) for m, modality in self.inputs.items()}
             batch.content = {}
+            for m, x in batch.inputs.items():
+                if tuple(x.shape[1:]) != tuple(self.shapes[m]):
+                    raise UserError(
+                        f"modality {m!r}: shape() is {self.shapes[m]}, but make() gave {tuple(x.shape[1:])}"
+                    )
         return batch
 
 

@@ -171,7 +171,7 @@ class ColumnModality(Modality, Stream):
         """What `load` returns; its errors count against the clip."""
         path = window.example.file(self.column)
         if path is None:
-            raise ClipError(window.example.clip_id, f"the manifest's column {self.column} names nothing for this clip")
+            raise ClipError(window.example.clip_id, f"column {self.column} of the manifest is empty for this clip")
         try:
             return self.load(path, window)
         except (ClipError, UserError):

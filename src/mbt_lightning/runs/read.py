@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import math
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any, TypeGuard
 import yaml
 
 from mbt_lightning.config.upgrade import upgrade
+from mbt_lightning.config.yaml_files import refuse_bombs
 from mbt_lightning.errors import UserError
 from mbt_lightning.process import is_running
 from mbt_lightning.runs.diverged import divergence
@@ -29,6 +31,9 @@ Curves = dict[str, list[tuple[int, float]]]
 
 FILES = ("config.yaml", "state.json", "summary.json")
 """The files by which a run's folder is recognised."""
+
+FRACTION = re.compile(r"^score$|/(mAP|AUC|\w*top\d)(/|$)")
+"""Names of scores that are from 0 to 1."""
 
 REPAIR_HINT = "repair it, or move the run away"
 
@@ -77,9 +82,9 @@ class Run:
     @property
     def flaw(self) -> str:
         """Why its score cannot be trusted, in one line; empty if there is no reason not to."""
-        score = self.test.get("score")
-        if is_finite(score) and not 0 <= score <= 1:
-            return f"its score is {score:g}, not from 0 to 1"
+        for name, score in self.test.items():
+            if FRACTION.search(name) and is_finite(score) and not 0 <= score <= 1:
+                return f"its {name} is {score:g}, not from 0 to 1"
         if self.test and self.is_training and not part_of(self.summary, "fit").get("steps"):
             return "its summary has no training"
         return divergence(self.test)
@@ -105,7 +110,9 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: a file that cannot be read.
     """
-    config = upgrade(read_yaml(folder / "config.yaml"))
+    config = read_yaml(folder / "config.yaml")
+    if all(isinstance(config.get(part, {}), dict) for part in ("model", "data", "trainer")):
+        config = upgrade(config)
     summary, state = read_json(folder / "summary.json"), read_json(folder / "state.json")
     name, message = state_of(summary, state)
     check_summary(folder / "summary.json", summary)
@@ -191,7 +198,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if PyYAML was built with it
     try:
         content = yaml.load(read_text(path), loader)
-    except yaml.YAMLError as error:
+        refuse_bombs(content)
+    except (yaml.YAMLError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise UserError(f"{path}: is not YAML ({problem}); {REPAIR_HINT}") from None
     return content if isinstance(content, dict) else {}

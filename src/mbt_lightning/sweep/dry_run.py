@@ -61,7 +61,7 @@ def print_estimate(planner: Planner, workers: int, rate: float | None) -> None:
         )
     Console().print(table)
     print(
-        "points: how many points of the sweep are this one experiment\n"
+        "points: number of sweep points that are this experiment\n"
         "GFLOPs: billions of multiply-adds of a clip's forward pass; training takes three times that for every clip"
     )
     if rate is None:

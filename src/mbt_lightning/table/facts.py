@@ -20,7 +20,6 @@ FACTS = {
     "training clips": ("summary", "data.clips.train"),
     "tested clips": ("test", "clips"),
     "parameters": ("summary", "parameters"),
-    "processes": ("summary", "processes"),
 }
 """Names of what runs of one point must have in common, and their columns in the frame of all runs."""
 
@@ -47,14 +46,24 @@ def trained_otherwise(
         for name, column in FACTS.items():
             if column not in frame or (choose_steps and name == "optimiser steps"):
                 continue
-            values = frame.loc[rows, column].dropna().to_dict()
-            # The most frequent value; of equally frequent ones the largest: it is more likely to be the whole.
-            counts = Counter(values.values())
-            usual = max(counts, key=lambda value: (counts[value], value), default=None)
-            for row, value in values.items():
-                if value != usual:
-                    found.setdefault(row, {})[name] = (f"{value:g}", f"{usual:g}")
+            add_unusual(name, {row: f"{value:.12g}" for row, value in frame.loc[rows, column].dropna().items()}, found)
+        add_unusual("processes", {row: known for row in rows if (known := processes_of(runs[row]))}, found)
     return found
+
+
+def add_unusual(name: str, values: Mapping[int, str], found: dict[int, Gaps]) -> None:
+    """Add the runs that have another value than most; of equally frequent ones the largest counts as usual."""
+    counts = Counter(values.values())
+    usual = max(counts, key=lambda value: (counts[value], len(value), value), default="")
+    for row, value in values.items():
+        if value != usual:
+            found.setdefault(row, {})[name] = (value, usual)
+
+
+def processes_of(run: Run) -> str:
+    """The numbers of processes that a run was trained by, one after the other; empty if unknown."""
+    parts = part_of(run.summary, "provenance").get("fit") or [run.summary]
+    return " then ".join(dict.fromkeys(str(part["processes"]) for part in parts if part.get("processes")))
 
 
 def stops_early(run: Run) -> bool:
@@ -68,7 +77,7 @@ def copies(runs: Sequence[Run], settings: Mapping[int, Settings]) -> dict[int, G
     """Runs with the scores and the training time of another one, to the last digit, but another configuration."""
     first: dict[str, int] = {}
     found: dict[int, Gaps] = {}
-    for row in sorted(settings, key=lambda row: (runs[row].ended, runs[row].source)):
+    for row in sorted(settings, key=lambda row: (is_renamed(runs[row]), runs[row].ended, runs[row].source)):
         fit: Mapping[str, Any] = part_of(runs[row].summary, "fit")
         if not fit.get("clips_per_second"):
             continue
@@ -76,3 +85,8 @@ def copies(runs: Sequence[Run], settings: Mapping[int, Settings]) -> dict[int, G
         if known != row and runs[known].config != runs[row].config:
             found[row] = {"scores and training time": (f"those of {runs[known].source}", "each run's own")}
     return found
+
+
+def is_renamed(run: Run) -> bool:
+    """Whether a run's folder has another name than the run had, as a copy's has."""
+    return run.summary.get("run", run.name) != run.name

@@ -35,7 +35,7 @@ def notes_of(found: Comparison) -> list[Section]:
     sections = [
         Section("How to read this table", reading(found)),
         Section("Paired comparisons", comparisons(found)),
-        Section("Rows that are several points of the sweep", same_points(found)),
+        Section("Rows that stand for several points of the sweep", same_points(found)),
         Section("Runs without a score", [line for point in found.points for line in unscored(found, point)]),
         Section("Duplicates: settings and seed of another run", duplicates(found)),
         Section("Excluded: settings or training differ beyond what is swept", excluded(found)),

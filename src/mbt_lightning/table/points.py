@@ -115,7 +115,7 @@ class Point:
     @property
     def test_coverage(self) -> float | None:
         """The least part of the official clips of the test split that one of its runs was tested on."""
-        tested = self.statistic("test/coverage", "min")
+        tested = self.statistic("summary/test_coverage", "min")
         return self.coverage(self.config["data"].get("test_split") or "test") if tested is None else tested
 
 

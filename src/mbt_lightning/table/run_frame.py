@@ -26,9 +26,12 @@ PARTS_OF_NAME = {"data.inputs.": 5, "model.patches.": 3}
 
 @cache
 def key_of(name: str) -> str:
-    """The setting that a dotted name belongs to."""
+    """The setting that a dotted name belongs to; a modality's setting may be given without `init_args`."""
+    names = name.split(".")
+    if name.startswith("data.inputs.") and len(names) > 3 and names[3] not in ("class_path", "init_args"):
+        names.insert(3, "init_args")
     parts = next((n for start, n in PARTS_OF_NAME.items() if name.startswith(start)), 2)
-    return ".".join(name.split(".")[:parts])
+    return ".".join(names[:parts])
 
 
 def settings_of(run: Run, identity: Settings, hashes: Mapping[str, str]) -> Settings:

@@ -6,10 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mbt_lightning.disk import csv_text
 from mbt_lightning.table.columns import Column, shown_frame
 from mbt_lightning.table.compare import Comparison
 from mbt_lightning.table.notes import Section
@@ -153,8 +155,13 @@ def latex(found: Comparison, columns: Sequence[Column]) -> str:
 
 
 def csv(frame: pd.DataFrame) -> str:
-    """A frame as CSV; what is unknown is empty, floats keep all their digits."""
-    return frame.to_csv(index=False, lineterminator="\n")
+    """A frame as CSV; what is unknown is empty, floats keep all their digits, no text is a formula."""
+    safe = frame.rename(columns=csv_text)
+    for place, kind in enumerate(frame.dtypes):
+        if kind.kind == "O":  # a column of numbers keeps its type
+            cells = [csv_text(cell) if isinstance(cell, str) else cell for cell in frame.iloc[:, place]]
+            safe.isetitem(place, np.array([*cells, None], dtype=object)[:-1])
+    return safe.to_csv(index=False, lineterminator="\n")
 
 
 RUN_NUMBERS = {

@@ -119,7 +119,7 @@ def last_good(trainer: L.Trainer) -> str:
     for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         if is_good(path):
             return f"the last good checkpoint is {path}"
-    return "it has no good checkpoint"
+    return "no checkpoint with finite weights was saved"
 
 
 def is_good(path: Path) -> bool:

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from mbt_lightning.data.mixup import Mixup
 from mbt_lightning.data.records import Batch, DataSpec
 from mbt_lightning.data.sampling import chance
-from mbt_lightning.errors import UserError
+from mbt_lightning.errors import UserError, one_line
 from mbt_lightning.model.mbt import MBT, fuse
 from mbt_lightning.model.pretrained.init import Init, Report
 from mbt_lightning.model.tokens import PatchTokens
@@ -261,7 +261,10 @@ class AudioVisualClassifier(L.LightningModule):
             {"params": [p for p in self.network.parameters() if id(p) in decayed]},
             {"params": [p for p in self.network.parameters() if id(p) not in decayed], "weight_decay": 0.0},
         ]
-        optimizer = self.optimizer(groups)
+        try:
+            optimizer = self.optimizer(groups)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"model.optimizer: {one_line(error)}") from error
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
             raise UserError("the schedule needs an end: set trainer.max_epochs or trainer.max_steps")

@@ -134,7 +134,7 @@ class RunRecorder(L.Callback):
         if trainer.is_global_zero:
             test = numbers(trainer, "test/")
             _, official = trainer.datamodule.manifest.coverage[trainer.datamodule.test_split]
-            self.write(trainer, pl_module, {"test": test | {"coverage": test["clips"] / official}})
+            self.write(trainer, pl_module, {"test": test, "test_coverage": test["clips"] / official})
 
     def on_validation_end(self, trainer, pl_module) -> None:
         """Save the scores of `mbt validate`."""
@@ -157,8 +157,9 @@ class RunRecorder(L.Callback):
             "versions": versions(),
             "git_commit": git_commit(),
         }
-        provenance = summary.setdefault("provenance", {})
-        for name in part:
+        old = {name: summary[name] for name in here if name in summary}
+        provenance = summary.setdefault("provenance", {"fit": [old]} if "fit" in summary and old else {})
+        for name in part.keys() & {"fit", "val", "test"}:
             if here not in provenance.setdefault(name, []):
                 provenance[name].append(here)
         summary |= provenance.get("fit", [here])[0]

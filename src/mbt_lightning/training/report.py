@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from mbt_lightning.disk import csv_text
 from mbt_lightning.runs.diverged import NON_FINITE, divergence
 from mbt_lightning.training.module import AudioVisualClassifier
 from mbt_lightning.training.recorder import numbers
@@ -52,9 +53,9 @@ def print_predictions(trainer: Trainer, model: AudioVisualClassifier, folder: Pa
     table = Table(Column("file", overflow="fold"), *(f"top {k + 1}" for k in range(best.indices.shape[1])))
     with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", *classes])
+        writer.writerow(["file", *map(csv_text, classes)])
         for i, row, values, places in zip(index.tolist(), probabilities, best.values, best.indices, strict=True):
-            writer.writerow([examples[i].clip_id, *(f"{p:.6f}" for p in row.tolist())])
+            writer.writerow([csv_text(examples[i].clip_id), *(f"{p:.6f}" for p in row.tolist())])
             table.add_row(
                 escape(names[i]),
                 *(escape(f"{classes[c]} {p:.2f}") for p, c in zip(values.tolist(), places.tolist(), strict=True)),

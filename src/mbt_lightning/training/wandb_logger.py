@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -128,7 +129,9 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.carefully(lambda: WandbLogger.log_metrics(self, metrics, step))
+        """Send the finite values: JSON has no NaN, which a class without positives has for a score."""
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        self.carefully(lambda: WandbLogger.log_metrics(self, finite, step))
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: `describe` has sent the whole configuration."""

@@ -327,6 +327,23 @@ def to_list(cells: pa.Array | pa.ChunkedArray) -> list:
     return cells.to_numpy(**kwargs).tolist()
 
 
+def own_columns(path: Path) -> list[str]:
+    """The columns of a manifest that are the user's own, which tools that write a new manifest do not copy."""
+    if path.suffix == ".parquet":
+        names = pq.read_schema(path).names
+    else:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            line = file.readline()
+        names = next(csv.reader([line]), []) if path.suffix == ".csv" else list(parse_json(line))
+    return [name for name in names if name not in COLUMNS.names]
+
+
+def warn_of_own_columns(path: Path) -> None:
+    """Print which columns of a manifest a new one will not have."""
+    if names := own_columns(path):
+        print(f"warning: {path}: columns of your own are not copied: {', '.join(names)}; add them again by clip_id")
+
+
 def check_suffix(path: Path) -> None:
     if path.suffix not in READERS:
         raise UserError(f"{path}: a manifest ends in {', '.join(READERS)}, not {path.suffix!r}")
