@@ -183,7 +183,7 @@ def is_running(process: Mapping[str, Any]) -> bool:
         return process["start"] is not None and start_of(pid) == process["start"]
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # another user's
         return True

@@ -76,7 +76,6 @@ WRONG = {
         ["--data.inputs.rbg.num_frames", "4"],
         "data.inputs.rbg: there is no modality 'rbg'; did you mean 'rgb'?; a new one needs a class_path",
     ),
-    "learning rate": (["--model.optimizer.lr", "-1"], "model.optimizer: Invalid learning rate: -1"),
     "no such split": (["--data.val_split", "dev"], "split 'dev' has no clips; the manifest's splits are: train (1024)"),
     "nothing to resume": (["--ckpt_path", "last"], "--ckpt_path last: no run of experiment 'bottleneck_b4_lf8'"),
 }
@@ -112,6 +111,12 @@ def test_a_wrong_file_is_refused_in_one_line(
     (tmp_path / "wrong.yaml").write_text(content)
     line = refusal(capsys, "fit", "--config", POINT, "--config", str(tmp_path / "wrong.yaml"), "--runs", str(tmp_path))
     assert text in line and str(tmp_path) in line, "the message names the file"
+
+
+def test_settings_that_the_optimiser_refuses(manifest: Path, tmp_path: Path, capsys) -> None:
+    line = refusal(capsys, "fit", *tiny(manifest, tmp_path, "--model.optimizer.lr", "-1"))
+    assert "model.optimizer: Invalid learning rate: -1" in line
+    assert json.loads(next(tmp_path.glob("*/*/state.json")).read_text())["state"] == "failed"
 
 
 def test_a_prediction_checks_its_files_first(finished: Path, tmp_path: Path, capsys) -> None:

@@ -8,11 +8,13 @@ from paths import EXPERIMENTS
 from program import Program
 
 from mbt_lightning.config.settings import (
+    OF_SEVERAL_MODALITIES,
     RUNTIME_ONLY,
     depth_of,
     fingerprint,
     flat,
     identity_settings,
+    is_late,
     is_under,
     may_be_absent,
     nested,
@@ -125,13 +127,22 @@ def another(value):
 
 
 def test_another_value_of_any_setting_is_another_experiment() -> None:
-    """All settings of the program, but those that are named as without effect on a score."""
-    settings = Program().resolve(str(EXPERIMENTS / "bottleneck_b4_lf8.yaml"))
-    same = fingerprint(nested(settings))
-    assert len(settings) > 100
-    for name, value in settings.items():
-        is_another = fingerprint(nested(settings | {name: another(value)})) != same
-        assert is_another != is_under(name, RUNTIME_ONLY), name
+    """All settings of every experiment, but those that are named as without effect on a score."""
+    program = Program()
+    for file in sorted(EXPERIMENTS.glob("*.yaml")) + sorted((EXPERIMENTS / "recipes").glob("*.yaml")):
+        settings = program.resolve(str(file))
+        config = nested(settings)
+        same = fingerprint(config)
+        without = list(RUNTIME_ONLY)
+        if len(config["model"]["modalities"]) == 1:
+            without += OF_SEVERAL_MODALITIES
+        elif is_late(config):
+            without.append("model.fusion")
+        assert len(settings) > 100
+        for name, value in settings.items():
+            other = "ti" if value == "b" else another(value)  # an encoder's size is one of a few
+            is_another = fingerprint(nested(settings | {name: other})) != same
+            assert is_another != is_under(name, without), (file.name, name)
 
 
 def test_a_third_modality_is_told_by_its_settings() -> None:

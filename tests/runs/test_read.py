@@ -111,6 +111,10 @@ def test_configurations_of_version_0_1_are_upgraded(tmp_path: Path) -> None:
         ("state.json", '"\udcff"', "is not UTF-8 text"),
         ("state.json", "", "is not JSON"),
         ("summary.json", None, "cannot be read (Is a directory)"),
+        ("summary.json", '{"data": 3}', "data is 3, not a JSON object"),
+        ("summary.json", '{"data": {"clips": [4]}}', "data.clips is [4], not a JSON object"),
+        ("summary.json", '{"versions": "2"}', "versions is '2', not a JSON object"),
+        ("summary.json", '{"provenance": {"fit": [{}, 3]}}', "provenance.fit is not a list of JSON objects"),
     ],
 )
 def test_a_broken_file_is_named(file: str, content: str | None, problem: str, tmp_path: Path) -> None:

@@ -203,6 +203,11 @@ def test_a_damaged_file_of_an_attempt_costs_that_attempt_only(name: str, content
     assert Ledger(ledger.folder).status("trial0").name == "done"
 
 
+def test_a_process_id_that_no_machine_has_is_not_running() -> None:
+    for pid in (10**30, 0, -1, "1", None):
+        assert not is_running({"pid": pid})
+
+
 def test_foreign_names_among_the_attempts_are_left_alone(ledger: Ledger) -> None:
     ledger.claim("trial0", after=0).end("failed", 2, "boom")
     for name in ("²3.json", "0.json", "-1.json", "1.json.bak", "x.json", "99999999999999999999.json"):
@@ -230,6 +235,7 @@ def test_a_file_where_a_folder_belongs_is_named(ledger: Ledger) -> None:
         b'{"points": [{"values": {}, "trial": []}], "trials": {"a": {}}}',
         b'{"points": [], "trials": {"../../x": {}}}',
         b'{"points": [], "trials": {"a": null}}',
+        b'{"points": [], "trials": {"a": {"settings": [3]}}}',
     ],
 )
 def test_a_damaged_plan_is_named(content: bytes, ledger: Ledger) -> None:

@@ -467,3 +467,6 @@ def test_scores_are_read_by_the_metrics_name(tmp_path: Path) -> None:
     assert score_of(tmp_path, "val/loss", "minimize") == 1
     assert score_of(tmp_path, "test/nothing", "maximize") is None
     assert score_of(tmp_path / "nowhere", "val/score", "maximize") is None
+    for damaged in ('{"test": {"score": "0.5"}}', '{"test": {"score": NaN}}', '{"test": 3}', '{"a":' * 100_000):
+        (tmp_path / "summary.json").write_text(damaged)
+        assert score_of(tmp_path, "test/score", "maximize") is None

@@ -1,11 +1,12 @@
 """Paired comparisons of the best points, and which points are Pareto-optimal."""
 
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from made_runs import CROSS, cells, made, notes
+from made_runs import CROSS, STRATEGIES, cells, changed, made, notes
 from scipy.stats import ttest_rel
 
 from mbt_lightning.runs.read import Run
@@ -123,17 +124,46 @@ class NullPoint:
         return dict(enumerate(self.scores.tolist()))
 
 
-def test_where_nothing_differs_a_table_finds_a_difference_in_at_most_one_of_twenty() -> None:
-    """Four strategies at six layers, three seeds each; validation and test share half of their variance."""
+@pytest.mark.parametrize(
+    ("points", "common"),
+    [((1, 1), 0.0), ((6, 1), 0.5), ((6, 1), 1.0), ((6, 1, 1), 0.9), ((6, 6, 6, 6), 0.5)],
+)
+def test_where_nothing_differs_a_table_finds_a_difference_in_at_most_one_of_twenty(
+    points: tuple, common: float
+) -> None:
+    """Strategies with these numbers of points, three seeds each; the common part of validation and test variance."""
     random_ = np.random.default_rng(0)
-    hits = 0
-    for _ in range(2000):
-        shared, val, test = random_.normal(0.5, 0.01, (3, 4, 6, 3))
-        points = [NullPoint(f"s{i}", shared[i, j] + test[i, j], shared[i, j] + val[i, j]) for i, j in np.ndindex(4, 6)]
-        pairs = paired_comparisons(SimpleNamespace(points=points, main="x"))
-        assert len(pairs) == 3
-        hits += any(one.p is not None and one.p < 0.05 for one in pairs)
-    assert hits <= 0.05 * 2000
+    tables, hits = 12_000 // sum(points), 0
+    for _ in range(tables):
+        found = []
+        for kind, number in enumerate(points):
+            for shared, val, test in random_.normal(0, 0.01, (number, 3, 3)):
+                scores = [0.5 + common**0.5 * shared + (1 - common) ** 0.5 * own for own in (test, val)]
+                found.append(NullPoint(f"s{kind}", *scores))
+        pairs = paired_comparisons(SimpleNamespace(points=found, main="x"))
+        assert len(pairs) == len(points) - 1 and all(one.p is not None for one in pairs)
+        hits += any(one.p < 0.05 for one in pairs)
+    assert hits <= 0.05 * tables
+
+
+def test_p_pays_for_every_pair_of_points_that_could_have_been_compared() -> None:
+    """Three points against two of another strategy: six pairs."""
+    random_ = np.random.default_rng(1)
+    found = [NullPoint(kind, random_.normal(0.5, 0.01, 5), random_.normal(0.5, 0.01, 5)) for kind in "aaabb"]
+    (one,) = paired_comparisons(SimpleNamespace(points=found, main="x"))
+    assert one.p == pytest.approx(min(1, 6 * ttest_rel(one.one.scores, one.other.scores).pvalue))
+
+
+def test_a_validation_score_on_the_test_split_is_none() -> None:
+    def run(seed: int, score: float, layer: int, fusion=CROSS) -> Run:
+        fit = {"epochs": 8, "steps": 256, "finished": True, "val_score": score}
+        one = made(seed, score, parts={"fit": fit}, model__fusion=fusion, model__fusion_layer=layer)
+        return replace(one, config=changed(one.config, data__val_split="test"))
+
+    runs = [run(s, 0.6 + layer / 100 + s * s / 100, layer) for s in range(3) for layer in (2, 4)]
+    runs += [run(s, 0.5 + s / 100, 2, STRATEGIES["Bottleneck"]) for s in range(3)]
+    assert only(runs).chosen_by == "test" and only(runs).p is None
+    assert "validation" not in cells(compare(runs))
 
 
 def test_strategies_are_compared_on_the_same_data_only() -> None:

@@ -115,6 +115,7 @@ def read_run(folder: Path) -> Run:
         config = upgrade(config)
     summary, state = read_json(folder / "summary.json"), read_json(folder / "state.json")
     name, message = state_of(summary, state)
+    check_summary(folder / "summary.json", summary)
     path = folder / ("summary.json" if summary else "state.json" if state else "config.yaml")
     curves = partial(read_curves, folder / "metrics.csv")
     return Run(folder.name, str(folder), name, config, summary, message, curves, path.stat().st_mtime)
@@ -136,6 +137,25 @@ def state_of(summary: dict[str, Any], state: dict[str, Any]) -> tuple[str, str]:
     if not summary.get("test"):
         return "stopped", "no test scores"
     return "finished", ""
+
+
+def check_summary(path: Path, summary: dict[str, Any]) -> None:
+    """Refuse a summary whose parts are not what `mbt fit` and `mbt test` write.
+
+    Raises:
+        UserError: with the name of the part.
+    """
+    data = part_of(summary, "data")
+    parts = {name: summary.get(name) for name in ("data", "fit", "test", "machine", "versions", "provenance")}
+    parts |= {f"data.{name}": data.get(name) for name in ("clips", "coverage")}
+    for name, part in parts.items():
+        if not isinstance(part or {}, dict):
+            raise UserError(f"{path}: {name} is {part!r:.60}, not a JSON object; {REPAIR_HINT}")
+    for name, found in part_of(summary, "provenance").items():
+        if not isinstance(found, list) or not all(
+            isinstance(one, dict) and isinstance(one.get("versions") or {}, dict) for one in found
+        ):
+            raise UserError(f"{path}: provenance.{name} is not a list of JSON objects; {REPAIR_HINT}")
 
 
 def part_of(summary: dict[str, Any], name: str) -> dict[str, Any]:

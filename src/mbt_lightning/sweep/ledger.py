@@ -327,8 +327,9 @@ def is_plan(content: Mapping[str, Any]) -> bool:
     trials, points = content.get("trials"), content.get("points")
     if not isinstance(trials, dict) or not isinstance(points, list):
         return False
-    if not all(isinstance(about, dict) and TRIAL.fullmatch(trial) for trial, about in trials.items()):
-        return False
+    for trial, about in trials.items():
+        if not TRIAL.fullmatch(trial) or not isinstance(about, dict) or not isinstance(about.get("settings", {}), dict):
+            return False
     return all(
         isinstance(point, dict)
         and isinstance(point.get("values"), dict)

@@ -19,6 +19,7 @@ import mbt_lightning
 from mbt_lightning.config.settings import fingerprint, flat
 from mbt_lightning.config.yaml_files import files_named
 from mbt_lightning.errors import UserError
+from mbt_lightning.runs.read import is_finite
 from mbt_lightning.sweep.ledger import Ledger, TrialStatus
 from mbt_lightning.sweep.resolved import Resolved
 from mbt_lightning.sweep.sweep_file import SweepFile, command_words, draw, points
@@ -221,9 +222,10 @@ def score_of(folder: Path, metric: str, goal: str) -> float | None:
     part, _, name = metric.partition("/")
     try:
         if part == "test":
-            return json.loads((folder / "summary.json").read_text())["test"][name]
-        with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-            values = [float(row[metric]) for row in csv.DictReader(file) if row.get(metric)]
-        return (max if goal == "maximize" else min)(values, default=None)
-    except (OSError, ValueError, KeyError, TypeError):
+            values = [json.loads((folder / "summary.json").read_text())["test"][name]]
+        else:
+            with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+                values = [float(row[metric]) for row in csv.DictReader(file) if row.get(metric)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    return (max if goal == "maximize" else min)(filter(is_finite, values), default=None)

@@ -242,7 +242,7 @@ def known_hashes(runs: Iterable[Run]) -> dict[str, str]:
     found: dict[str, set[str]] = defaultdict(set)
     for run in runs:
         if digest := (run.summary.get("data") or {}).get("hash"):
-            found[str((run.config.get("data") or {}).get("manifest"))].add(digest)
+            found[str((run.config.get("data") or {}).get("manifest"))].add(str(digest))
     return {path: next(iter(digests)) for path, digests in found.items() if len(digests) == 1}
 
 

@@ -100,7 +100,7 @@ def mixed_code(runs: Iterable[Run]) -> list[str]:
     for run in runs:
         for environment in environments(run):
             for name, version in (environment.get("versions") or {}).items():
-                versions[name].add(version)
+                versions[name].add(str(version))
     mixed = [f"{name} {', '.join(sorted(found))}" for name, found in versions.items() if len(found) > 1]
     lines += [f"The runs used several versions: {'; '.join(mixed)}."] if mixed else []
     machines = Counter(machine_of(run) for run in runs)
@@ -118,8 +118,8 @@ def counted(names: Counter[str]) -> list[str]:
 def machine_of(run: Run) -> str:
     """What a run was computed on; hosts with the same device are alike."""
     machine = run.summary.get("machine") or {}
-    gpus = machine.get("num_gpus") or 0
-    return f"{gpus} x " * (gpus > 0) + str(machine.get("device") or "unknown")
+    gpus = machine.get("num_gpus")
+    return f"{gpus} x " * bool(gpus) + str(machine.get("device") or "unknown")
 
 
 def environments(run: Run) -> list[Mapping[str, Any]]:
@@ -149,8 +149,8 @@ def comparisons(found: Comparison) -> list[str]:
             "The point of a strategy is the one with the best test score, as not all have a validation score: the "
             "differences are optimistic, and no p is given."
         )
-    if len(pairs) > 1 and any(one.p is not None for one in pairs):
-        lines.append("p is corrected for the number of pairs of strategies (Bonferroni); the intervals are not.")
+    if (len(pairs) > 1 or "validation" in chosen) and any(one.p is not None for one in pairs):
+        lines.append("p is corrected for the number of pairs of points (Bonferroni); the intervals are not.")
     return lines
 
 

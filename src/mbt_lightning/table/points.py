@@ -72,8 +72,13 @@ class Point:
 
     @property
     def validation(self) -> float | None:
-        """Mean over its runs of the validation score of the epoch that is tested; None if it is not known of all."""
-        name = "summary/fit.val_score"
+        """Mean over its runs of the validation score of the epoch that is tested.
+
+        None if it is not known of all, or if the split to validate on is the one that is tested.
+        """
+        name, data = "summary/fit.val_score", self.config["data"]
+        if data.get("val_split") == (data.get("test_split") or "test"):
+            return None
         return self.statistic(name) if self.statistic(name, "count") == len(self.runs) else None
 
     def count(self, score: str) -> int:

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import fmean, stdev
 
 from mbt_lightning.table.compare import Comparison
@@ -30,8 +31,9 @@ class PairedComparison:
         difference: mean of the differences of the test score; None without common seeds.
         std: their sample standard deviation; None for fewer than two.
         interval: 95 % confidence interval of the difference (Student's t); None without a spread.
-        p: two-sided, of a paired t-test, times the number of pairs of strategies (Bonferroni); None where there is no
-            spread, or where a point was chosen among several by the very score that is tested.
+        p: two-sided, of a paired t-test, times the number of pairs of points that could have been compared
+            (Bonferroni): however much validation and test scores have in common, the choice is paid for. None where
+            there is no spread, or where a point was chosen among several by the very score that is tested.
         chosen_by: the score by which a strategy's point was chosen among several: `validation`, `test`, or `` for none.
         is_tie: whether their mean scores are equal.
         as_good: further points of either strategy whose mean is equal to that of the compared one.
@@ -88,7 +90,7 @@ def paired_comparisons(found: Comparison) -> list[PairedComparison]:
             return round((point.validation if validated else point.mean(found.main)) or 0.0, 9)
 
         groups = sorted(by_kind.values(), key=lambda group: max(map(worth, group)), reverse=True)
-        pairs = math.comb(len(groups), 2)
+        pairs = sum(len(some) * len(others) for some, others in combinations(groups, 2))
         comparisons += [
             paired_comparison(groups[0], group, found.main, worth, "validation" if validated else "test", pairs)
             for group in groups[1:]
